@@ -1,0 +1,226 @@
+//! Which API a packet belongs to.
+//!
+//! The port table is an array indexed by transport and port: one load answers for nearly every packet. Only a port that
+//! an API has claimed for some addresses needs a second look, in a table keyed by address too.
+
+use crate::{
+    direction::Direction,
+    frame::Frame,
+    packet::{Address, Packet},
+    reason::Reason,
+    role::Role,
+    transport::Transport,
+};
+
+/// Ports of one transport.
+const PORTS: u32 = 1 << 16;
+
+/// Entries of the port table.
+pub const PORT_TABLE_ENTRIES: u32 = Transport::COUNT as u32 * PORTS;
+
+/// The most APIs there can be at a time, `unmapped` included.
+pub const MAX_APIS: u32 = 1024;
+
+/// Entries of the table of API counters.
+pub const API_COUNTERS_ENTRIES: u32 = MAX_APIS * Direction::COUNT as u32;
+
+/// The most (transport, port, address) triples that APIs with addresses may claim; memory is taken for those in use.
+pub const MAX_ADDRESS_ENTRIES: u32 = 1 << 18;
+
+/// The place of an API in the tables: its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct ApiSlot(pub u16);
+
+impl ApiSlot {
+    /// The slot of traffic that maps to no API. It is 0, so an empty port table maps nothing.
+    pub const UNMAPPED: Self = Self(0);
+
+    /// The place of this API's counters for `direction`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counters_index(self, direction: Direction) -> u32 {
+        self.0 as u32 * Direction::COUNT as u32 + direction as u32
+    }
+
+    /// Whether this is the slot of an API, not of what maps to none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mapped(self) -> bool {
+        self.0 != Self::UNMAPPED.0
+    }
+}
+
+/// What the port table says of one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortEntry {
+    /// The API that this host serves at the port, whatever its address; [`ApiSlot::UNMAPPED`] if none.
+    pub server: ApiSlot,
+    /// The API that this host calls at the port, whatever the other's address; [`ApiSlot::UNMAPPED`] if none.
+    pub client: ApiSlot,
+    /// Bit 0: ask the address table first for servers; bit 1: for clients.
+    pub by_address: u16,
+    /// Pads the entry to 8 bytes, what an array's element takes in any case.
+    pub reserved: u16,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: four `u16`, no padding, every bit pattern is valid.
+unsafe impl aya::Pod for PortEntry {}
+
+const _: () = assert!(size_of::<PortEntry>() == 8 && align_of::<PortEntry>() == 2);
+
+impl PortEntry {
+    /// A port that maps to nothing.
+    pub const UNMAPPED: Self =
+        Self { server: ApiSlot::UNMAPPED, client: ApiSlot::UNMAPPED, by_address: 0, reserved: 0 };
+
+    /// The API of `role` at this port, whatever the address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any_address(&self, role: Role) -> ApiSlot {
+        match role {
+            Role::Server => self.server,
+            Role::Client => self.client,
+        }
+    }
+
+    /// Makes `slot` the API of `role` at this port, whatever the address.
+    pub const fn set_any_address(&mut self, role: Role, slot: ApiSlot) {
+        match role {
+            Role::Server => self.server = slot,
+            Role::Client => self.client = slot,
+        }
+    }
+
+    /// Has the address table asked first for APIs of `role` at this port.
+    pub const fn set_by_address(&mut self, role: Role) {
+        self.by_address |= 1 << role as u16;
+    }
+
+    #[inline(always)]
+    const fn is_by_address(&self, role: Role) -> bool {
+        self.by_address & (1 << role as u16) != 0
+    }
+}
+
+/// The place of `port` in the port table.
+#[inline(always)]
+#[must_use]
+pub const fn port_index(transport: Transport, port: u16) -> u32 {
+    transport as u32 * PORTS + port as u32
+}
+
+/// A key of the address table: the API's own end, which is the local one for a server and the remote one for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct AddressKey {
+    /// The address, IPv4 mapped into IPv6.
+    pub address: Address,
+    /// The port, in the byte order of the host.
+    pub port: u16,
+    /// A [`Transport`], as its number.
+    pub transport: u8,
+    /// A [`Role`], as its number.
+    pub role: u8,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: bytes and one `u16` without padding between them, every bit pattern is valid.
+unsafe impl aya::Pod for AddressKey {}
+
+const _: () = assert!(size_of::<AddressKey>() == 20 && align_of::<AddressKey>() == 2);
+
+/// The tables that say which API a port belongs to.
+pub trait ApiTables {
+    /// What the port table says of `port`; `None` if the table could not be read.
+    fn port(&self, transport: Transport, port: u16) -> Option<PortEntry>;
+
+    /// The API that claimed exactly `key`; `None` if none did.
+    fn address(&self, key: &AddressKey) -> Option<ApiSlot>;
+}
+
+/// Finds the API that `packet`, read from `frame`, belongs to: [`ApiSlot::UNMAPPED`] if none claimed its ports.
+///
+/// A server at the local port comes first, then a client of the remote one. On the `loopback` interface a packet is
+/// seen twice, leaving and arriving, with its ends exchanged; the sight that is not the API's own is a mirror.
+///
+/// # Errors
+/// [`Reason::Mirror`], or [`Reason::Internal`] if a table or the frame could not be read.
+#[inline(always)]
+pub fn attribute<F: Frame + ?Sized, T: ApiTables>(
+    tables: &T,
+    frame: &F,
+    packet: &Packet,
+    direction: Direction,
+    loopback: bool,
+) -> Result<ApiSlot, Reason> {
+    let Some(transport) = packet.transport else { return Ok(ApiSlot::UNMAPPED) };
+    let find = |role, side| {
+        let end = End::of(packet, direction, side);
+        end.api(tables, frame, packet, transport, role)
+    };
+
+    let server = find(Role::Server, Side::Local)?;
+    if server.is_mapped() {
+        return Ok(server);
+    }
+    let client = find(Role::Client, Side::Remote)?;
+    if client.is_mapped() {
+        return Ok(client);
+    }
+    if loopback && (find(Role::Server, Side::Remote)?.is_mapped() || find(Role::Client, Side::Local)?.is_mapped()) {
+        return Err(Reason::Mirror);
+    }
+    Ok(ApiSlot::UNMAPPED)
+}
+
+/// One side of a packet as this host sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Remote,
+}
+
+/// One end of a packet: its sender or its receiver.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct End {
+    is_source: bool,
+    port: u16,
+}
+
+impl End {
+    /// The end of `packet` that is on `side` when it goes in `direction`: what this host transmits, it is the source of.
+    #[inline(always)]
+    fn of(packet: &Packet, direction: Direction, side: Side) -> Self {
+        let is_source = (direction == Direction::Transmit) == (side == Side::Local);
+        Self { is_source, port: if is_source { packet.source_port } else { packet.destination_port } }
+    }
+
+    /// The API of `role` that claimed this end.
+    #[inline(always)]
+    fn api<F: Frame + ?Sized, T: ApiTables>(
+        self,
+        tables: &T,
+        frame: &F,
+        packet: &Packet,
+        transport: Transport,
+        role: Role,
+    ) -> Result<ApiSlot, Reason> {
+        let entry = tables.port(transport, self.port).ok_or(Reason::Internal)?;
+        if entry.is_by_address(role) {
+            let address = if self.is_source { packet.source_address(frame) } else { packet.destination_address(frame) };
+            let key = AddressKey {
+                address: address.ok_or(Reason::Internal)?,
+                port: self.port,
+                transport: transport as u8,
+                role: role as u8,
+            };
+            if let Some(slot) = tables.address(&key) {
+                return Ok(slot);
+            }
+        }
+        Ok(entry.any_address(role))
+    }
+}

@@ -1,0 +1,22 @@
+//! Which end of an API this host is.
+
+/// Which end of an API this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Role {
+    /// The API's port is the local one: this host serves it.
+    Server = 0,
+    /// The API's port is the remote one: this host calls it.
+    Client = 1,
+}
+
+impl Role {
+    /// The label value: `server` or `client`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}

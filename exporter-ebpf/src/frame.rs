@@ -1,0 +1,77 @@
+//! Reading a socket buffer as a [`Frame`].
+//!
+//! The headers nearly always lie in the linear part of the buffer, where a program may read them directly. Where they
+//! do not (some drivers leave even the headers in pages), the same parser runs once more over [`Paged`], which asks the
+//! kernel to copy. Trying both at each read would make the usual way slower and the program several times longer.
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
+use tidewaiter_common::{frame::Frame, wire::Buffer};
+
+/// The lengths that the kernel knows of a socket buffer.
+#[inline(always)]
+pub(crate) fn buffer(ctx: &TcContext) -> Buffer {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows reading these fields, each by
+    // itself. Volatile, so that the compiler does not join neighbouring reads into one that it would refuse.
+    unsafe {
+        Buffer {
+            length: (&raw const (*skb).len).read_volatile(),
+            segments: (&raw const (*skb).gso_segs).read_volatile(),
+            segment_size: (&raw const (*skb).gso_size).read_volatile(),
+        }
+    }
+}
+
+/// Index of the interface that a socket buffer passes.
+#[inline(always)]
+pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `buffer`.
+    unsafe { (&raw const (*ctx.skb.skb).ifindex).read_volatile() }
+}
+
+/// The linear part of a socket buffer, read directly.
+pub(crate) struct Linear<'a>(pub(crate) &'a TcContext);
+
+impl Linear<'_> {
+    /// Whether the buffer goes on in pages that cannot be read directly.
+    #[inline(always)]
+    pub(crate) fn is_partial(&self) -> bool {
+        self.0.data() + (self.0.len() as usize) > self.0.data_end()
+    }
+}
+
+impl Frame for Linear<'_> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: these bytes lie within the linear part of the buffer; the verifier holds us to the comparison above.
+        Some(unsafe { (start as *const [u8; N]).read() })
+    }
+}
+
+/// The whole of a socket buffer, copied from wherever it lies.
+pub(crate) struct Paged<'a>(pub(crate) &'a TcContext);
+
+impl Frame for Paged<'_> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the helper writes `N` bytes to `bytes`, which has room for them, or fails.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(bytes)
+    }
+}

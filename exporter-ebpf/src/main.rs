@@ -1,0 +1,50 @@
+//! The kernel side of tidewaiter: thin entry points.
+//!
+//! Whatever happens in here, the packet goes on to the next program and to the stack.
+
+#![no_std]
+#![no_main]
+
+mod account;
+mod frame;
+mod maps;
+
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use tidewaiter_common::direction::Direction;
+
+/// "No verdict, ask the next program": `TCX_NEXT` to TCX and, the same number, `TC_ACT_UNSPEC` to a TC filter
+/// (`include/uapi/linux/bpf.h`, `include/uapi/linux/pkt_cls.h`).
+const NEXT: i32 = TC_ACT_UNSPEC;
+
+/// Accounts packets that an interface receives.
+#[classifier]
+fn account_receive(ctx: TcContext) -> i32 {
+    account::account(&ctx, Direction::Receive);
+    NEXT
+}
+
+/// Accounts packets that an interface transmits; otherwise as [`account_receive`].
+#[classifier]
+fn account_transmit(ctx: TcContext) -> i32 {
+    account::account(&ctx, Direction::Transmit);
+    NEXT
+}
+
+/// Does nothing: what benchmarks compare the others with. The daemon never loads it.
+#[classifier]
+fn baseline(_ctx: TcContext) -> i32 {
+    NEXT
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: no panic is left in the object: a call to this function would not pass the verifier.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// What the kernel asks before it lends helpers that are for GPL-compatible programs alone. The sources of this object
+/// are licensed "Apache-2.0 OR GPL-2.0-only".
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
