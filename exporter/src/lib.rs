@@ -1,1 +1,22 @@
+//! tidewaiter: counts every packet per API in the kernel and serves the counts to Prometheus.
+//!
+//! There is one way up: kernel maps → [`snapshot::Snapshot`] → sinks ([`metrics`], [`http`]); and one way down:
+//! [`config`] → validated model → maps. [`kernel`] alone knows BPF, [`accounting`] owns it, [`daemon`] puts it all
+//! together.
 
+pub mod accounting;
+pub mod api;
+pub mod capabilities;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod discovery;
+pub mod doctor;
+pub mod http;
+pub mod interfaces;
+pub mod kernel;
+pub mod logging;
+pub mod metrics;
+pub mod slots;
+pub mod snapshot;

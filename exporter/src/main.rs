@@ -1,1 +1,87 @@
-fn main(){}
+//! The command `tidewaiter`.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use tidewaiter::{
+    capabilities::CapabilityError,
+    check,
+    cli::{CheckArguments, Cli, Command, RunArguments},
+    config::{Configuration, error::ConfigurationError},
+    daemon::{self, DaemonError},
+    discovery::helper,
+    doctor::{self, Verdict},
+    interfaces::Follower,
+    logging,
+};
+use tokio::runtime::{Builder, Runtime};
+
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Not permitted (`EX_NOPERM`, `sysexits.h`).
+const NOT_PERMITTED: u8 = 77;
+/// Bad configuration (`EX_CONFIG`, `sysexits.h`).
+const BAD_CONFIGURATION: u8 = 78;
+
+fn main() -> ExitCode {
+    let Cli { command, run } = Cli::parse();
+    let result = match command.unwrap_or(Command::Run(run)) {
+        Command::Run(arguments) => self::run(&arguments),
+        Command::Check(arguments) => check(&arguments),
+        Command::Doctor => doctor(),
+        Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("tidewaiter: {error:#}");
+        exit_code(&error)
+    })
+}
+
+fn run(RunArguments { config, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
+    let configuration = Configuration::load(config.as_deref(), overrides)?;
+    logging::start(configuration.log);
+    runtime()?.block_on(daemon::run(configuration))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Result<ExitCode> {
+    let configuration = Configuration::load(config.as_deref(), overrides)?;
+    let links = runtime()?.block_on(async { anyhow::Ok(Follower::new()?.links().await?) })?;
+    links.validate(&configuration.interfaces)?;
+    print(&check::describe(&configuration, &links)?)
+}
+
+fn doctor() -> anyhow::Result<ExitCode> {
+    let findings = doctor::examine();
+    let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
+    let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    print(&lines)?;
+    Ok(if blocked { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// Prints `text`; a reader that had enough is no failure.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A runtime of this thread alone: it must be the only one when capabilities are given up, and one is enough.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let daemon = error.downcast_ref::<DaemonError>();
+    let is_configuration = error.is::<ConfigurationError>() || matches!(daemon, Some(DaemonError::Configuration(_)));
+    let is_permission = matches!(daemon, Some(DaemonError::Capability(CapabilityError::Missing(_))));
+    ExitCode::from(match (is_configuration, is_permission) {
+        (true, _) => BAD_CONFIGURATION,
+        (_, true) => NOT_PERMITTED,
+        _ => FAILED,
+    })
+}

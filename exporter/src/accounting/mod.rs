@@ -1,0 +1,120 @@
+//! Accounting: the kernel side, which APIs and interfaces it counts for, and what it has counted.
+
+mod apis;
+mod interfaces;
+mod process;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use tidewaiter_common::{
+    api::MAX_APIS,
+    interface::MAX_INTERFACES,
+};
+use tracing::warn;
+
+use self::{apis::ApiRegistry, interfaces::InterfaceRegistry};
+use crate::{
+    api::Api,
+    config::AttachMode,
+    interfaces::Interface,
+    kernel::{Kernel, KernelError, error::chain},
+    snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
+};
+
+/// The switch of the kernel's BPF statistics: while it is 1, each run of each program is timed.
+const BPF_STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// The kernel side, and what it counts for.
+#[derive(Debug)]
+pub struct Accounting {
+    kernel: Kernel,
+    apis: ApiRegistry,
+    interfaces: InterfaceRegistry,
+}
+
+impl Accounting {
+    /// Accounts nothing yet, by a `kernel` that was just loaded.
+    #[must_use]
+    pub fn new(kernel: Kernel, mode: AttachMode) -> Self {
+        Self { kernel, apis: ApiRegistry::new(), interfaces: InterfaceRegistry::new(mode) }
+    }
+
+    /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
+    /// are; the totals of others move to `removed`.
+    pub fn apply_apis(&mut self, wanted: &[Api]) -> Result<(), KernelError> {
+        self.apis.apply(&mut self.kernel, wanted, Instant::now())
+    }
+
+    /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
+    pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
+        self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
+    }
+
+    /// Names of the interfaces that are accounted.
+    pub fn interfaces(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.interfaces.current().map(|interface| interface.name.as_str())
+    }
+
+    /// How many APIs are counted.
+    #[must_use]
+    pub fn api_count(&self) -> usize {
+        self.apis.len()
+    }
+
+    /// Detaches everything. What was counted can still be read.
+    pub fn detach(&mut self) {
+        self.kernel.detach_all();
+    }
+
+    /// The kernel side by itself, to run its programs on frames.
+    pub const fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
+    pub fn snapshot(&mut self) -> Snapshot {
+        let mut collectors = Vec::new();
+        let interfaces = collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel));
+        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel));
+        let programs = collect(&mut collectors, "programs", || {
+            if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
+        });
+        let process = collect(&mut collectors, "process", process::snapshot);
+        let tables = vec![
+            TableSnapshot { name: "apis", entries: self.apis.len(), capacity: MAX_APIS as usize - 1 },
+            TableSnapshot {
+                name: "interfaces",
+                entries: self.interfaces.current().len(),
+                capacity: MAX_INTERFACES as usize - 1,
+            },
+        ];
+        Snapshot {
+            apis: apis.unwrap_or_default(),
+            interfaces: interfaces.unwrap_or_default(),
+            programs: programs.unwrap_or_default(),
+            tables,
+            process,
+            collectors,
+        }
+    }
+}
+
+fn are_statistics_on() -> bool {
+    fs::read_to_string(BPF_STATISTICS).is_ok_and(|switch| switch.trim() == "1")
+}
+
+/// Reads one part of a snapshot, and notes how that went.
+fn collect<T, E: std::error::Error + 'static>(
+    collectors: &mut Vec<CollectorSnapshot>,
+    name: &'static str,
+    read: impl FnOnce() -> Result<T, E>,
+) -> Option<T> {
+    let start = Instant::now();
+    let result = read();
+    let duration: Duration = start.elapsed();
+    collectors.push(CollectorSnapshot { name, success: result.is_ok(), duration });
+    result.inspect_err(|error| warn!(collector = name, error = chain(error), "cannot read a part of the metrics")).ok()
+}

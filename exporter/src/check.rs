@@ -1,0 +1,53 @@
+//! `tidewaiter check`: what a configuration resolves to.
+
+use std::fmt::{self, Display, Write as _};
+
+use crate::{
+    api::{Api, join},
+    config::{ApiSource, Configuration, Discovery, InterfaceSelection},
+    interfaces::Links,
+};
+
+/// What `configuration` resolves to on a host with `links`, for people to read.
+pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
+    let Configuration { file, listen, interfaces, attach, apis, log } = configuration;
+    let mut text = String::new();
+    let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
+
+    match file {
+        Some(path) => line("file", &path.display())?,
+        None => line("file", &"none: defaults, environment and command line")?,
+    }
+    line("listen", listen)?;
+    let selection = match interfaces {
+        InterfaceSelection::Default => "the default route's and lo".to_owned(),
+        InterfaceSelection::Matching(matching) => join(matching.patterns.iter().map(|pattern| &pattern.text)),
+    };
+    let names: Vec<_> = links.select(interfaces).into_iter().map(|interface| interface.name).collect();
+    line("interfaces", &format_args!("{} ({selection})", if names.is_empty() { "none".into() } else { names.join(", ") }))?;
+    for interface in links.unreadable(interfaces) {
+        line("", &format_args!("not {}: its frames have no Ethernet header, which cannot be read yet", interface.name))?;
+    }
+    line("attach", &format!("{attach:?}").to_lowercase())?;
+    line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
+
+    match apis {
+        ApiSource::Discovered(Discovery { interval, limit, forget_after }) => {
+            let (interval, forget_after) =
+                (humantime::format_duration(*interval), humantime::format_duration(*forget_after));
+            line(
+                "apis",
+                &format_args!("the listening sockets, at most {limit}, every {interval}, forgotten after {forget_after}"),
+            )?;
+        }
+        ApiSource::Configured(apis) => {
+            for api in apis {
+                let Api { name, role, transports: _, ports: _, addresses } = api;
+                let (role, transports, ports) = (role.as_str(), api.transports_label(), api.ports_label());
+                let at = if addresses.is_empty() { "any address".to_owned() } else { join(addresses) };
+                line("api", &format_args!("{name}: {role}, {transports} {ports} at {at}"))?;
+            }
+        }
+    }
+    Ok(text)
+}

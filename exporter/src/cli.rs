@@ -1,0 +1,85 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Counts every packet per API in the kernel and serves the counts to Prometheus.
+#[derive(Debug, Parser)]
+#[command(name = "tidewaiter", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `run`, which is what is done when no command is named.
+    #[command(flatten)]
+    pub run: RunArguments,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Account traffic and serve metrics; the default.
+    Run(RunArguments),
+    /// Validate a configuration and print what it resolves to.
+    Check(CheckArguments),
+    /// Say what this kernel and this user can do, and what to do about what is missing.
+    Doctor,
+    /// Print the listening sockets for each line on standard input. The daemon runs this for itself.
+    #[command(hide = true)]
+    Listeners,
+}
+
+/// Options of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArguments {
+    /// The configuration file [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
+    #[arg(long, value_name = "FILE", env = "TIDEWAITER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What the command line sets over the file and the environment.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Options of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArguments {
+    /// The configuration file [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
+    #[arg(value_name = "FILE", env = "TIDEWAITER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What the command line sets over the file and the environment.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// What the command line sets over the file and the environment, in the shape of the configuration.
+#[derive(Clone, Debug, Default, Serialize, Args)]
+pub struct Overrides {
+    /// Where HTTP is served [default: 0.0.0.0:9473].
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Name or glob of an interface, repeatable [default: the default route's interfaces and lo].
+    #[arg(long = "interface", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
+    /// How the log is written.
+    #[command(flatten)]
+    pub log: LogOverrides,
+}
+
+/// What the command line sets of the log.
+#[derive(Clone, Copy, Debug, Default, Serialize, Args)]
+pub struct LogOverrides {
+    /// The least important messages that are written [default: info].
+    #[arg(long = "log-level", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<LogLevel>,
+    /// Text, or a JSON object a line [default: text].
+    #[arg(long = "log-format", value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+}

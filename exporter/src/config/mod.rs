@@ -1,0 +1,134 @@
+//! Configuration: defaults, then the file, then the environment, then the command line, validated before anything is
+//! touched.
+//!
+//! [`raw`] is what a user may write, [`validate`] turns it into the model that the rest of the program works with, and
+//! [`error`] says what was wrong, where, and what was expected.
+
+pub mod error;
+mod file;
+mod one_or_many;
+pub mod raw;
+mod validate;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Serialized},
+};
+use globset::GlobSet;
+
+use self::{
+    error::{ConfigurationError, Place},
+    file::File,
+    raw::RawConfiguration,
+};
+pub use self::raw::{AttachMode, LogFormat, LogLevel};
+use crate::{api::Api, cli::Overrides};
+
+/// Where a configuration is looked for when none is named; it need not be there.
+pub const DEFAULT_PATH: &str = "/etc/tidewaiter/tidewaiter.toml";
+
+/// Prefix of the environment variables that set keys of the configuration; `__` stands between the parts of a key.
+pub const ENVIRONMENT_PREFIX: &str = "TIDEWAITER_";
+
+/// The validated configuration.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The file it came from, if one was read.
+    pub file: Option<PathBuf>,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// Which interfaces are accounted.
+    pub interfaces: InterfaceSelection,
+    /// How the programs are attached.
+    pub attach: AttachMode,
+    /// Where the APIs come from.
+    pub apis: ApiSource,
+    /// How the log is written.
+    pub log: Log,
+}
+
+/// Which interfaces are accounted.
+#[derive(Clone, Debug)]
+pub enum InterfaceSelection {
+    /// Those of the default routes, and `lo`.
+    Default,
+    /// Those that match a pattern.
+    Matching(InterfacePatterns),
+}
+
+/// Patterns of interface names, each of them a name or a glob.
+#[derive(Clone, Debug)]
+pub struct InterfacePatterns {
+    /// As they were written.
+    pub patterns: Vec<InterfacePattern>,
+    /// The same, ready to match; in the same order.
+    pub globs: GlobSet,
+}
+
+/// A pattern of interface names.
+#[derive(Clone, Debug)]
+pub struct InterfacePattern {
+    /// As it was written.
+    pub text: String,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// Where the APIs come from.
+#[derive(Clone, Debug)]
+pub enum ApiSource {
+    /// The configuration names them.
+    Configured(Vec<Api>),
+    /// They are the listening sockets.
+    Discovered(Discovery),
+}
+
+/// How listening sockets become APIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// Time between two looks at the sockets.
+    pub interval: Duration,
+    /// The most APIs that are made of them.
+    pub limit: usize,
+    /// How long an API stays after its last socket was closed.
+    pub forget_after: Duration,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important messages that are written.
+    pub level: LogLevel,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+impl Configuration {
+    /// Loads and validates the configuration: defaults < file < environment < `overrides`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its key, its place and what was expected.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigurationError> {
+        let file = match file {
+            Some(path) => Some(File::read(path)?),
+            None => File::read_if_present(Path::new(DEFAULT_PATH))?,
+        };
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX).ignore(&["config"]).split("__");
+
+        let mut figment = Figment::from(Serialized::defaults(RawConfiguration::default()));
+        if let Some(file) = &file {
+            figment = figment.merge(file);
+        }
+        let figment = figment.merge(environment).merge(Serialized::globals(overrides));
+        let raw = figment
+            .extract::<RawConfiguration>()
+            .map_err(|error| ConfigurationError::from_figment(error, file.as_ref()))?;
+        validate::validate(raw, file.as_ref(), &figment)
+    }
+}

@@ -1,0 +1,189 @@
+//! What a user may write.
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::one_or_many::OneOrMany;
+use crate::api::{PortRange, Role, Transport};
+
+/// The configuration as it is written, with all defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfiguration {
+    /// Where HTTP is served.
+    pub listen: String,
+    /// Names or globs of interfaces; the default route's and `lo` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<OneOrMany<String>>,
+    /// How the programs are attached.
+    pub attach: AttachMode,
+    /// How listening sockets become APIs; only used while there is no `api`.
+    pub discovery: RawDiscovery,
+    /// How the log is written.
+    pub log: RawLog,
+    /// The APIs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api: Vec<RawApi>,
+}
+
+impl Default for RawConfiguration {
+    fn default() -> Self {
+        Self {
+            listen: "0.0.0.0:9473".to_owned(),
+            interfaces: None,
+            attach: AttachMode::Auto,
+            discovery: RawDiscovery {
+                interval: Interval(Duration::from_secs(10)),
+                limit: 64,
+                forget_after: Interval(Duration::from_mins(5)),
+            },
+            log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
+            api: Vec::new(),
+        }
+    }
+}
+
+/// `[discovery]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDiscovery {
+    /// Time between two looks at the sockets.
+    pub interval: Interval,
+    /// The most APIs that are made of them.
+    pub limit: usize,
+    /// How long an API stays after its last socket was closed.
+    pub forget_after: Interval,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLog {
+    /// The least important messages that are written.
+    pub level: LogLevel,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// `[[api]]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawApi {
+    /// The name.
+    pub name: String,
+    /// Ports and ranges of ports.
+    pub ports: Vec<PortRange>,
+    /// The transports; TCP if absent.
+    #[serde(default = "RawApi::default_transport")]
+    pub transport: OneOrMany<RawTransport>,
+    /// Addresses of the end that has the port; any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<OneOrMany<IpAddr>>,
+    /// Which end this host is; the server if absent.
+    #[serde(default)]
+    pub role: RawRole,
+}
+
+impl RawApi {
+    fn default_transport() -> OneOrMany<RawTransport> {
+        OneOrMany(vec![RawTransport::Tcp])
+    }
+}
+
+/// A [`Transport`] as it is written.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawTransport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl From<RawTransport> for Transport {
+    fn from(transport: RawTransport) -> Self {
+        match transport {
+            RawTransport::Tcp => Self::Tcp,
+            RawTransport::Udp => Self::Udp,
+        }
+    }
+}
+
+/// A [`Role`] as it is written.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawRole {
+    /// This host serves the API.
+    #[default]
+    Server,
+    /// This host calls the API.
+    Client,
+}
+
+impl From<RawRole> for Role {
+    fn from(role: RawRole) -> Self {
+        match role {
+            RawRole::Server => Self::Server,
+            RawRole::Client => Self::Client,
+        }
+    }
+}
+
+/// How the programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// By TCX where the kernel has it (Linux 6.6), else as TC filters.
+    Auto,
+    /// By TCX, or not at all.
+    Tcx,
+    /// As TC filters of a clsact qdisc.
+    Clsact,
+}
+
+/// The least important messages that are written to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What made something fail.
+    Error,
+    /// And what may need somebody's attention.
+    Warn,
+    /// And what happens: start, stop, interfaces and APIs that come and go.
+    Info,
+    /// And why.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line of text each.
+    Text,
+    /// A JSON object on a line each.
+    Json,
+}
+
+/// A span of time, written as `"90s"` or `"1m 30s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(pub Duration);
+
+impl Serialize for Interval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(|_| {
+            de::Error::invalid_value(de::Unexpected::Str(&text), &"a span of time such as \"30s\" or \"5m\"")
+        })
+    }
+}

@@ -1,0 +1,226 @@
+//! From what was written to what is meant.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use figment::{Figment, Source};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
+
+use super::{
+    ApiSource, Configuration, Discovery, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
+    error::{ConfigurationError, Place, Problem},
+    file::File,
+    raw::{RawApi, RawConfiguration, RawDiscovery},
+};
+use crate::api::{Api, Role, Transport, reserved};
+
+/// The most characters of an API's name: it is a label of many series.
+const MAX_NAME: usize = 100;
+
+/// The most APIs that a configuration may name: one slot is for unmapped traffic.
+const MAX_CONFIGURED: usize = MAX_APIS as usize - 1;
+
+/// The most APIs that may be made of listening sockets. Half of the slots, because those of APIs that went away are in
+/// use until their last counts have been kept.
+const MAX_DISCOVERED: usize = MAX_APIS as usize / 2;
+
+/// Validates `raw`; `file` and `figment` tell where each value was written.
+pub(super) fn validate(
+    raw: RawConfiguration,
+    file: Option<&File>,
+    figment: &Figment,
+) -> Result<Configuration, ConfigurationError> {
+    let RawConfiguration { listen, interfaces, attach, discovery, log, api } = raw;
+    let mut check = Check { problems: Vec::new(), file, figment };
+
+    let listen = check.listen(&listen);
+    let interfaces = match interfaces {
+        None => InterfaceSelection::Default,
+        Some(patterns) => check.interfaces(patterns.0),
+    };
+    let discovery = check.discovery(&discovery);
+    let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
+
+    if !check.problems.is_empty() {
+        return Err(ConfigurationError::Invalid(check.problems));
+    }
+    Ok(Configuration {
+        file: file.map(|file| file.path.clone()),
+        listen,
+        interfaces,
+        attach,
+        apis,
+        log: Log { level: log.level, format: log.format },
+    })
+}
+
+/// A validation under way. Each method answers with something usable even where it found a problem, so that one run
+/// finds them all.
+struct Check<'a> {
+    problems: Vec<Problem>,
+    file: Option<&'a File>,
+    figment: &'a Figment,
+}
+
+impl Check<'_> {
+    fn problem(&mut self, key: impl Into<String>, message: String) {
+        let key = key.into();
+        let place = self.place(&key);
+        self.problems.push(Problem { key, place, message });
+    }
+
+    /// Where the value at `key` was written.
+    fn place(&self, key: &str) -> Place {
+        let root = key.split('.').next().unwrap_or_default();
+        let metadata = self.figment.find_metadata(key).or_else(|| self.figment.find_metadata(root));
+        match (metadata, self.file) {
+            (Some(metadata), Some(file)) if matches!(metadata.source, Some(Source::File(_))) => {
+                let key: Vec<_> = key.split('.').map(str::to_owned).collect();
+                Place::File { path: file.path.clone(), line: file.line(&key) }
+            }
+            (Some(metadata), _) if metadata.name.contains("environment") => Place::Environment,
+            _ => Place::CommandLine,
+        }
+    }
+
+    fn listen(&mut self, text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|_| {
+            let expected = "expected an address and a port such as \"0.0.0.0:9473\" or \"[::1]:9473\"";
+            self.problem("listen", format!("found {text:?}, {expected}"));
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    fn interfaces(&mut self, patterns: Vec<String>) -> InterfaceSelection {
+        if patterns.is_empty() {
+            self.problem("interfaces", "found an empty list, expected at least one name or glob".to_owned());
+        }
+        let mut globs = GlobSetBuilder::new();
+        for (place, pattern) in patterns.iter().enumerate() {
+            let key = format!("interfaces.{place}");
+            match Glob::new(pattern) {
+                _ if pattern.is_empty() => {
+                    self.problem(key, "found \"\", expected the name of an interface, or a glob".to_owned());
+                }
+                Ok(glob) => {
+                    globs.add(glob);
+                }
+                Err(error) => self.problem(key, format!("found {pattern:?}, not a glob: {}", error.kind())),
+            }
+        }
+        let globs = globs.build().unwrap_or_else(|error| {
+            self.problem("interfaces", format!("these globs are too much: {error}"));
+            GlobSet::empty()
+        });
+        let pattern = |(position, text)| {
+            let place = self.place(&format!("interfaces.{position}"));
+            InterfacePattern { text, place }
+        };
+        let patterns = patterns.into_iter().enumerate().map(pattern).collect();
+        InterfaceSelection::Matching(InterfacePatterns { patterns, globs })
+    }
+
+    fn discovery(&mut self, raw: &RawDiscovery) -> Discovery {
+        let RawDiscovery { interval, limit, forget_after } = raw;
+        if interval.0 < Duration::from_secs(1) {
+            let found = humantime::format_duration(interval.0);
+            self.problem("discovery.interval", format!("found \"{found}\", expected at least \"1s\""));
+        }
+        if !(1..=MAX_DISCOVERED).contains(limit) {
+            self.problem("discovery.limit", format!("found {limit}, expected 1 to {MAX_DISCOVERED}"));
+        }
+        Discovery { interval: interval.0, limit: *limit, forget_after: forget_after.0 }
+    }
+
+    fn apis(&mut self, raw: Vec<RawApi>) -> Vec<Api> {
+        if raw.len() > MAX_CONFIGURED {
+            self.problem("api", format!("found {} APIs, expected at most {MAX_CONFIGURED}", raw.len()));
+        }
+        let apis: Vec<_> = raw.into_iter().map(Api::from).collect();
+        self.names(&apis);
+        self.claims(&apis);
+        apis
+    }
+
+    fn names(&mut self, apis: &[Api]) {
+        let mut names = HashSet::new();
+        for (place, Api { name, .. }) in apis.iter().enumerate() {
+            let complaint = if name.trim().is_empty() {
+                "expected a name that is not empty".to_owned()
+            } else if name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
+                format!("expected at most {MAX_NAME} characters, none of them a control character")
+            } else if reserved::NAMES.contains(&name.as_str()) {
+                "this name is reserved, expected another".to_owned()
+            } else if !names.insert(name) {
+                "another API has this name, expected one of its own".to_owned()
+            } else {
+                continue;
+            };
+            self.problem(format!("api.{place}.name"), format!("found {name:?}, {complaint}"));
+        }
+    }
+
+    /// Sees that every (transport, role, port, address) belongs to one API alone.
+    fn claims(&mut self, apis: &[Api]) {
+        let mut owners: HashMap<(Transport, Role, u16, Option<IpAddr>), usize> = HashMap::new();
+        let mut by_address = 0;
+        for (place, api) in apis.iter().enumerate() {
+            if api.ports.is_empty() {
+                self.problem(format!("api.{place}.ports"), "found an empty list, expected at least one port".to_owned());
+            }
+            if api.transports.is_empty() {
+                let message = "found an empty list, expected \"tcp\", \"udp\" or both".to_owned();
+                self.problem(format!("api.{place}.transport"), message);
+            }
+            by_address += api.claims().count() * api.addresses.len();
+            let addresses = Api::addresses_or_any(&api.addresses);
+            let clash = api.claims().find_map(|(transport, port)| {
+                addresses.iter().find_map(|&address| {
+                    let owner = owners.insert((transport, api.role, port, address), place)?;
+                    Some((transport, port, owner))
+                })
+            });
+            if let Some((transport, port, owner)) = clash {
+                let message = if owner == place {
+                    format!("found port {port} twice, expected each port once")
+                } else {
+                    let (name, role) = (&apis[owner].name, api.role.as_str());
+                    let transport = transport.as_str();
+                    format!(
+                        "found {transport} port {port}, which belongs to {name:?} already, expected ports that no other \
+                         {transport} {role} API has at the same address"
+                    )
+                };
+                self.problem(format!("api.{place}.ports"), message);
+            }
+        }
+        if by_address > MAX_ADDRESS_ENTRIES as usize {
+            let message = format!(
+                "found {by_address} combinations of port, transport and address, expected at most {MAX_ADDRESS_ENTRIES}"
+            );
+            self.problem("api", message);
+        }
+    }
+}
+
+impl From<RawApi> for Api {
+    fn from(raw: RawApi) -> Self {
+        let RawApi { name, ports, transport, address, role } = raw;
+        let mut transports: Vec<_> = transport.0.into_iter().map(Transport::from).collect();
+        transports.sort_unstable();
+        transports.dedup();
+        let addresses = address.map_or_else(Vec::new, |some| some.0.iter().map(IpAddr::to_canonical).collect());
+        Self { name, role: role.into(), transports, ports, addresses }
+    }
+}
+
+impl Api {
+    /// Each of `addresses`, or `None` once if any will do.
+    pub(crate) fn addresses_or_any(addresses: &[IpAddr]) -> Vec<Option<IpAddr>> {
+        if addresses.is_empty() { vec![None] } else { addresses.iter().copied().map(Some).collect() }
+    }
+}

@@ -1,0 +1,158 @@
+//! `tidewaiter doctor`: what this kernel and this user can do, and what to do about what is missing.
+
+use std::{env::consts::ARCH, fmt};
+
+use caps::Capability;
+
+use crate::{
+    capabilities::{self, purpose},
+    kernel::features::{self, Support},
+};
+
+/// The oldest supported kernel of each architecture: atomics of BPF's instruction set v3 came to arm64 with 5.18.
+const OLDEST_KERNELS: [(&str, (u32, u32)); 2] = [("x86_64", (5, 15)), ("aarch64", (5, 18))];
+
+/// Whether something stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as it should be.
+    Good,
+    /// It is missing or unknown, and something is lost without it.
+    Lacking,
+    /// It is missing, and nothing goes without it.
+    Blocking,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, verdict, text } = self;
+        let mark = match verdict {
+            Verdict::Good => "ok",
+            Verdict::Lacking => "lacking",
+            Verdict::Blocking => "MISSING",
+        };
+        write!(formatter, "{mark:<8} {what:<24} {text}")
+    }
+}
+
+/// All findings, most basic first.
+#[must_use]
+pub fn examine() -> Vec<Finding> {
+    let mut findings = vec![
+        kernel_version(),
+        feature(
+            "TC programs",
+            features::tc(),
+            Verdict::Blocking,
+            "packets can be accounted",
+            "no packet can be accounted: a kernel with CONFIG_NET_CLS_BPF and CONFIG_BPF_SYSCALL is needed",
+        ),
+        feature(
+            "TCX",
+            features::tcx(),
+            Verdict::Lacking,
+            "programs share their hooks, and end with the process however that ends",
+            "programs are attached as clsact filters instead; TCX came with Linux 6.6",
+        ),
+        feature(
+            "XDP programs",
+            features::xdp(),
+            Verdict::Lacking,
+            "not used yet",
+            "not used yet; limits will need a kernel with CONFIG_XDP_SOCKETS or at least CONFIG_BPF_SYSCALL",
+        ),
+        feature(
+            "ring buffer",
+            features::ring_buffer(),
+            Verdict::Lacking,
+            "not used yet",
+            "not used yet; events will need Linux 5.8",
+        ),
+        feature(
+            "BTF",
+            features::btf(),
+            Verdict::Lacking,
+            "not used yet",
+            "not used yet; tracepoints will need a kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+        feature(
+            "BPF file system",
+            features::bpf_file_system(),
+            Verdict::Lacking,
+            "not used yet: counters do not survive a restart",
+            "not used yet; to mount it: mount -t bpf bpf /sys/fs/bpf",
+        ),
+    ];
+    let capabilities = [
+        (Capability::CAP_BPF, Verdict::Blocking),
+        (Capability::CAP_NET_ADMIN, Verdict::Blocking),
+        (Capability::CAP_PERFMON, Verdict::Lacking),
+        (Capability::CAP_SYS_PTRACE, Verdict::Lacking),
+        (Capability::CAP_DAC_READ_SEARCH, Verdict::Lacking),
+    ];
+    findings.extend(capabilities.map(|(capability, without)| self::capability(capability, without)));
+    findings
+}
+
+fn kernel_version() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let oldest = OLDEST_KERNELS.iter().find(|(arch, _)| *arch == ARCH).map(|(_, oldest)| *oldest);
+    let (verdict, text) = match (version(&release), oldest) {
+        (Some(found), Some(oldest)) if found >= oldest => (Verdict::Good, format!("{release} on {ARCH}")),
+        (Some(_), Some((major, minor))) => {
+            (Verdict::Blocking, format!("{release} on {ARCH}: Linux {major}.{minor} or later is needed"))
+        }
+        (None, _) => (Verdict::Lacking, format!("{release} on {ARCH}: cannot tell how old that is")),
+        (_, None) => (Verdict::Lacking, format!("{release} on {ARCH}: this architecture was never tried")),
+    };
+    Finding { what: "kernel".to_owned(), verdict, text }
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn feature(what: &str, support: Support, without: Verdict, good: &str, advice: &str) -> Finding {
+    let (verdict, text) = match support {
+        Support::Yes => (Verdict::Good, good.to_owned()),
+        Support::No => (without, advice.to_owned()),
+        Support::Unknown(why) => (Verdict::Lacking, format!("the kernel would not say: {why}")),
+    };
+    Finding { what: what.to_owned(), verdict, text }
+}
+
+fn capability(capability: Capability, without: Verdict) -> Finding {
+    let purpose = purpose(capability);
+    let (verdict, text) = match capabilities::is_effective(capability) {
+        Ok(true) => (Verdict::Good, purpose.to_owned()),
+        Ok(false) => (without, format!("{purpose}; {}", capabilities::how_to_grant(capability))),
+        Err(error) => (Verdict::Lacking, error.to_string()),
+    };
+    Finding { what: capability.to_string(), verdict, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn the_version_is_read_from_the_release() {
+        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version("5.15"), Some((5, 15)));
+        assert_eq!(version("5.4.0-rc1+"), Some((5, 4)));
+        assert_eq!(version("linux"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! What is served over HTTP.
+
+mod landing;
+mod server;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use tower_http::compression::CompressionLayer;
+use tracing::error;
+
+pub use self::server::serve;
+use crate::{
+    accounting::Accounting,
+    metrics::{self, exposition::Format},
+};
+
+/// What the handlers share with the rest of the program.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Mutex<Accounting>>);
+
+impl Shared {
+    /// Shares `accounting`.
+    #[must_use]
+    pub fn new(accounting: Accounting) -> Self {
+        Self(Arc::new(Mutex::new(accounting)))
+    }
+
+    /// The accounting, for a moment.
+    pub fn accounting(&self) -> MutexGuard<'_, Accounting> {
+        // What panicked while it held the lock left counters that are still right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything that is served.
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(landing))
+        .route("/metrics", get(metrics))
+        .layer(CompressionLayer::new())
+        .route("/healthz", get("ok\n"))
+        .route("/readyz", get(readyz))
+        .with_state(shared)
+}
+
+async fn landing(State(shared): State<Shared>) -> Html<String> {
+    Html(landing::page(&shared.accounting()))
+}
+
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    // Several Accept headers are one list (RFC 9110 section 5.3).
+    let accept: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(",");
+    let format = Format::negotiate((!accept.is_empty()).then_some(accept.as_str()));
+    let snapshot = Arc::new(shared.accounting().snapshot());
+    match format.encode(&metrics::registry(&snapshot)) {
+        Ok(body) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
+        Err(error) => {
+            error!(%error, ?format, "cannot write the metrics");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
+    let accounting = shared.accounting();
+    match accounting.interfaces().len() {
+        0 => (StatusCode::SERVICE_UNAVAILABLE, "not attached to any interface\n".to_owned()),
+        count => (StatusCode::OK, format!("attached to {count} interfaces\n")),
+    }
+}

@@ -1,0 +1,95 @@
+//! The network interfaces of this host: which there are, and which are to be accounted.
+
+mod follow;
+
+use std::collections::HashSet;
+
+use rtnetlink::packet_route::link::LinkLayerType;
+
+pub use self::follow::{Follower, Links};
+use crate::{
+    api::join,
+    config::{
+        InterfacePattern, InterfacePatterns, InterfaceSelection,
+        error::{ConfigurationError, Problem},
+    },
+};
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index, unique in its network namespace as long as it exists.
+    pub index: u32,
+    /// Its name, which may change.
+    pub name: String,
+    /// What its frames begin with.
+    pub link_layer: LinkLayer,
+}
+
+/// What the frames of an interface begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// An Ethernet header, full of zeros: the loopback interface.
+    Loopback,
+    /// Something else, `ARPHRD_…` in `include/uapi/linux/if_arp.h`.
+    Other(u16),
+}
+
+impl From<LinkLayerType> for LinkLayer {
+    fn from(link_layer: LinkLayerType) -> Self {
+        match link_layer {
+            LinkLayerType::Ether => Self::Ethernet,
+            LinkLayerType::Loopback => Self::Loopback,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+impl Links {
+    /// Those of the interfaces that `selection` names and whose frames can be read.
+    #[must_use]
+    pub fn select(&self, selection: &InterfaceSelection) -> Vec<Interface> {
+        self.named(selection).filter(|interface| interface.is_readable()).cloned().collect()
+    }
+
+    /// Those of the interfaces that `selection` names, but whose frames cannot be read.
+    pub fn unreadable(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {
+        self.named(selection).filter(|interface| !interface.is_readable())
+    }
+
+    fn named(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {
+        self.interfaces.iter().filter(move |interface| match selection {
+            InterfaceSelection::Default => {
+                interface.link_layer == LinkLayer::Loopback || self.default_routes.contains(&interface.index)
+            }
+            InterfaceSelection::Matching(InterfacePatterns { globs, .. }) => globs.is_match(&interface.name),
+        })
+    }
+
+    /// Sees that each pattern of `selection` matches an interface.
+    pub fn validate(&self, selection: &InterfaceSelection) -> Result<(), ConfigurationError> {
+        let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = selection else { return Ok(()) };
+        let matched: HashSet<_> =
+            self.interfaces.iter().flat_map(|interface| globs.matches(&interface.name)).collect();
+        let there_are = join(self.interfaces.iter().map(|interface| &interface.name));
+        let unmatched = patterns.iter().enumerate().filter(|(position, _)| !matched.contains(position));
+        let problems: Vec<_> = unmatched
+            .map(|(position, InterfacePattern { text, place })| Problem {
+                key: format!("interfaces.{position}"),
+                place: place.clone(),
+                message: format!("found {text:?}, which matches no interface, expected some of {there_are}"),
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigurationError::Invalid(problems)) }
+    }
+}
+
+impl Interface {
+    /// Whether the kernel side can read this interface's frames: they must begin with an Ethernet header.
+    #[must_use]
+    pub const fn is_readable(&self) -> bool {
+        !matches!(self.link_layer, LinkLayer::Other(_))
+    }
+}

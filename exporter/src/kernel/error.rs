@@ -1,0 +1,86 @@
+//! What can go wrong with the kernel.
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use thiserror::Error;
+
+/// What can go wrong with the kernel.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The object's maps could not be made.
+    #[error("cannot create the BPF maps: {}", chain(.0))]
+    Load(#[source] EbpfError),
+    /// The object lacks a map or a program, or has it in another type: it is not of this version.
+    #[error("the BPF object has no {kind} named {name}: it was built from another version")]
+    Missing {
+        /// "map" or "program".
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {program}: {}", chain(.source))]
+    Refused {
+        /// Its name.
+        program: &'static str,
+        /// Why; with the verifier's log if there is one.
+        source: Box<ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {interface}: {}", chain(.source))]
+    Attach {
+        /// The program's name.
+        program: &'static str,
+        /// The interface's name.
+        interface: String,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("cannot {action} the BPF map {map}: {}", chain(.source))]
+    Map {
+        /// "read" or "write".
+        action: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        source: Box<MapError>,
+    },
+    /// The number of CPUs could not be found out, which per-CPU maps need.
+    #[error("cannot find out the number of CPUs ({file}): {source}")]
+    Cpus {
+        /// The file that was read.
+        file: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no room for one more.
+    #[error("no room for {what}: at most {limit} at a time")]
+    Full {
+        /// What there is no room for.
+        what: String,
+        /// How many there can be.
+        limit: usize,
+    },
+    /// A program could not be run by itself.
+    #[error("cannot run the program {program}: {}", chain(.source))]
+    TestRun {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+}
+
+/// An error and what caused it, in one line: the library's own messages often leave the cause to its source.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,82 @@
+//! The programs: loading them, running one by itself, and what the kernel knows of them.
+
+use std::time::Duration;
+
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use tidewaiter_common::{BASELINE, direction::Direction};
+
+use super::{Kernel, KernelError, program_name};
+
+/// How often a program ran and for how long, while the kernel's BPF statistics are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramStatistics {
+    /// The program's name.
+    pub name: &'static str,
+    /// How often it ran.
+    pub runs: u64,
+    /// How long it ran, added up over all CPUs.
+    pub run_time: Duration,
+}
+
+/// The result of running a program by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// What it returned: -1 is "ask the next program".
+    pub verdict: i32,
+    /// Time of one run, on average; the kernel says it in whole nanoseconds.
+    pub duration: Duration,
+}
+
+impl Kernel {
+    /// Runs the program that accounts packets of `direction` on `frame`, `repeat` times, as if it passed `lo`.
+    ///
+    /// # Errors
+    /// [`KernelError::TestRun`] if the kernel refuses the frame: one that is shorter than its headers say, or longer than
+    /// about 3.7 KB.
+    pub fn test_run(&mut self, direction: Direction, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+        test_run(&mut self.ebpf, program_name(direction), frame, repeat)
+    }
+
+    /// Runs a program that does nothing, for comparison; otherwise as [`Kernel::test_run`].
+    pub fn test_run_baseline(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+        if classifier(&mut self.ebpf, BASELINE)?.fd().is_err() {
+            load_program(&mut self.ebpf, BASELINE)?;
+        }
+        test_run(&mut self.ebpf, BASELINE, frame, repeat)
+    }
+
+    /// How often each program ran and for how long; both are 0 while the kernel's BPF statistics are off.
+    pub fn program_statistics(&mut self) -> Result<Vec<ProgramStatistics>, KernelError> {
+        Direction::ALL
+            .into_iter()
+            .map(|direction| {
+                let name = program_name(direction);
+                let info = classifier(&mut self.ebpf, name)?
+                    .info()
+                    .map_err(|source| KernelError::Refused { program: name, source: source.into() })?;
+                Ok(ProgramStatistics { name, runs: info.run_count(), run_time: info.run_time() })
+            })
+            .collect()
+    }
+}
+
+pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
+}
+
+pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::Missing { kind: "program", name })
+}
+
+fn test_run(ebpf: &mut Ebpf, name: &'static str, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+    let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+    let result = classifier(ebpf, name)?
+        .test_run(options)
+        .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;
+    Ok(TestRun { verdict: result.return_value.cast_signed(), duration: result.duration })
+}

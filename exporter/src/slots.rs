@@ -1,0 +1,88 @@
+//! Slots of the kernel's tables, given out to things that come and go.
+//!
+//! A slot that is given back may still be counted in: a program that looked it up before it left the tables has yet to
+//! run to its end. So it is first *retired*: out of the tables, but its counters are kept and read. Only after
+//! [`GRACE`] is it *recycled*: its counters are moved to where they are kept, zeroed, and it may be given out again.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// How long a program may go on counting in a slot that has left the tables. They run for less than a microsecond with
+/// preemption off; this is many times the longest that a CPU can be kept from one by interrupts.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// The slots of one table. Slot 0 is never given out.
+#[derive(Debug)]
+pub struct Slots {
+    capacity: u16,
+    next: u16,
+    free: Vec<u16>,
+    retired: VecDeque<(u16, Instant)>,
+}
+
+impl Slots {
+    /// All of a table of `capacity` slots but the first.
+    #[must_use]
+    pub const fn new(capacity: u16) -> Self {
+        Self { capacity, next: 1, free: Vec::new(), retired: VecDeque::new() }
+    }
+
+    /// A slot that nobody has and that counts from zero; `None` if all are taken.
+    pub fn take(&mut self) -> Option<u16> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        if self.next == self.capacity {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+
+    /// Gives back `slot`, which has just left the tables.
+    pub fn retire(&mut self, slot: u16, now: Instant) {
+        self.retired.push_back((slot, now));
+    }
+
+    /// Slots that are retired: their counters still count.
+    pub fn retired(&self) -> impl Iterator<Item = u16> {
+        self.retired.iter().map(|&(slot, _)| slot)
+    }
+
+    /// The retired slot whose turn it is to be recycled, if [`GRACE`] is over for any.
+    #[must_use]
+    pub fn recyclable(&self, now: Instant) -> Option<u16> {
+        let &(slot, since) = self.retired.front()?;
+        (now.saturating_duration_since(since) >= GRACE).then_some(slot)
+    }
+
+    /// Takes back [`Slots::recyclable`], whose counters were kept and zeroed.
+    pub fn recycle(&mut self) {
+        self.free.extend(self.retired.pop_front().map(|(slot, _)| slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{GRACE, Slots};
+
+    #[test]
+    fn a_slot_is_given_out_again_only_after_it_was_recycled() {
+        let mut slots = Slots::new(3);
+        assert_eq!((slots.take(), slots.take(), slots.take()), (Some(1), Some(2), None));
+
+        let now = Instant::now();
+        slots.retire(2, now);
+        assert_eq!(slots.take(), None, "a retired slot is still counted in");
+        assert_eq!(slots.retired().collect::<Vec<_>>(), [2]);
+        assert_eq!(slots.recyclable(now), None, "before its time");
+
+        assert_eq!(slots.recyclable(now + GRACE), Some(2));
+        slots.recycle();
+        assert_eq!((slots.take(), slots.retired().count()), (Some(2), 0));
+    }
+}

@@ -1,0 +1,92 @@
+//! What every sink is a function of: all counts at one moment.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+pub use tidewaiter_common::{
+    counters::Counters,
+    direction::Direction,
+    interface::{InterfaceCounters, InterfaceTotals},
+    reason::Reason,
+};
+
+use crate::{api::{Api, Role}, kernel::ProgramStatistics};
+
+/// The value of the label `interface` for what interfaces had counted that exist no more.
+pub const GONE: &str = "gone";
+
+/// All counts at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Every API, `unmapped` first.
+    pub apis: Vec<ApiSnapshot>,
+    /// Every interface that is accounted, and [`GONE`] if there is anything in it.
+    pub interfaces: Vec<InterfaceSnapshot>,
+    /// The programs; empty while the kernel's BPF statistics are off.
+    pub programs: Vec<ProgramStatistics>,
+    /// How full the tables are.
+    pub tables: Vec<TableSnapshot>,
+    /// The exporter itself.
+    pub process: Option<ProcessSnapshot>,
+    /// How reading each of these went.
+    pub collectors: Vec<CollectorSnapshot>,
+}
+
+/// What was counted for one API.
+#[derive(Clone, Debug)]
+pub struct ApiSnapshot {
+    /// The name.
+    pub name: String,
+    /// Which end of it this host is; `None` for `unmapped`, which is neither.
+    pub role: Option<Role>,
+    /// The API, if there is one behind the name.
+    pub api: Option<Arc<Api>>,
+    /// Packets and bytes, by [`Direction::index`].
+    pub counters: [Counters; Direction::COUNT],
+}
+
+/// What was counted for one interface.
+#[derive(Clone, Debug)]
+pub struct InterfaceSnapshot {
+    /// The name.
+    pub name: String,
+    /// Its counters.
+    pub counters: InterfaceCounters,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug)]
+pub struct TableSnapshot {
+    /// The table's name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: usize,
+    /// Entries there can be.
+    pub capacity: usize,
+}
+
+/// The exporter's own use of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessSnapshot {
+    /// User and system time.
+    pub cpu: Duration,
+    /// Resident memory in bytes.
+    pub resident: u64,
+    /// Open file descriptors.
+    pub open_files: u64,
+    /// When it was started.
+    pub started: SystemTime,
+}
+
+/// How reading one part of a snapshot went.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectorSnapshot {
+    /// What was read.
+    pub name: &'static str,
+    /// Whether all of it could be.
+    pub success: bool,
+    /// How long that took.
+    pub duration: Duration,
+}
