@@ -19,10 +19,10 @@ const PORTS: u32 = 1 << 16;
 pub const PORT_TABLE_ENTRIES: u32 = Transport::COUNT as u32 * PORTS;
 
 /// The most APIs there can be at a time, `unmapped` included.
-pub const MAX_APIS: u32 = 1024;
+pub const MAX_APIS: u16 = 1024;
 
 /// Entries of the table of API counters.
-pub const API_COUNTERS_ENTRIES: u32 = MAX_APIS * Direction::COUNT as u32;
+pub const API_COUNTERS_ENTRIES: u32 = MAX_APIS as u32 * Direction::COUNT as u32;
 
 /// The most (transport, port, address) triples that APIs with addresses may claim; memory is taken for those in use.
 pub const MAX_ADDRESS_ENTRIES: u32 = 1 << 18;
@@ -100,7 +100,7 @@ impl PortEntry {
     }
 
     #[inline(always)]
-    const fn is_by_address(&self, role: Role) -> bool {
+    const fn is_by_address(self, role: Role) -> bool {
         self.by_address & (1 << role as u16) != 0
     }
 }

@@ -7,7 +7,7 @@ pub const LOOPBACK_INDEX: u32 = 1;
 
 /// The most interfaces that are counted at a time, [`InterfaceSlot::GONE`] included. Each takes the size of
 /// [`InterfaceCounters`] on each CPU.
-pub const MAX_INTERFACES: u32 = 256;
+pub const MAX_INTERFACES: u16 = 256;
 
 /// Entries of the table that finds the slot of an interface; a power of two, and far more than [`MAX_INTERFACES`].
 pub const INTERFACE_TABLE_ENTRIES: u32 = 4096;
@@ -86,10 +86,7 @@ const _: () = assert!(size_of::<InterfaceCounters>() == Direction::COUNT * (24 +
 
 impl Default for InterfaceCounters {
     fn default() -> Self {
-        Self {
-            totals: Default::default(),
-            uncounted: [[Counters::default(); Reason::COUNT]; Direction::COUNT],
-        }
+        Self { totals: Default::default(), uncounted: [[Counters::default(); Reason::COUNT]; Direction::COUNT] }
     }
 }
 

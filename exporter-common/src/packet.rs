@@ -23,7 +23,7 @@ pub const UDP_HEADER: usize = 8;
 /// The bits of the IPv4 flags and fragment offset field that are the offset (RFC 791).
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// Values of the EtherType field (IANA, "IEEE 802 Numbers").
+/// Values of the `EtherType` field (IANA, "IEEE 802 Numbers").
 mod ethertype {
     pub(super) const IPV4: u16 = 0x0800;
     pub(super) const IPV6: u16 = 0x86dd;

@@ -26,7 +26,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The EtherType is neither IPv4 nor IPv6: ARP, LLDP, IEEE 802.3 lengths and all the others.
+    /// The `EtherType` is neither IPv4 nor IPv6: ARP, LLDP, IEEE 802.3 lengths and all the others.
     NotIp = "not_ip",
     /// The frame itself holds an IEEE 802.1Q or 802.1ad tag. (A tag that the device took off is no hindrance.)
     Vlan = "vlan",

@@ -39,10 +39,7 @@ impl Wire {
             0 => length.saturating_sub(headers).div_ceil(segment_size).max(1),
             segments => segments,
         };
-        Self {
-            packets: u64::from(packets),
-            bytes: u64::from(length) + u64::from(packets - 1) * u64::from(headers),
-        }
+        Self { packets: u64::from(packets), bytes: u64::from(length) + u64::from(packets - 1) * u64::from(headers) }
     }
 }
 

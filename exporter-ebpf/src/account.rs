@@ -35,7 +35,7 @@ pub(crate) fn account(ctx: &TcContext, direction: Direction) {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn account_paged(skb: *mut __sk_buff, direction: Direction) {
+extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) {
     let ctx = TcContext::new(skb);
     let paged = Paged(&ctx);
     let mut packet = Packet::UNREAD;
@@ -45,13 +45,7 @@ fn account_paged(skb: *mut __sk_buff, direction: Direction) {
 
 /// Counts the socket buffer that `packet` was read from.
 #[inline(always)]
-fn account_read<F: Frame>(
-    ctx: &TcContext,
-    direction: Direction,
-    frame: &F,
-    packet: &Packet,
-    read: Result<(), Reason>,
-) {
+fn account_read<F: Frame>(ctx: &TcContext, direction: Direction, frame: &F, packet: &Packet, read: Result<(), Reason>) {
     let wire = Wire::of(buffer(ctx), packet.headers as u32);
     let index = interface_index(ctx);
     let Some(interface) = INTERFACE_COUNTERS.get_ptr_mut(interface_slot(index).0.into()) else { return };

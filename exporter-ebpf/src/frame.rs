@@ -70,8 +70,7 @@ impl Frame for Paged<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: the helper writes `N` bytes to `bytes`, which has room for them, or fails.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        let result = unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
         (result == 0).then_some(bytes)
     }
 }

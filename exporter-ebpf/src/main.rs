@@ -36,7 +36,6 @@ fn baseline(_ctx: TcContext) -> i32 {
     NEXT
 }
 
-#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: no panic is left in the object: a call to this function would not pass the verifier.

@@ -30,4 +30,5 @@ pub(crate) static INTERFACE_SLOTS: Array<InterfaceEntry> = Array::with_max_entri
 
 /// Counters of each interface by its slot, a set for each CPU.
 #[map]
-pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters> = PerCpuArray::with_max_entries(MAX_INTERFACES, 0);
+pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters> =
+    PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);

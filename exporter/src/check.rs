@@ -24,9 +24,15 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         InterfaceSelection::Matching(matching) => join(matching.patterns.iter().map(|pattern| &pattern.text)),
     };
     let names: Vec<_> = links.select(interfaces).into_iter().map(|interface| interface.name).collect();
-    line("interfaces", &format_args!("{} ({selection})", if names.is_empty() { "none".into() } else { names.join(", ") }))?;
+    line(
+        "interfaces",
+        &format_args!("{} ({selection})", if names.is_empty() { "none".into() } else { names.join(", ") }),
+    )?;
     for interface in links.unreadable(interfaces) {
-        line("", &format_args!("not {}: its frames have no Ethernet header, which cannot be read yet", interface.name))?;
+        line(
+            "",
+            &format_args!("not {}: its frames have no Ethernet header, which cannot be read yet", interface.name),
+        )?;
     }
     line("attach", &format!("{attach:?}").to_lowercase())?;
     line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
@@ -37,7 +43,9 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
                 (humantime::format_duration(*interval), humantime::format_duration(*forget_after));
             line(
                 "apis",
-                &format_args!("the listening sockets, at most {limit}, every {interval}, forgotten after {forget_after}"),
+                &format_args!(
+                    "the listening sockets, at most {limit}, every {interval}, forgotten after {forget_after}"
+                ),
             )?;
         }
         ApiSource::Configured(apis) => {

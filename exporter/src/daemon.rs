@@ -16,7 +16,10 @@ use crate::{
     api::Api,
     capabilities::{self, CapabilityError},
     config::{ApiSource, Configuration, Discovery, InterfaceSelection, error::ConfigurationError},
-    discovery::{DiscoveredApis, helper::{Helper, HelperError}},
+    discovery::{
+        DiscoveredApis,
+        helper::{Helper, HelperError},
+    },
     http::{self, Shared},
     interfaces::{Follower, Links},
     kernel::{Kernel, KernelError},
@@ -72,8 +75,7 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     let links = follower.links().await?;
     links.validate(&selection)?;
     capabilities::require()?;
-    let listener =
-        TcpListener::bind(listen).await.map_err(|source| DaemonError::Listen { address: listen, source })?;
+    let listener = TcpListener::bind(listen).await.map_err(|source| DaemonError::Listen { address: listen, source })?;
     let address = listener.local_addr().map_err(|source| DaemonError::Listen { address: listen, source })?;
 
     let shared = Shared::new(Accounting::new(Kernel::load()?, attach));
@@ -130,7 +132,9 @@ fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonErro
 fn follow(shared: &Shared, links: &Links, selection: &InterfaceSelection, start: bool) -> Result<(), DaemonError> {
     let wanted = links.select(selection);
     if start {
-        if let InterfaceSelection::Default = selection && links.default_routes.is_empty() {
+        if let InterfaceSelection::Default = selection
+            && links.default_routes.is_empty()
+        {
             warn!("there is no default route: only the loopback interface is accounted");
         }
         for interface in links.unreadable(selection) {

@@ -57,8 +57,8 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
 fn doctor() -> anyhow::Result<ExitCode> {
     let findings = doctor::examine();
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
-    let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
-    print(&lines)?;
+    let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    print(&(lines.join("\n") + "\n"))?;
     Ok(if blocked { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 

@@ -12,7 +12,10 @@ pub use tidewaiter_common::{
     reason::Reason,
 };
 
-use crate::{api::{Api, Role}, kernel::ProgramStatistics};
+use crate::{
+    api::{Api, Role},
+    kernel::ProgramStatistics,
+};
 
 /// The value of the label `interface` for what interfaces had counted that exist no more.
 pub const GONE: &str = "gone";

@@ -51,7 +51,7 @@ pub(super) struct ApiRegistry {
 impl ApiRegistry {
     pub(super) fn new() -> Self {
         Self {
-            slots: Slots::new(MAX_APIS as u16),
+            slots: Slots::new(MAX_APIS),
             current: BTreeMap::new(),
             retired_roles: HashMap::new(),
             removed: BTreeMap::new(),
@@ -73,18 +73,14 @@ impl ApiRegistry {
         let gone: Vec<_> = self.current.extract_if(.., |identity, _| !names.contains(identity)).collect();
         for api in wanted {
             let identity = Identity::from(api);
-            let slot = match self.current.get(&identity) {
-                Some((slot, _)) => *slot,
-                None => match self.slots.take() {
-                    Some(slot) => {
-                        info!(api = api.name, role = api.role.as_str(), ports = api.ports_label(), "counting an API");
-                        ApiSlot(slot)
-                    }
-                    None => {
-                        error!(api = api.name, "no room for one more API: its traffic stays unmapped");
-                        continue;
-                    }
-                },
+            let slot = if let Some((slot, _)) = self.current.get(&identity) {
+                *slot
+            } else if let Some(slot) = self.slots.take() {
+                info!(api = api.name, role = api.role.as_str(), ports = api.ports_label(), "counting an API");
+                ApiSlot(slot)
+            } else {
+                error!(api = api.name, "no room for one more API: its traffic stays unmapped");
+                continue;
             };
             self.current.insert(identity, (slot, Arc::new(api.clone())));
         }

@@ -25,12 +25,7 @@ pub(super) struct InterfaceRegistry {
 
 impl InterfaceRegistry {
     pub(super) fn new(mode: AttachMode) -> Self {
-        Self {
-            slots: Slots::new(MAX_INTERFACES as u16),
-            mode,
-            current: BTreeMap::new(),
-            gone: InterfaceCounters::default(),
-        }
+        Self { slots: Slots::new(MAX_INTERFACES), mode, current: BTreeMap::new(), gone: InterfaceCounters::default() }
     }
 
     /// The interfaces that are accounted.
@@ -63,7 +58,7 @@ impl InterfaceRegistry {
         let Interface { index, name, .. } = interface;
         let slot = self.slots.take().map(InterfaceSlot).ok_or_else(|| KernelError::Full {
             what: format!("the interface {name}"),
-            limit: MAX_INTERFACES as usize - 1,
+            limit: usize::from(MAX_INTERFACES) - 1,
         })?;
         let attached = kernel.set_interface(*index, slot).and_then(|()| kernel.attach(*index, name, self.mode));
         match attached {

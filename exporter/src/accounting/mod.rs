@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidewaiter_common::{
-    api::MAX_APIS,
-    interface::MAX_INTERFACES,
-};
+use tidewaiter_common::{api::MAX_APIS, interface::MAX_INTERFACES};
 use tracing::warn;
 
 use self::{apis::ApiRegistry, interfaces::InterfaceRegistry};
@@ -54,6 +51,7 @@ impl Accounting {
     }
 
     /// Names of the interfaces that are accounted.
+    #[must_use]
     pub fn interfaces(&self) -> impl ExactSizeIterator<Item = &str> {
         self.interfaces.current().map(|interface| interface.name.as_str())
     }
@@ -84,11 +82,11 @@ impl Accounting {
         });
         let process = collect(&mut collectors, "process", process::snapshot);
         let tables = vec![
-            TableSnapshot { name: "apis", entries: self.apis.len(), capacity: MAX_APIS as usize - 1 },
+            TableSnapshot { name: "apis", entries: self.apis.len(), capacity: usize::from(MAX_APIS) - 1 },
             TableSnapshot {
                 name: "interfaces",
                 entries: self.interfaces.current().len(),
-                capacity: MAX_INTERFACES as usize - 1,
+                capacity: usize::from(MAX_INTERFACES) - 1,
             },
         ];
         Snapshot {

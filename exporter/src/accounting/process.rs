@@ -10,7 +10,7 @@ pub(super) fn snapshot() -> Result<ProcessSnapshot, ProcError> {
     let process = Process::myself()?;
     let stat = process.stat()?;
     let ticks_per_second = procfs::ticks_per_second();
-    let seconds = |ticks: u64| Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64);
+    let seconds = |ticks: u64| Duration::from_millis(ticks.saturating_mul(1000) / ticks_per_second);
     let boot = Duration::from_secs(KernelStats::current()?.btime);
     Ok(ProcessSnapshot {
         cpu: seconds(stat.utime + stat.stime),

@@ -48,10 +48,7 @@ impl File {
             Ok(table) => Ok(Self { path: path.to_owned(), text, table }),
             Err(error) => Err(Problem {
                 key: String::new(),
-                place: Place::File {
-                    path: path.to_owned(),
-                    line: error.span().map(|span| line_of(&text, span.start)),
-                },
+                place: Place::File { path: path.to_owned(), line: error.span().map(|span| line_of(&text, span.start)) },
                 message: format!("not valid TOML: {}", error.message()),
             }
             .into()),

@@ -22,12 +22,12 @@ use figment::{
 };
 use globset::GlobSet;
 
+pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
     file::File,
     raw::RawConfiguration,
 };
-pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use crate::{api::Api, cli::Overrides};
 
 /// Where a configuration is looked for when none is named; it need not be there.

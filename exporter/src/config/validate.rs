@@ -170,7 +170,10 @@ impl Check<'_> {
         let mut by_address = 0;
         for (place, api) in apis.iter().enumerate() {
             if api.ports.is_empty() {
-                self.problem(format!("api.{place}.ports"), "found an empty list, expected at least one port".to_owned());
+                self.problem(
+                    format!("api.{place}.ports"),
+                    "found an empty list, expected at least one port".to_owned(),
+                );
             }
             if api.transports.is_empty() {
                 let message = "found an empty list, expected \"tcp\", \"udp\" or both".to_owned();

@@ -69,12 +69,14 @@ impl DiscoveredApis {
     }
 }
 
+/// Who listens at a port, and at which addresses; `None` is any.
+type Owners = BTreeMap<String, BTreeSet<Option<IpAddr>>>;
+
 /// The APIs that `listeners` amount to, by name: one for each process and port.
 ///
 /// Where different processes listen at the same port, each at addresses of its own, so do their APIs.
 fn apis(listeners: &[Listener]) -> BTreeMap<String, Api> {
-    // The addresses by port and owner; `None` is any address.
-    let mut ports: BTreeMap<(Transport, u16), BTreeMap<String, BTreeSet<Option<IpAddr>>>> = BTreeMap::new();
+    let mut ports: BTreeMap<(Transport, u16), Owners> = BTreeMap::new();
     for Listener { process, transport, port, address } in listeners {
         let owner = process.clone().unwrap_or_else(|| "unknown".to_owned());
         ports.entry(((*transport).into(), *port)).or_default().entry(owner).or_default().insert(*address);
@@ -133,7 +135,8 @@ mod tests {
             Listener { process: None, ..tcp("", 22) },
         ]);
         let found: Vec<_> = found.values().map(|api| (api.name.as_str(), api.transports_label())).collect();
-        let expected = [("nginx:443", "tcp,udp"), ("nginx:80", "tcp"), ("redis-server:6379", "tcp"), ("unknown:22", "tcp")];
+        let expected =
+            [("nginx:443", "tcp,udp"), ("nginx:80", "tcp"), ("redis-server:6379", "tcp"), ("unknown:22", "tcp")];
         assert_eq!(found, expected.map(|(name, transports)| (name, transports.to_owned())));
     }
 

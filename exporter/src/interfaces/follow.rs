@@ -56,10 +56,8 @@ impl Follower {
         interfaces.sort_unstable_by_key(|interface| interface.index);
 
         let mut default_routes = Vec::new();
-        for request in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
+        for request in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
             let mut routes = self.handle.route().get(request).execute();
             while let Some(route) = routes.try_next().await? {
                 default_routes.extend(default_route(&route));

@@ -71,8 +71,7 @@ impl Links {
     /// Sees that each pattern of `selection` matches an interface.
     pub fn validate(&self, selection: &InterfaceSelection) -> Result<(), ConfigurationError> {
         let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = selection else { return Ok(()) };
-        let matched: HashSet<_> =
-            self.interfaces.iter().flat_map(|interface| globs.matches(&interface.name)).collect();
+        let matched: HashSet<_> = self.interfaces.iter().flat_map(|interface| globs.matches(&interface.name)).collect();
         let there_are = join(self.interfaces.iter().map(|interface| &interface.name));
         let unmatched = patterns.iter().enumerate().filter(|(position, _)| !matched.contains(position));
         let problems: Vec<_> = unmatched

@@ -13,12 +13,12 @@ use std::collections::HashMap;
 use aya::{Ebpf, EbpfLoader, util::nr_cpus};
 use tidewaiter_common::{ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, direction::Direction};
 
+use self::{attach::Attached, programs::load_program};
 pub use self::{
     attach::Hook,
     error::KernelError,
     programs::{ProgramStatistics, TestRun},
 };
-use self::{attach::Attached, programs::load_program};
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tidewaiter.bpf.o");

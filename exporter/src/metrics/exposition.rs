@@ -19,7 +19,7 @@ use thiserror::Error;
 pub enum Format {
     /// Prometheus' text format 0.0.4, which everything understands.
     ClassicText,
-    /// OpenMetrics text 1.0.0.
+    /// `OpenMetrics` text 1.0.0.
     OpenMetrics,
     /// Prometheus' protobuf messages, delimited.
     Protobuf,
@@ -109,7 +109,7 @@ impl Format {
 
 /// Writes `family` in the text format 0.0.4 of Prometheus' "Exposition formats".
 ///
-/// `prometheus-client` writes OpenMetrics text alone, in which a counter's name has no `_total`.
+/// `prometheus-client` writes `OpenMetrics` text alone, in which a counter's name has no `_total`.
 fn write_classic(text: &mut String, family: &MetricFamily) -> Result<(), ExpositionError> {
     let MetricFamily { name, help, metric, .. } = family;
     let kind = match family.r#type() {
@@ -170,7 +170,10 @@ mod tests {
             (Some("text/plain;version=0.0.4;q=0.3, application/openmetrics-text;q=0.2"), Format::ClassicText),
             (Some("application/openmetrics-text;q=0"), Format::ClassicText),
             (Some("application/openmetrics-text;q=many"), Format::ClassicText),
-            (Some(&format!("{protobuf};q=0.7,application/openmetrics-text;version=1.0.0;q=0.6,*/*;q=0.2")), Format::Protobuf),
+            (
+                Some(&format!("{protobuf};q=0.7,application/openmetrics-text;version=1.0.0;q=0.6,*/*;q=0.2")),
+                Format::Protobuf,
+            ),
             (Some("application/vnd.google.protobuf;q=1,text/plain;q=0.5"), Format::ClassicText),
         ] {
             assert_eq!(Format::negotiate(accept), format, "{accept:?}");

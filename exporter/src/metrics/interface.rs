@@ -41,10 +41,7 @@ impl InterfaceCollector {
         )
     }
 
-    fn totals(
-        &self,
-        value: impl Fn(InterfaceTotals) -> u64,
-    ) -> impl Iterator<Item = ([(&'static str, &str); 2], u64)> {
+    fn totals(&self, value: impl Fn(InterfaceTotals) -> u64) -> impl Iterator<Item = ([(&'static str, &str); 2], u64)> {
         self.0.interfaces.iter().flat_map(move |InterfaceSnapshot { name, counters }| {
             Direction::ALL.map(|direction| {
                 let labels = [("interface", name.as_str()), ("direction", direction.as_str())];
