@@ -4,6 +4,7 @@
 
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over by value")]
 
 mod account;
 mod frame;

@@ -1,1 +1,19 @@
+//! What the integration tests are made of: network namespaces, interfaces, frames, the exporter itself.
+//!
+//! Everything that is made here is removed when it is dropped, also when a test panics. All of it panics rather than
+//! returning errors: a test wants a stack trace.
 
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, and says where"
+)]
+
+pub mod command;
+pub mod exporter;
+pub mod frames;
+pub mod metrics;
+pub mod namespace;
+pub mod network;
+pub mod wait;

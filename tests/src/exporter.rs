@@ -1,0 +1,154 @@
+//! The exporter as its users run it: the real binary, in a namespace.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use ureq::{Agent, Body, http::Response};
+
+use crate::{
+    command::{Process, output},
+    metrics::Metrics,
+    namespace::Namespace,
+    wait::{wait_for, wait_until},
+};
+
+/// Where the exporter listens in its namespace, unless a test says otherwise.
+pub const ADDRESS: &str = "127.0.0.1:9473";
+
+/// The binary, built from what is there now.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // This test's own binary is in `target/<profile>/deps`.
+        let test = std::env::current_exe().expect("a path");
+        let profile = test.ancestors().nth(2).expect("target/<profile>");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--package", "tidewaiter", "--bin", "tidewaiter"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        output(&mut build);
+        profile.join("tidewaiter")
+    })
+}
+
+/// A running exporter. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Exporter<'a> {
+    /// Where it runs.
+    pub namespace: &'a Namespace,
+    process: Process,
+    log: Arc<Mutex<String>>,
+    _directory: TempDir,
+}
+
+impl<'a> Exporter<'a> {
+    /// Starts it with `configuration`, and waits until it is ready.
+    #[must_use]
+    pub fn start(namespace: &'a Namespace, configuration: &str) -> Self {
+        let exporter = Self::spawn(namespace, configuration);
+        wait_until("the exporter to be ready", || {
+            let log = exporter.log();
+            assert!(exporter.is_running(), "it ended: {log}");
+            exporter.status("/readyz") == Some(200) && log.contains("serving metrics")
+        });
+        exporter
+    }
+
+    /// Starts it with `configuration`.
+    #[must_use]
+    pub fn spawn(namespace: &'a Namespace, configuration: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("tidewaiter.toml");
+        fs::write(&file, configuration).expect("can be written");
+        let mut command = namespace.command(binary());
+        command.args(["--listen", ADDRESS, "--config"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command);
+
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(process.0.stderr.take().expect("a pipe")).lines();
+        let copy = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("{line}");
+                *copy.lock().expect("nobody panics with it") += &(line + "\n");
+            }
+        });
+        Self { namespace, process, log, _directory: directory }
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Whether it has not ended.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+
+    /// Sends `signal`, and waits for the end.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.process.signal(signal);
+        wait_for("the exporter to end", || self.process.0.try_wait().expect("can be waited for"))
+    }
+
+    /// Asks for `path` with `headers`.
+    #[must_use]
+    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Option<Response<Body>> {
+        self.namespace.run(|| {
+            let config = Agent::config_builder()
+                .http_status_as_error(false)
+                .accept_encoding("identity")
+                .timeout_global(Some(Duration::from_secs(5)))
+                .build();
+            let request = Agent::new_with_config(config).get(format!("http://{ADDRESS}{path}"));
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).call().ok()
+        })
+    }
+
+    /// The status that `path` is answered with, if it is answered.
+    #[must_use]
+    pub fn status(&self, path: &str) -> Option<u16> {
+        self.get(path, &[]).map(|response| response.status().as_u16())
+    }
+
+    /// The body that `path` is answered with.
+    #[must_use]
+    pub fn body(&self, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+        let mut response = self.get(path, headers).expect("an answer");
+        assert_eq!(response.status(), 200);
+        self.namespace.run(|| response.body_mut().read_to_vec().expect("a body"))
+    }
+
+    /// The body that `path` is answered with, as text.
+    #[must_use]
+    pub fn text(&self, path: &str, headers: &[(&str, &str)]) -> String {
+        String::from_utf8(self.body(path, headers)).expect("text")
+    }
+
+    /// What `/metrics` says now.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.text("/metrics", &[]))
+    }
+}

@@ -1,0 +1,28 @@
+//! Waiting for something to become so, instead of sleeping and hoping.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take. Long, because machines are busy; what works is quick.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks until there is something, and answers with that.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        sleep(PAUSE);
+    }
+}
+
+/// Looks until it is so.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    wait_for(what, || is_so().then_some(()));
+}

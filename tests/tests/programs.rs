@@ -1,0 +1,203 @@
+//! The programs by themselves, by BPF_PROG_TEST_RUN: whatever the frame, the packet goes on, and is counted once.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
+
+use std::net::IpAddr;
+
+use tidewaiter::{
+    accounting::Accounting,
+    api::{Api, Role},
+    config::AttachMode,
+    interfaces::{Interface, LinkLayer},
+    kernel::{Kernel, KernelError},
+    snapshot::{Counters, Direction, InterfaceCounters, Reason, Snapshot},
+};
+use tidewaiter_common::transport::Transport;
+use tidewaiter_tests::{
+    frames::{End, Kind, frame},
+    namespace::Namespace,
+};
+
+/// "Ask the next program", to TCX and TC alike.
+const NEXT: i32 = -1;
+
+/// What both programs made of some frames.
+struct Outcome {
+    api: [Counters; Direction::COUNT],
+    unmapped: [Counters; Direction::COUNT],
+    interface: InterfaceCounters,
+}
+
+impl Outcome {
+    fn uncounted(&self, direction: Direction, reason: Reason) -> u64 {
+        self.interface.uncounted[direction.index()][reason.index()].packets
+    }
+}
+
+/// Accounting that counts port 80 of TCP and UDP as "web", with its programs attached to a loopback interface without
+/// any traffic, so that they can be run as if a frame passed it.
+fn with_accounting<T: Send>(test: impl FnOnce(&mut Accounting) -> T + Send) -> T {
+    Namespace::new().run(|| {
+        let mut accounting = Accounting::new(Kernel::load().expect("the kernel takes the programs"), AttachMode::Auto);
+        let transports = vec![Transport::Tcp, Transport::Udp];
+        let (name, role) = ("web".to_owned(), Role::Server);
+        let web = Api { name, role, transports, ports: vec![80.into()], addresses: Vec::new() };
+        accounting.apply_apis(&[web]).expect("is written");
+        let lo = Interface { index: 1, name: "lo".to_owned(), link_layer: LinkLayer::Loopback };
+        assert!(accounting.apply_interfaces(&[lo]).is_empty());
+        test(&mut accounting)
+    })
+}
+
+fn outcome(accounting: &mut Accounting) -> Outcome {
+    let Snapshot { apis, interfaces, programs: _, tables: _, process: _, collectors } = accounting.snapshot();
+    assert!(collectors.iter().all(|collector| collector.success), "{collectors:?}");
+    let [unmapped, web] = apis.try_into().expect("two APIs");
+    let [lo] = interfaces.try_into().expect("one interface");
+    Outcome { api: web.counters, unmapped: unmapped.counters, interface: lo.counters }
+}
+
+/// Runs both programs on `frame`; a frame that the kernel refuses to run them on is said to be so.
+fn run(accounting: &mut Accounting, frame: &[u8]) -> bool {
+    let mut taken = true;
+    for direction in Direction::ALL {
+        match accounting.kernel().test_run(direction, frame, 1) {
+            Ok(run) => assert_eq!(run.verdict, NEXT, "{frame:02x?}"),
+            Err(KernelError::TestRun { .. }) => taken = false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    taken
+}
+
+const US: (IpAddr, IpAddr) =
+    (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(std::net::Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, 8)));
+
+/// A frame from port 40000 to `port`.
+fn to_port(transport: Transport, address: IpAddr, port: u16) -> Vec<u8> {
+    let (client, server): (End, End) = ((address, 40_000), (address, port));
+    frame(Kind { transport, options: false, payload: 20 }, client, server)
+}
+
+#[test]
+fn each_program_counts_what_it_is_for() {
+    with_accounting(|accounting| {
+        for transport in Transport::ALL {
+            for address in [US.0, US.1] {
+                assert!(run(accounting, &to_port(transport, address, 80)));
+                assert!(run(accounting, &to_port(transport, address, 81)));
+            }
+        }
+        let Outcome { api, unmapped, interface } = outcome(accounting);
+        let bytes = [14 + 20 + 20, 14 + 20 + 8, 14 + 40 + 20, 14 + 40 + 8].map(|headers| headers + 20).iter().sum();
+        // Received, the API's port is the local one; transmitted, it is the remote one, and on lo that is the mirror.
+        let counts = Counters { packets: 4, bytes };
+        assert_eq!(api, [counts, Counters::default()]);
+        assert_eq!(unmapped, [counts, counts]);
+        assert_eq!(interface.uncounted[1][Reason::Mirror.index()], counts);
+        for totals in interface.totals {
+            assert_eq!((totals.wire, totals.buffers), (Counters { packets: 8, bytes: 2 * bytes }, 8));
+        }
+    });
+}
+
+#[test]
+fn every_reason_is_counted_under_its_own_name() {
+    let tcp = to_port(Transport::Tcp, US.0, 80);
+    let with = |offset: usize, bytes: &[u8]| {
+        let mut frame = tcp.clone();
+        frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    let mut extension = to_port(Transport::Tcp, US.1, 80);
+    extension[20] = 0;
+    let mut version = to_port(Transport::Tcp, US.1, 80);
+    version[14] = 0x40;
+    let cases = [
+        (with(12, &[0x08, 0x06]), Reason::NotIp),
+        (with(12, &[0x81, 0x00]), Reason::Vlan),
+        (with(14, &[0x44]), Reason::Ipv4Malformed),
+        (with(20, &[0x00, 0x01]), Reason::Fragment),
+        (extension, Reason::Ipv6Extension),
+        (version, Reason::Ipv6Malformed),
+        (with(46, &[0x40]), Reason::TcpMalformed),
+        (with(16, &[0, 39]), Reason::TcpTruncated),
+        (to_port(Transport::Udp, US.1, 80)[..14 + 40 + 7].to_vec(), Reason::UdpTruncated),
+        // The kernel runs no program on less than an IPv4 header; an IPv4 header may have options.
+        (with(14, &[0x4f])[..14 + 59].to_vec(), Reason::Ipv4Truncated),
+    ];
+    with_accounting(|accounting| {
+        for (frame, reason) in cases {
+            let before = outcome(accounting);
+            assert!(run(accounting, &frame), "the kernel refuses the frame for {reason:?}");
+            let after = outcome(accounting);
+            for direction in Direction::ALL {
+                let count = after.uncounted(direction, reason) - before.uncounted(direction, reason);
+                assert_eq!(count, 1, "{reason:?}, {}", direction.as_str());
+            }
+        }
+    });
+}
+
+/// A generator of numbers that look random, the same each time (Marsaglia, "Xorshift RNGs", 2003).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("fits")
+    }
+}
+
+#[test]
+fn truncated_oversized_and_random_frames_are_all_counted() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let kinds: Vec<_> = Transport::ALL.iter().flat_map(|&t| [US.0, US.1].map(|us| to_port(t, us, 80))).collect();
+    let mut frames = Vec::new();
+    for frame in &kinds {
+        frames.extend((0..=frame.len()).map(|length| frame[..length].to_vec()));
+        for length in [1514, 3000, 3520, 9000, 65_535] {
+            let mut long = frame.clone();
+            long.resize(length, 0);
+            frames.push(long);
+        }
+    }
+    for _ in 0..20_000 {
+        let mut frame = kinds[random.below(kinds.len())].clone();
+        for _ in 0..=random.below(6) {
+            let place = random.below(frame.len());
+            frame[place] = random.next().to_le_bytes()[0];
+        }
+        frames.push(frame);
+        let length = random.below(200);
+        frames.push((0..length).map(|_| random.next().to_le_bytes()[0]).collect());
+    }
+
+    with_accounting(|accounting| {
+        let (mut taken, mut bytes) = (0, 0);
+        for frame in &frames {
+            if run(accounting, frame) {
+                taken += 1;
+                bytes += frame.len() as u64;
+            }
+        }
+        println!("{taken} frames of {} were run, the kernel refuses the others", frames.len());
+        assert!(taken > 30_000);
+        let Outcome { api, unmapped, interface } = outcome(accounting);
+        for direction in Direction::ALL.map(Direction::index) {
+            let seen = interface.totals[direction].wire;
+            assert_eq!(seen, Counters { packets: taken, bytes });
+            let mut sum: Counters = interface.uncounted[direction].into_iter().sum();
+            sum += api[direction];
+            sum += unmapped[direction];
+            assert_eq!(sum, seen);
+            assert_eq!(interface.uncounted[direction][Reason::Internal.index()], Counters::default());
+        }
+    });
+}
