@@ -64,4 +64,18 @@ impl Reason {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// Whether the frame, or as much of it as could be read, ended too soon.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_truncation(self) -> bool {
+        matches!(
+            self,
+            Self::EthernetTruncated
+                | Self::Ipv4Truncated
+                | Self::Ipv6Truncated
+                | Self::TcpTruncated
+                | Self::UdpTruncated
+        )
+    }
 }

@@ -23,10 +23,9 @@ pub(crate) fn account(ctx: &TcContext, direction: Direction) {
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     let read = packet.read(&linear);
-    if read.is_err() && linear.is_partial() {
-        account_paged(ctx.skb.skb, direction);
-    } else {
-        account_read(ctx, direction, &linear, &packet, read);
+    match read {
+        Err(reason) if reason.is_truncation() => account_paged(ctx.skb.skb, direction),
+        read => account_read(ctx, direction, &linear, &packet, read),
     }
 }
 

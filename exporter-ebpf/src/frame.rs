@@ -1,8 +1,8 @@
 //! Reading a socket buffer as a [`Frame`].
 //!
-//! The headers nearly always lie in the linear part of the buffer, where a program may read them directly. Where they
-//! do not (some drivers leave even the headers in pages), the same parser runs once more over [`Paged`], which asks the
-//! kernel to copy. Trying both at each read would make the usual way slower and the program several times longer.
+//! The headers nearly always lie in the linear part of the buffer, where a program may read them directly. Where that
+//! ends too soon (some drivers leave even the headers in pages), the same parser runs once more over [`Paged`], which
+//! asks the kernel to copy. Trying both at each read would make the usual way slower and the program several times longer.
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{frame::Frame, wire::Buffer};
@@ -31,14 +31,6 @@ pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
 
 /// The linear part of a socket buffer, read directly.
 pub(crate) struct Linear<'a>(pub(crate) &'a TcContext);
-
-impl Linear<'_> {
-    /// Whether the buffer goes on in pages that cannot be read directly.
-    #[inline(always)]
-    pub(crate) fn is_partial(&self) -> bool {
-        self.0.data() + (self.0.len() as usize) > self.0.data_end()
-    }
-}
 
 impl Frame for Linear<'_> {
     #[inline(always)]

@@ -3,16 +3,21 @@
 use caps::{CapSet, Capability, errors::CapsError, runtime};
 use thiserror::Error;
 
-/// The capabilities that the daemon needs, and keeps: interfaces come and go as long as it runs.
-pub const REQUIRED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+/// The capabilities that the daemon needs at its start.
+///
+/// Without `CAP_PERFMON` the kernel guards programs against speculation, and refuses address arithmetic that these do.
+pub const REQUIRED: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+
+/// Those of them that it keeps: interfaces come and go as long as it runs. Programs are loaded only once.
+pub const KEPT: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
 /// What each capability of [`REQUIRED`] is for.
 #[must_use]
 pub const fn purpose(capability: Capability) -> &'static str {
     match capability {
-        Capability::CAP_BPF => "loads the programs and reads their maps",
+        Capability::CAP_BPF => "loads the programs, reads their maps",
         Capability::CAP_NET_ADMIN => "attaches the programs to interfaces",
-        Capability::CAP_PERFMON => "lets the programs run without the slower code that guards against speculation",
+        Capability::CAP_PERFMON => "loads programs that do arithmetic with addresses; given up afterwards",
         Capability::CAP_SYS_PTRACE => "names the processes behind listening sockets, where no API is configured",
         Capability::CAP_DAC_READ_SEARCH => "looks into processes of other users, where no API is configured",
         _ => "not needed",
@@ -84,7 +89,7 @@ fn drop_all_but(kept: &[Capability]) -> Result<(), CapsError> {
 
 fn names(capabilities: &[Capability]) -> String {
     let names: Vec<_> = capabilities.iter().map(ToString::to_string).collect();
-    names.join(" and ")
+    names.join(", ")
 }
 
 /// How to grant `capability` to this program.
@@ -97,9 +102,8 @@ pub fn how_to_grant(capability: Capability) -> String {
 /// was granted before.
 fn grant(capabilities: &[Capability]) -> String {
     let program = std::env::current_exe().map_or_else(|_| "tidewaiter".into(), |path| path.display().to_string());
-    let mut all: Vec<_> = REQUIRED.into_iter().chain([Capability::CAP_PERFMON]).collect();
-    all.extend(capabilities.iter().filter(|capability| !REQUIRED.contains(capability)));
-    all.dedup();
+    let others = capabilities.iter().filter(|capability| !REQUIRED.contains(capability));
+    let all: Vec<_> = REQUIRED.iter().chain(others).collect();
     let names: Vec<_> = all.iter().map(|capability| capability.to_string().to_lowercase()).collect();
     format!("setcap {}+ep {program}", names.join(","))
 }

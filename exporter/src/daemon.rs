@@ -95,7 +95,7 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     };
     shared.accounting().apply_apis(&apis)?;
     follow(&shared, &links, &selection, true)?;
-    capabilities::keep_only(&capabilities::REQUIRED)?;
+    capabilities::keep_only(&capabilities::KEPT)?;
     info!(%address, "serving metrics");
 
     loop {

@@ -97,7 +97,7 @@ pub fn examine() -> Vec<Finding> {
     let capabilities = [
         (Capability::CAP_BPF, Verdict::Blocking),
         (Capability::CAP_NET_ADMIN, Verdict::Blocking),
-        (Capability::CAP_PERFMON, Verdict::Lacking),
+        (Capability::CAP_PERFMON, Verdict::Blocking),
         (Capability::CAP_SYS_PTRACE, Verdict::Lacking),
         (Capability::CAP_DAC_READ_SEARCH, Verdict::Lacking),
     ];

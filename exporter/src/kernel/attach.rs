@@ -162,6 +162,10 @@ fn has_kind(error: &(dyn std::error::Error + 'static), kind: io::ErrorKind) -> b
 pub(super) fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
+        // This variant passes for the I/O error, and so leaves it out of the chain.
+        if let Some(TcError::IoError(error)) = error.downcast_ref() {
+            return Some(error);
+        }
         if let Some(error) = error.downcast_ref() {
             return Some(error);
         }

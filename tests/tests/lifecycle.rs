@@ -1,0 +1,210 @@
+//! From start to end: permissions, the port, signals, and what is left behind.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use rustix::process::Signal;
+use tidewaiter_tests::{
+    command::output,
+    exporter::{ADDRESS, Exporter, binary},
+    namespace::Namespace,
+    wait::wait_until,
+};
+
+/// How programs are attached, and what that looks like: programs by TCX, and TC filters.
+const MODES: [(&str, (usize, usize)); 3] = [("auto", (2, 0)), ("tcx", (2, 0)), ("clsact", (0, 2))];
+
+fn configuration(mode: &str) -> String {
+    format!("interfaces = [\"lo\"]\nattach = \"{mode}\"\n[[api]]\nname = \"web\"\nports = [80]\n")
+}
+
+/// Ids of all programs that the kernel has.
+fn loaded() -> BTreeSet<u64> {
+    let programs = output(Command::new("bpftool").args(["--json", "prog", "show"]));
+    let programs: serde_json::Value = serde_json::from_str(&programs).expect("JSON");
+    programs.as_array().expect("a list").iter().map(|program| program["id"].as_u64().expect("a number")).collect()
+}
+
+/// Ids of the programs that a running exporter has loaded.
+fn loaded_by(exporter: &Exporter<'_>) -> BTreeSet<u64> {
+    let files = fs::read_dir(format!("/proc/{}/fdinfo", exporter.pid())).expect("is running");
+    files
+        .filter_map(|file| fs::read_to_string(file.ok()?.path()).ok())
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()))
+        .collect()
+}
+
+/// How many programs are attached to `lo` of `namespace`, by TCX and as TC filters.
+fn attached(namespace: &Namespace) -> (usize, usize) {
+    let by_tcx = |hook| namespace.run(|| SchedClassifier::query_tcx("lo", hook).expect("is known").1.len());
+    let filters = |hook| {
+        let filters = output(namespace.command("tc").args(["filter", "show", "dev", "lo", hook]));
+        filters.lines().filter(|line| line.contains("account_")).count()
+    };
+    let tcx = by_tcx(TcAttachType::Ingress) + by_tcx(TcAttachType::Egress);
+    (tcx, filters("ingress") + filters("egress"))
+}
+
+#[test]
+fn nothing_is_left_after_a_signal_to_end() {
+    for (mode, expected) in MODES {
+        for signal in [Signal::TERM, Signal::INT] {
+            let namespace = Namespace::new();
+            let mut exporter = Exporter::start(&namespace, &configuration(mode));
+            let programs = loaded_by(&exporter);
+            assert_eq!((programs.len(), attached(&namespace)), (2, expected), "{mode}");
+            assert!(programs.is_subset(&loaded()));
+
+            let status = exporter.end(signal);
+            assert_eq!(status.code(), Some(0), "{mode}, {signal:?}");
+            assert_eq!(attached(&namespace), (0, 0), "{mode}, {signal:?}");
+            // The kernel frees programs a moment after their last user is gone.
+            wait_until("the programs to be gone", || programs.is_disjoint(&loaded()));
+        }
+    }
+}
+
+#[test]
+fn after_a_kill_a_restart_works_at_once_with_one_program_for_each_hook() {
+    for (mode, expected) in MODES {
+        let namespace = Namespace::new();
+        for _ in 0..3 {
+            let mut exporter = Exporter::start(&namespace, &configuration(mode));
+            assert_eq!(attached(&namespace), expected, "{mode}");
+            exporter.end(Signal::KILL);
+        }
+        let mut exporter = Exporter::start(&namespace, &configuration(mode));
+        assert_eq!(attached(&namespace), expected, "{mode}");
+        exporter.end(Signal::TERM);
+        assert_eq!(attached(&namespace), (0, 0), "{mode}");
+    }
+}
+
+#[test]
+fn other_programs_on_the_hooks_are_left_alone() {
+    let namespace = Namespace::new();
+    let mut first = Exporter::start(&namespace, &configuration("tcx"));
+    let second = configuration("tcx");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("second.toml");
+    fs::write(&file, second).expect("can be written");
+    let mut command = namespace.command(binary());
+    command.args(["--listen", "127.0.0.1:9474", "--config"]).arg(&file);
+    let second = tidewaiter_tests::command::Process::start(&mut command);
+    wait_until("both to be attached", || attached(&namespace) == (4, 0));
+    first.end(Signal::TERM);
+    assert_eq!(attached(&namespace), (2, 0), "the other one's programs stay");
+    drop(second);
+}
+
+#[test]
+fn a_taken_port_is_said_and_nothing_is_attached() {
+    let namespace = Namespace::new();
+    let taken = namespace.run(|| TcpListener::bind(ADDRESS)).expect("is free");
+    let result = namespace.command(binary()).args(["--listen", ADDRESS]).output().expect("runs");
+    assert_eq!(result.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&result.stderr);
+    assert!(message.contains(&format!("cannot listen on {ADDRESS}: Address already in use")), "{message}");
+    assert_eq!(attached(&namespace), (0, 0));
+    drop(taken);
+}
+
+#[test]
+fn a_bad_configuration_is_refused_before_anything_is_attached() {
+    let namespace = Namespace::new();
+    let result = namespace.command(binary()).args(["--interface", "nosuch0"]).output().expect("runs");
+    assert_eq!(result.status.code(), Some(78));
+    let message = String::from_utf8_lossy(&result.stderr);
+    assert!(message.contains("found \"nosuch0\", which matches no interface, expected some of lo"), "{message}");
+    assert_eq!(attached(&namespace), (0, 0));
+}
+
+/// Capabilities by number (`include/uapi/linux/capability.h`).
+mod capability {
+    pub(super) const DAC_READ_SEARCH: u32 = 2;
+    pub(super) const NET_ADMIN: u32 = 12;
+    pub(super) const SYS_PTRACE: u32 = 19;
+    pub(super) const BPF: u32 = 39;
+}
+
+/// The capability sets of each thread of the process `pid`: inheritable, permitted, effective, bounding, ambient.
+fn capabilities(pid: u32) -> Vec<Vec<u64>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("is running");
+    let sets = |status: String| {
+        let sets = status.lines().filter(|line| line.starts_with("Cap"));
+        sets.map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()).collect()
+    };
+    threads.map(|thread| sets(fs::read_to_string(thread.unwrap().path().join("status")).unwrap())).collect()
+}
+
+#[test]
+fn only_the_capabilities_that_are_needed_are_kept() {
+    let namespace = Namespace::new();
+    // Without a configured API, a second process looks at other processes.
+    let exporter = Exporter::start(&namespace, "interfaces = [\"lo\"]");
+    let set = |capabilities: [u32; 2]| capabilities.iter().fold(0_u64, |set, bit| set | 1 << bit);
+    let kept = set([capability::NET_ADMIN, capability::BPF]);
+    let _scraped = exporter.metrics();
+    for thread in capabilities(exporter.pid()) {
+        assert_eq!(thread, [0, kept, kept, kept, 0]);
+    }
+    let pid = exporter.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("is running");
+    let helper: u32 = children.trim().parse().expect("one child");
+    let kept = set([capability::DAC_READ_SEARCH, capability::SYS_PTRACE]);
+    assert_eq!(capabilities(helper), [[0, kept, kept, kept, 0]]);
+    // It does not outlive the daemon, however that ends.
+    drop(exporter);
+    wait_until("the helper to end", || {
+        let status = fs::read_to_string(format!("/proc/{helper}/status")).unwrap_or_default();
+        status.is_empty() || status.contains("State:\tZ")
+    });
+}
+
+/// Runs the exporter in `namespace` as user "nobody" with `granted` capabilities and no others, until it ends.
+fn run_as_nobody(namespace: &Namespace, granted: &str) -> Output {
+    // "nobody" may not look into the build directory.
+    let directory = tempfile::tempdir_in("/tmp").expect("a directory");
+    let copy = directory.path().join("tidewaiter");
+    fs::copy(binary(), &copy).expect("can be copied");
+    output(Command::new("chmod").args(["-R", "a+rX"]).arg(directory.path()));
+    let mut command = namespace.command("setpriv");
+    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps", granted]);
+    command.args(["--ambient-caps", granted, "timeout", "--signal=TERM", "2"]);
+    command.arg(&copy).args(["--interface", "lo", "--listen", ADDRESS]);
+    command.output().expect("runs")
+}
+
+#[test]
+fn missing_capabilities_are_named_with_the_command_that_grants_them() {
+    let namespace = Namespace::new();
+    for (granted, missing) in [
+        ("-all", "missing CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON: "),
+        ("+bpf,+perfmon", "missing CAP_NET_ADMIN: "),
+        ("+bpf,+net_admin", "missing CAP_PERFMON: "),
+        ("+net_admin,+perfmon", "missing CAP_BPF: "),
+    ] {
+        let result = run_as_nobody(&namespace, granted);
+        let message = String::from_utf8_lossy(&result.stderr);
+        assert_eq!(result.status.code(), Some(77), "{granted}: {message}");
+        let advice = "run as root, or grant it: setcap cap_bpf,cap_net_admin,cap_perfmon+ep /";
+        assert!(message.contains(&format!("{missing}{advice}")), "{granted}: {message}");
+    }
+}
+
+#[test]
+fn the_named_capabilities_are_enough() {
+    let namespace = Namespace::new();
+    let result = run_as_nobody(&namespace, "+bpf,+net_admin,+perfmon");
+    let message = String::from_utf8_lossy(&result.stderr);
+    // `timeout` ends it with SIGTERM, which it answers with an orderly end.
+    assert!(message.contains("serving metrics") && message.contains("stopping"), "{message}");
+    assert_eq!(attached(&namespace), (0, 0));
+}
