@@ -77,8 +77,8 @@ pub struct ProcessSnapshot {
     pub cpu: Duration,
     /// Resident memory in bytes.
     pub resident: u64,
-    /// Open file descriptors.
-    pub open_files: u64,
+    /// Open file descriptors; a process with capabilities of its file may not look at its own.
+    pub open_files: Option<u64>,
     /// When it was started.
     pub started: SystemTime,
 }

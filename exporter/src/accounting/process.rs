@@ -15,7 +15,7 @@ pub(super) fn snapshot() -> Result<ProcessSnapshot, ProcError> {
     Ok(ProcessSnapshot {
         cpu: seconds(stat.utime + stat.stime),
         resident: stat.rss_bytes().get(),
-        open_files: process.fd_count()? as u64,
+        open_files: process.fd_count().ok().map(|count| count as u64),
         started: UNIX_EPOCH + boot + seconds(stat.starttime),
     })
 }

@@ -20,7 +20,7 @@ impl ProcessCollector {
         let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
         families.counter("process_cpu_seconds", "User and system CPU time", [(NONE, cpu.as_secs_f64())])?;
         families.gauge("process_resident_memory_bytes", "Resident memory", [(NONE, resident)])?;
-        families.gauge("process_open_fds", "Open file descriptors", [(NONE, open_files)])?;
+        families.gauge("process_open_fds", "Open file descriptors", open_files.map(|count| (NONE, count)))?;
         families.gauge("process_start_time_seconds", "Start time since the epoch", [(NONE, started.as_secs_f64())])
     }
 }

@@ -1,0 +1,154 @@
+//! Interfaces that come and go while the exporter runs.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
+
+use tidewaiter_common::{direction::Direction, transport::Transport};
+use tidewaiter_tests::{
+    exporter::Exporter,
+    frames::{Kind, frame},
+    metrics::Count,
+    namespace::Namespace,
+    network::send_frames,
+    wait::wait_until,
+};
+
+const CONFIGURATION: &str = "
+    interfaces = [\"ship*\"]
+    [[api]]
+    name = \"orders\"
+    ports = [8080]
+";
+
+/// Adds a veth pair of which one end has `name`; both say no word of their own.
+fn add(namespace: &Namespace, name: &str) {
+    namespace.ip(&format!("link add {name} type veth peer name p-{name}"));
+    for end in [name, &format!("p-{name}")] {
+        namespace.ip(&format!("link set {end} arp off multicast off up addrgenmode none"));
+    }
+}
+
+/// Sends `count` packets from the port of the API out of `interface`, of 100 bytes each.
+fn transmit(namespace: &Namespace, interface: &str, count: usize) {
+    let kind = Kind { transport: Transport::Tcp, options: false, payload: 46 };
+    let frame = frame(kind, ([10, 0, 0, 1].into(), 8080), ([10, 0, 0, 2].into(), 40_000));
+    namespace.run(|| send_frames(interface, &[frame], count)).expect("is sent");
+}
+
+fn transmitted(exporter: &Exporter<'_>, interface: &str) -> Count {
+    exporter.metrics().interface(interface, Direction::Transmit)
+}
+
+fn is_accounted(exporter: &Exporter<'_>, interface: &str) -> bool {
+    let labels = [("interface", interface), ("direction", "transmit")];
+    exporter.metrics().get("tidewaiter_interface_packets_total", &labels).is_some()
+}
+
+const fn packets(packets: u64) -> Count {
+    Count { packets, bytes: packets * 100 }
+}
+
+#[test]
+fn interfaces_are_followed_and_their_last_totals_kept() {
+    let namespace = Namespace::new();
+    add(&namespace, "ship0");
+    add(&namespace, "boat0");
+    let exporter = Exporter::start(&namespace, CONFIGURATION);
+    transmit(&namespace, "ship0", 10);
+    transmit(&namespace, "boat0", 1);
+    assert_eq!(transmitted(&exporter, "ship0"), packets(10));
+    assert!(!is_accounted(&exporter, "boat0") && !is_accounted(&exporter, "lo"), "only what matches is accounted");
+
+    // One appears.
+    add(&namespace, "ship1");
+    wait_until("the new interface to be accounted", || is_accounted(&exporter, "ship1"));
+    transmit(&namespace, "ship1", 20);
+    assert_eq!(transmitted(&exporter, "ship1"), packets(20));
+
+    // One vanishes, and its totals stay.
+    namespace.ip("link delete ship0");
+    wait_until("the interface to be gone", || !is_accounted(&exporter, "ship0"));
+    assert_eq!(transmitted(&exporter, "gone"), packets(10));
+
+    // One of the same name is another interface.
+    add(&namespace, "ship0");
+    wait_until("the interface to be accounted again", || is_accounted(&exporter, "ship0"));
+    transmit(&namespace, "ship0", 5);
+    assert_eq!((transmitted(&exporter, "ship0"), transmitted(&exporter, "gone")), (packets(5), packets(10)));
+
+    // A new name ends the old one's series and begins another.
+    namespace.ip("link set ship1 down");
+    namespace.ip("link set ship1 name ship2");
+    namespace.ip("link set ship2 up");
+    wait_until("the new name to be accounted", || is_accounted(&exporter, "ship2"));
+    transmit(&namespace, "ship2", 3);
+    let now = ["ship0", "ship1", "ship2", "gone"].map(|name| transmitted(&exporter, name));
+    assert_eq!(now, [packets(5), packets(0), packets(3), packets(30)]);
+
+    let metrics = exporter.metrics();
+    assert_eq!(metrics.api("orders", "server", Direction::Transmit), packets(38), "the API's total has lost nothing");
+    metrics.assert_the_sums_prove_it();
+    assert!(exporter.is_running());
+}
+
+#[test]
+fn readiness_is_being_attached() {
+    let namespace = Namespace::new();
+    add(&namespace, "ship0");
+    let exporter = Exporter::start(&namespace, CONFIGURATION);
+    namespace.ip("link delete ship0");
+    wait_until("the exporter to be unready", || exporter.status("/readyz") == Some(503));
+    assert_eq!(exporter.status("/healthz"), Some(200), "it is alive all the same");
+    add(&namespace, "ship1");
+    wait_until("the exporter to be ready again", || exporter.status("/readyz") == Some(200));
+}
+
+#[test]
+fn slots_are_enough_for_interfaces_that_come_and_go_for_ever() {
+    let namespace = Namespace::new();
+    add(&namespace, "ship");
+    let exporter = Exporter::start(&namespace, CONFIGURATION);
+    // More in all than there are slots, but never many at a time.
+    for _ in 0..6 {
+        let batch = "for i in $(seq 1 50); do echo link add ship$i type veth peer name p$i; done | ip -batch -";
+        tidewaiter_tests::command::output(namespace.command("sh").args(["-c", batch]));
+        wait_until("all to be accounted", || is_accounted(&exporter, "ship50"));
+        let batch = "for i in $(seq 1 50); do echo link delete ship$i; done | ip -batch -";
+        tidewaiter_tests::command::output(namespace.command("sh").args(["-c", batch]));
+        wait_until("all to be gone", || !is_accounted(&exporter, "ship50"));
+        // A slot may be given out again after a second.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    transmit(&namespace, "ship", 7);
+    assert_eq!(transmitted(&exporter, "ship"), packets(7));
+    assert!(!exporter.log().contains("no room"), "{}", exporter.log());
+}
+
+#[test]
+fn the_default_is_the_interfaces_of_default_routes_and_loopback() {
+    let namespace = Namespace::new();
+    for name in ["up4", "up6", "hop1", "hop2", "aside"] {
+        add(&namespace, name);
+    }
+    let exporter = Exporter::start(&namespace, "[[api]]\nname = \"orders\"\nports = [8080]");
+    assert!(is_accounted(&exporter, "lo") && !is_accounted(&exporter, "up4"));
+
+    namespace.ip("address add 10.1.0.1/24 dev up4");
+    namespace.ip("route add default via 10.1.0.2 dev up4");
+    wait_until("the IPv4 route to be followed", || is_accounted(&exporter, "up4"));
+    namespace.ip("-6 route add default dev up6");
+    wait_until("the IPv6 route to be followed", || is_accounted(&exporter, "up6"));
+    namespace.ip("route replace default nexthop dev hop1 nexthop dev hop2");
+    wait_until("both hops to be followed", || is_accounted(&exporter, "hop1") && is_accounted(&exporter, "hop2"));
+    wait_until("the old route's interface to be left", || !is_accounted(&exporter, "up4"));
+    assert!(is_accounted(&exporter, "lo") && !is_accounted(&exporter, "aside"));
+}
+
+#[test]
+fn an_interface_without_ethernet_headers_is_said_and_left_alone() {
+    let namespace = Namespace::new();
+    add(&namespace, "ship0");
+    namespace.ip("tuntap add ship-tun mode tun");
+    let exporter = Exporter::start(&namespace, CONFIGURATION);
+    assert!(is_accounted(&exporter, "ship0") && !is_accounted(&exporter, "ship-tun"));
+    assert!(exporter.log().contains("its frames have no Ethernet header"), "{}", exporter.log());
+}
