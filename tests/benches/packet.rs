@@ -1,1 +1,90 @@
-fn main(){}
+//! What a packet costs: both programs beside one that does nothing, in the same run.
+//!
+//! `cargo bench` prints nanoseconds per packet, by `BPF_PROG_TEST_RUN`. Each figure is the median of rounds in which the
+//! programs take turns, so that whatever else the machine does hits all of them alike.
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot go on has failed, and says where")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tidewaiter::{
+    accounting::Accounting,
+    api::{Api, Role},
+    config::AttachMode,
+    interfaces::{Interface, LinkLayer},
+    kernel::Kernel,
+    snapshot::Direction,
+};
+use tidewaiter_common::transport::Transport;
+use tidewaiter_tests::{
+    frames::{Kind, frame},
+    namespace::Namespace,
+};
+
+/// Turns that each program takes; odd, so that there is a median.
+const ROUNDS: usize = 31;
+/// Runs in each turn.
+const REPEAT: u32 = 100_000;
+
+const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
+const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
+
+fn main() {
+    let mut accounting = Namespace::new().run(|| {
+        let mut accounting = Accounting::new(Kernel::load().expect("the kernel takes the programs"), AttachMode::Auto);
+        accounting.apply_apis(&[api("any", 8080, Vec::new()), api("one", 8081, vec![SERVER4])]).expect("is written");
+        // In this namespace nothing passes the interface, but TEST_RUN pretends that the frames do.
+        let lo = Interface { index: 1, name: "lo".to_owned(), link_layer: LinkLayer::Loopback };
+        assert!(accounting.apply_interfaces(&[lo]).is_empty());
+        accounting
+    });
+
+    println!("{:<42}{:>10}{:>18}{:>18}", "nanoseconds per packet", "no-op", "account_receive", "account_transmit");
+    let plain = Kind { transport: Transport::Tcp, options: false, payload: 100 };
+    let options = Kind { options: true, ..plain };
+    let udp = Kind { transport: Transport::Udp, ..plain };
+    for (what, kind, client, server, port) in [
+        ("IPv4/TCP, a mapped API", plain, CLIENT4, SERVER4, 8080),
+        ("IPv4/TCP with options, a mapped API", options, CLIENT4, SERVER4, 8080),
+        ("IPv6/TCP, a mapped API", plain, CLIENT6, SERVER6, 8080),
+        ("IPv4/UDP, a mapped API", udp, CLIENT4, SERVER4, 8080),
+        ("IPv4/TCP, an API with an address", plain, CLIENT4, SERVER4, 8081),
+        ("IPv4/TCP, unmapped", plain, CLIENT4, SERVER4, 8082),
+    ] {
+        let (client, server) = ((client, 40_000), (server, port));
+        let frames = [frame(kind, client, server), frame(kind, server, client)];
+        let [noop, receive, transmit] = measure(accounting.kernel(), &frames);
+        println!(
+            "{what:<42}{noop:>10.1}{:>18}{:>18}",
+            format!("{receive:.1} (+{:.1})", receive - noop),
+            format!("{transmit:.1} (+{:.1})", transmit - noop)
+        );
+    }
+}
+
+fn api(name: &str, port: u16, addresses: Vec<IpAddr>) -> Api {
+    let transports = Transport::ALL.to_vec();
+    Api { name: name.to_owned(), role: Role::Server, transports, ports: vec![port.into()], addresses }
+}
+
+/// Median nanoseconds per packet of the no-op, of the receiving program on the first frame, and of the transmitting one
+/// on the second.
+fn measure(kernel: &mut Kernel, [received, transmitted]: &[Vec<u8>; 2]) -> [f64; 3] {
+    let mut rounds: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        let runs = [
+            kernel.test_run_baseline(received, REPEAT),
+            kernel.test_run(Direction::Receive, received, REPEAT),
+            kernel.test_run(Direction::Transmit, transmitted, REPEAT),
+        ];
+        for (round, run) in rounds.iter_mut().zip(runs) {
+            round.push(run.expect("the kernel takes the frame").duration.as_secs_f64() * 1e9);
+        }
+    }
+    rounds.map(|mut round| {
+        round.sort_unstable_by(f64::total_cmp);
+        round[ROUNDS / 2]
+    })
+}

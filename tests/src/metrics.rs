@@ -18,13 +18,18 @@ pub struct Count {
 pub struct Metrics(pub BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads classic text whose label values hold neither commas nor escapes.
+    /// Reads text whose label values hold no quotes.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line}"));
             let series = match series.split_once('{') {
-                Some((name, labels)) => name_series(name, labels.trim_end_matches('}').split(',')),
+                Some((name, labels)) => {
+                    // Commas stand in values too, but not behind a quote.
+                    let labels = labels.trim_end_matches(['}', '"']).split("\",").map(|label| format!("{label}\""));
+                    let labels: Vec<_> = labels.collect();
+                    name_series(name, labels.iter().map(String::as_str))
+                }
                 None => series.to_owned(),
             };
             (series, value.parse().unwrap_or_else(|_| panic!("not a number: {line}")))

@@ -73,6 +73,6 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     let accounting = shared.accounting();
     match accounting.interfaces().len() {
         0 => (StatusCode::SERVICE_UNAVAILABLE, "not attached to any interface\n".to_owned()),
-        count => (StatusCode::OK, format!("attached to {count} interfaces\n")),
+        count => (StatusCode::OK, format!("attached to {count} interface{}\n", if count == 1 { "" } else { "s" })),
     }
 }
