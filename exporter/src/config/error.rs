@@ -2,7 +2,10 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use figment::{Source, error::Kind};
+use figment::{
+    Source,
+    error::{Actual, Kind},
+};
 use thiserror::Error;
 
 use super::{ENVIRONMENT_PREFIX, file::File};
@@ -11,7 +14,7 @@ use super::{ENVIRONMENT_PREFIX, file::File};
 #[derive(Debug, Error)]
 pub enum ConfigurationError {
     /// The file could not be read.
-    #[error("cannot read the configuration file {}: {source}", path.display())]
+    #[error("cannot read the configuration file {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -46,7 +49,7 @@ pub enum Place {
     },
     /// In the environment.
     Environment,
-    /// On the command line, or nowhere.
+    /// On the command line.
     CommandLine,
 }
 
@@ -63,10 +66,12 @@ impl fmt::Display for Problem {
             Place::File { path, line: Some(line) } => write!(formatter, "{}:{line}: ", path.display())?,
             Place::File { path, line: None } => write!(formatter, "{}: ", path.display())?,
             Place::Environment => {
-                let variable = key.replace('.', "__").to_uppercase();
+                // A variable holds a list as a whole.
+                let parts: Vec<_> = key.split('.').take_while(|part| part.parse::<usize>().is_err()).collect();
+                let variable = parts.join("__").to_uppercase();
                 write!(formatter, "environment variable {ENVIRONMENT_PREFIX}{variable}: ")?;
             }
-            Place::CommandLine => {}
+            Place::CommandLine => formatter.write_str("command line: ")?,
         }
         if !key.is_empty() {
             write!(formatter, "{key}: ")?;
@@ -85,18 +90,15 @@ impl ConfigurationError {
 
 impl Problem {
     fn from_figment(error: figment::Error, file: Option<&File>) -> Self {
-        let figment::Error { metadata, mut path, kind, .. } = error;
+        let figment::Error { metadata, path, kind, .. } = error;
         let message = match kind {
             Kind::Message(message) => message,
-            Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-                format!("found {found}, expected {expected}")
+            Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
+                format!("found {}, expected {}", value(&found), expected(&wanted.to_string()))
             }
             Kind::InvalidLength(found, expected) => format!("found a list of {found}, expected {expected}"),
             Kind::UnknownVariant(found, expected) => format!("found {found:?}, expected one of {}", words(expected)),
-            Kind::UnknownField(found, expected) => {
-                path.push(found);
-                format!("unknown key, expected one of {}", words(expected))
-            }
+            Kind::UnknownField(_, expected) => format!("unknown key, expected one of {}", words(expected)),
             Kind::MissingField(key) => format!("the key {key:?} is missing"),
             Kind::DuplicateField(key) => format!("the key {key:?} is there twice"),
             other => other.to_string(),
@@ -111,6 +113,29 @@ impl Problem {
             _ => Place::CommandLine,
         };
         Self { key: path.join("."), place, message }
+    }
+}
+
+/// A value as its user wrote it.
+fn value(value: &Actual) -> String {
+    match value {
+        Actual::Str(text) => format!("{text:?}"),
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) => number.to_string(),
+        Actual::Float(number) => number.to_string(),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What serde expected, in words that are not about Rust.
+fn expected(expected: &str) -> &str {
+    match expected {
+        "a sequence" => "a list",
+        "i64" => "a whole number",
+        other => other,
     }
 }
 

@@ -17,8 +17,10 @@ use std::{
 };
 
 use figment::{
-    Figment,
+    Error, Figment,
+    Metadata, Profile, Provider,
     providers::{Env, Serialized},
+    value::{Dict, Map},
 };
 use globset::GlobSet;
 
@@ -119,16 +121,31 @@ impl Configuration {
             Some(path) => Some(File::read(path)?),
             None => File::read_if_present(Path::new(DEFAULT_PATH))?,
         };
-        let environment = Env::prefixed(ENVIRONMENT_PREFIX).ignore(&["config"]).split("__");
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX).ignore(&["config"]).split("__").global();
 
         let mut figment = Figment::from(Serialized::defaults(RawConfiguration::default()));
         if let Some(file) = &file {
             figment = figment.merge(file);
         }
-        let figment = figment.merge(environment).merge(Serialized::globals(overrides));
+        let figment = figment.merge(environment).merge(overrides);
         let raw = figment
             .extract::<RawConfiguration>()
             .map_err(|error| ConfigurationError::from_figment(error, file.as_ref()))?;
         validate::validate(raw, file.as_ref(), &figment)
+    }
+}
+
+impl Provider for &Overrides {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("command line")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let mut profiles = Serialized::globals(*self).data()?;
+        // A table that the command line sets nothing of would hide that the file has something else in its place.
+        for set in profiles.values_mut() {
+            set.retain(|_, value| value.as_dict().is_none_or(|table| !table.is_empty()));
+        }
+        Ok(profiles)
     }
 }

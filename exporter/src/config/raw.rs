@@ -1,6 +1,6 @@
 //! What a user may write.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -47,19 +47,19 @@ impl Default for RawConfiguration {
 
 /// `[discovery]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct RawDiscovery {
     /// Time between two looks at the sockets.
     pub interval: Interval,
     /// The most APIs that are made of them.
-    pub limit: usize,
+    pub limit: i64,
     /// How long an API stays after its last socket was closed.
     pub forget_after: Interval,
 }
 
 /// `[log]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct RawLog {
     /// The least important messages that are written.
     pub level: LogLevel,
@@ -69,7 +69,7 @@ pub struct RawLog {
 
 /// `[[api]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct RawApi {
     /// The name.
     pub name: String,
@@ -80,7 +80,7 @@ pub struct RawApi {
     pub transport: OneOrMany<RawTransport>,
     /// Addresses of the end that has the port; any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<OneOrMany<IpAddr>>,
+    pub address: Option<OneOrMany<Address>>,
     /// Which end this host is; the server if absent.
     #[serde(default)]
     pub role: RawRole,
@@ -94,7 +94,7 @@ impl RawApi {
 
 /// A [`Transport`] as it is written.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"tcp\" or \"udp\"")]
 pub enum RawTransport {
     /// TCP.
     Tcp,
@@ -113,7 +113,7 @@ impl From<RawTransport> for Transport {
 
 /// A [`Role`] as it is written.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"server\" or \"client\"")]
 pub enum RawRole {
     /// This host serves the API.
     #[default]
@@ -133,7 +133,7 @@ impl From<RawRole> for Role {
 
 /// How the programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"auto\", \"tcx\" or \"clsact\"")]
 pub enum AttachMode {
     /// By TCX where the kernel has it (Linux 6.6), else as TC filters.
     Auto,
@@ -145,7 +145,7 @@ pub enum AttachMode {
 
 /// The least important messages that are written to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"")]
 pub enum LogLevel {
     /// What made something fail.
     Error,
@@ -161,7 +161,7 @@ pub enum LogLevel {
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"text\" or \"json\"")]
 pub enum LogFormat {
     /// A line of text each.
     Text,
@@ -181,9 +181,40 @@ impl Serialize for Interval {
 
 impl<'de> Deserialize<'de> for Interval {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|_| {
-            de::Error::invalid_value(de::Unexpected::Str(&text), &"a span of time such as \"30s\" or \"5m\"")
-        })
+        let parse = |text: &str| humantime::parse_duration(text).ok();
+        deserializer
+            .deserialize_any(Text { parse, expected: "a span of time such as \"30s\" or \"5m\"" })
+            .map(Self)
+    }
+}
+
+/// An IP address.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Address(pub IpAddr);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| text.parse().ok();
+        deserializer
+            .deserialize_any(Text { parse, expected: "an IP address such as \"10.0.0.1\" or \"2001:db8::1\"" })
+            .map(Self)
+    }
+}
+
+/// Reads what is written as a string, but is not any string.
+struct Text<F> {
+    parse: F,
+    expected: &'static str,
+}
+
+impl<T, F: Fn(&str) -> Option<T>> de::Visitor<'_> for Text<F> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }

@@ -14,7 +14,8 @@ use super::{
     ApiSource, Configuration, Discovery, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
     error::{ConfigurationError, Place, Problem},
     file::File,
-    raw::{RawApi, RawConfiguration, RawDiscovery},
+    one_or_many::OneOrMany,
+    raw::{Address, RawApi, RawConfiguration, RawDiscovery},
 };
 use crate::api::{Api, Role, Transport, reserved};
 
@@ -130,20 +131,37 @@ impl Check<'_> {
             let found = humantime::format_duration(interval.0);
             self.problem("discovery.interval", format!("found \"{found}\", expected at least \"1s\""));
         }
-        if !(1..=MAX_DISCOVERED).contains(limit) {
+        let in_range = usize::try_from(*limit).ok().filter(|limit| (1..=MAX_DISCOVERED).contains(limit));
+        let limit = in_range.unwrap_or_else(|| {
             self.problem("discovery.limit", format!("found {limit}, expected 1 to {MAX_DISCOVERED}"));
-        }
-        Discovery { interval: interval.0, limit: *limit, forget_after: forget_after.0 }
+            MAX_DISCOVERED
+        });
+        Discovery { interval: interval.0, limit, forget_after: forget_after.0 }
     }
 
     fn apis(&mut self, raw: Vec<RawApi>) -> Vec<Api> {
         if raw.len() > MAX_CONFIGURED {
             self.problem("api", format!("found {} APIs, expected at most {MAX_CONFIGURED}", raw.len()));
         }
+        self.addresses(&raw);
         let apis: Vec<_> = raw.into_iter().map(Api::from).collect();
         self.names(&apis);
         self.claims(&apis);
         apis
+    }
+
+    fn addresses(&mut self, raw: &[RawApi]) {
+        for (place, api) in raw.iter().enumerate() {
+            let Some(OneOrMany(addresses)) = &api.address else { continue };
+            let key = format!("api.{place}.address");
+            if addresses.is_empty() {
+                self.problem(&key, "found an empty list, expected at least one address, or no key at all".to_owned());
+            }
+            for Address(address) in addresses.iter().filter(|address| address.0.to_canonical().is_unspecified()) {
+                let expected = "expected the address of one end, or no key at all for any address";
+                self.problem(&key, format!("found \"{address}\", {expected}"));
+            }
+        }
     }
 
     fn names(&mut self, apis: &[Api]) {
@@ -184,17 +202,18 @@ impl Check<'_> {
             let clash = api.claims().find_map(|(transport, port)| {
                 addresses.iter().find_map(|&address| {
                     let owner = owners.insert((transport, api.role, port, address), place)?;
-                    Some((transport, port, owner))
+                    Some((transport, port, address, owner))
                 })
             });
-            if let Some((transport, port, owner)) = clash {
+            if let Some((transport, port, address, owner)) = clash {
                 let message = if owner == place {
                     format!("found port {port} twice, expected each port once")
                 } else {
                     let (name, role) = (&apis[owner].name, api.role.as_str());
                     let transport = transport.as_str();
+                    let at = address.map_or_else(String::new, |address| format!(" at {address}"));
                     format!(
-                        "found {transport} port {port}, which belongs to {name:?} already, expected ports that no other \
+                        "found {transport} port {port}{at}, which belongs to {name:?} already, expected ports that no other \
                          {transport} {role} API has at the same address"
                     )
                 };
@@ -216,7 +235,10 @@ impl From<RawApi> for Api {
         let mut transports: Vec<_> = transport.0.into_iter().map(Transport::from).collect();
         transports.sort_unstable();
         transports.dedup();
-        let addresses = address.map_or_else(Vec::new, |some| some.0.iter().map(IpAddr::to_canonical).collect());
+        let mut addresses: Vec<_> =
+            address.into_iter().flat_map(|some| some.0).map(|Address(address)| address.to_canonical()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
         Self { name, role: role.into(), transports, ports, addresses }
     }
 }
