@@ -1,5 +1,7 @@
 //! The parser against frames of all shapes, and against etherparse, which was written by others.
 
+#![allow(clippy::expect_used, reason = "a test panics for a stack trace")]
+
 use etherparse::{
     EtherType, Ipv4Options, LaxNetSlice, LaxSlicedPacket, PacketBuilder, TcpOptionElement, TransportSlice,
 };
@@ -104,6 +106,7 @@ fn ours(frame: &[u8]) -> Option<Verdict> {
 }
 
 /// Etherparse's opinion, if it is about something that both parsers open: no tags, extension headers or fragments.
+#[expect(clippy::option_option, reason = "no opinion is something else than the opinion that there is nothing")]
 fn theirs(frame: &[u8]) -> Option<Option<Verdict>> {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(frame) else { return Some(None) };
     if !packet.link_exts.is_empty() {

@@ -70,6 +70,7 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     let Configuration { file: _, listen, interfaces: selection, attach, apis, log: _ } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
+    let mut hang_up = on_signal(SignalKind::hangup())?;
 
     let mut follower = Follower::new().map_err(|source| DaemonError::Io { action: "open netlink", source })?;
     let links = follower.links().await?;
@@ -102,6 +103,8 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // Unheard, the signal would end the process, and others take it for the wish to reload.
+            _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
             () = follower.changed() => match follower.links().await {
                 Ok(links) => follow(&shared, &links, &selection, false)?,
                 Err(error) => warn!(%error, "cannot list the network interfaces"),

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use etherparse::{IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpOptionElement, ip_number};
+use etherparse::{
+    IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpOptionElement, ip_number,
+};
 use tidewaiter_common::transport::Transport;
 
 /// An end of a connection.

@@ -94,7 +94,10 @@ impl Metrics {
 
 impl fmt::Display for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().filter(|(_, value)| **value > 0.0).try_for_each(|(key, value)| writeln!(formatter, "{key} {value}"))
+        self.0
+            .iter()
+            .filter(|(_, value)| **value > 0.0)
+            .try_for_each(|(key, value)| writeln!(formatter, "{key} {value}"))
     }
 }
 

@@ -83,9 +83,7 @@ impl Network {
         let network = Self { server: Namespace::new(), client: Namespace::new() };
         let Self { server, client } = &network;
         server.ip(&format!("link add {INTERFACE} type veth peer name {INTERFACE} netns {}", client.name()));
-        for (host, ipv4, ipv6) in
-            [(server, Self::SERVER4, Self::SERVER6), (client, Self::CLIENT4, Self::CLIENT6)]
-        {
+        for (host, ipv4, ipv6) in [(server, Self::SERVER4, Self::SERVER6), (client, Self::CLIENT4, Self::CLIENT6)] {
             output(host.command("ethtool").args(["-K", INTERFACE]).args(offload.switches()));
             // No router answers here; asking for one would only make noise.
             let setting = format!("net.ipv6.conf.{INTERFACE}.router_solicitations=0");

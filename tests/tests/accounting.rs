@@ -79,10 +79,8 @@ fn crafted_packets_of_every_kind_are_counted_exactly() {
         (Transport::Tcp, 9011, "unmapped"),
         (Transport::Tcp, 7000, "left or right"),
     ];
-    let families: [(IpAddr, IpAddr); 2] = [
-        (Network::CLIENT4.into(), Network::SERVER4.into()),
-        (Network::CLIENT6.into(), Network::SERVER6.into()),
-    ];
+    let families: [(IpAddr, IpAddr); 2] =
+        [(Network::CLIENT4.into(), Network::SERVER4.into()), (Network::CLIENT6.into(), Network::SERVER6.into())];
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     let mut expected: Vec<(&str, Direction, Count)> = Vec::new();
     for (client, server) in families {
@@ -149,7 +147,7 @@ fn a_client_of_ours_is_told_from_a_server() {
 }
 
 /// Answers each connection with as many bytes as it is sent, after the last one.
-fn serve_tcp(listener: TcpListener, connections: usize) {
+fn serve_tcp(listener: &TcpListener, connections: usize) {
     for stream in listener.incoming().take(connections) {
         let mut stream = stream.expect("a connection");
         let mut request = Vec::new();
@@ -175,7 +173,7 @@ fn real_connections_over_ipv4_and_ipv6_add_up() {
     for server in Network::SERVERS {
         let server = SocketAddr::new(server, 8080);
         let listener = network.server.run(|| TcpListener::bind(server)).expect("is free");
-        let serving = thread::spawn(move || serve_tcp(listener, 3));
+        let serving = thread::spawn(move || serve_tcp(&listener, 3));
         network.client.run(|| [1, 1_000, 1_000_000].map(|bytes| ask_tcp(server, bytes)));
         serving.join().expect("serves");
     }
@@ -198,7 +196,8 @@ fn real_datagrams_over_ipv4_and_ipv6_are_counted_exactly() {
         let server = SocketAddr::new(server, 53);
         let answering = network.server.run(|| UdpSocket::bind(server)).expect("is free");
         network.client.run(|| {
-            let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let any: IpAddr =
+                if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             let asking = UdpSocket::bind((any, 0)).expect("is free");
             let mut buffer = [0; 2000];
             for _ in 0..500 {
@@ -226,7 +225,7 @@ fn super_packets_count_as_the_packets_that_they_are_on_the_wire() {
         for server in Network::SERVERS {
             let server = SocketAddr::new(server, 8080);
             let listener = network.server.run(|| TcpListener::bind(server)).expect("is free");
-            let serving = thread::spawn(move || serve_tcp(listener, 1));
+            let serving = thread::spawn(move || serve_tcp(&listener, 1));
             network.client.run(|| ask_tcp(server, 5_000_000));
             serving.join().expect("serves");
         }
@@ -244,8 +243,7 @@ fn super_packets_count_as_the_packets_that_they_are_on_the_wire() {
         metrics.assert_the_sums_prove_it();
         for direction in Direction::ALL {
             let count = metrics.interface(INTERFACE, direction);
-            let expected =
-                Count { packets: kernel.packets[direction.index()], bytes: kernel.bytes[direction.index()] };
+            let expected = Count { packets: kernel.packets[direction.index()], bytes: kernel.bytes[direction.index()] };
             assert_eq!(count, expected, "{offload:?}, {}", direction.as_str());
             let labels = [("interface", INTERFACE), ("direction", direction.as_str())];
             let buffers = metrics.get("tidewaiter_interface_buffers_total", &labels).expect("is there");
@@ -264,7 +262,7 @@ fn the_other_sight_of_loopback_traffic_is_a_mirror() {
     let before = exporter.metrics();
     let server = SocketAddr::from(([127, 0, 0, 1], 8080));
     let listener = namespace.run(|| TcpListener::bind(server)).expect("is free");
-    let serving = thread::spawn(move || serve_tcp(listener, 1));
+    let serving = thread::spawn(move || serve_tcp(&listener, 1));
     namespace.run(|| ask_tcp(server, 100));
     serving.join().expect("serves");
 

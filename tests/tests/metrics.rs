@@ -19,15 +19,17 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     metrics::{exposition::Format, registry},
     snapshot::{
-        ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot, ProcessSnapshot,
-        Reason, Snapshot, TableSnapshot,
+        ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
+        ProcessSnapshot, Reason, Snapshot, TableSnapshot,
     },
 };
 use tidewaiter_common::transport::Transport;
 use tidewaiter_tests::{
     command::output,
     exporter::{ADDRESS, Exporter},
-    metrics::Metrics, namespace::Namespace};
+    metrics::Metrics,
+    namespace::Namespace,
+};
 
 const CONFIGURATION: &str = "
     interfaces = [\"lo\"]
@@ -44,7 +46,9 @@ const UPDATE: &str = "UPDATE_GOLDEN";
 
 /// A snapshot with something of everything.
 fn snapshot() -> Snapshot {
-    let counters = |packets: u64| [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
+    let counters = |packets: u64| {
+        [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 })
+    };
     let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
         name: name.to_owned(),
         role: Some(role),
@@ -56,7 +60,8 @@ fn snapshot() -> Snapshot {
         interface.totals[direction.index()].wire = Counters { packets: 1000, bytes: 100_000 };
         interface.totals[direction.index()].buffers = 900;
         for (place, _) in Reason::ALL.iter().enumerate() {
-            interface.uncounted[direction.index()][place] = Counters { packets: place as u64, bytes: 60 * place as u64 };
+            interface.uncounted[direction.index()][place] =
+                Counters { packets: place as u64, bytes: 60 * place as u64 };
         }
     }
     let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
@@ -207,7 +212,7 @@ fn the_answer_is_compressed_for_those_who_ask() {
     let exporter = Exporter::start(&namespace, CONFIGURATION);
     let plain = exporter.get("/metrics", &[]).expect("an answer");
     assert!(!plain.headers().contains_key("content-encoding"));
-    let url = format!("http://{}/metrics", ADDRESS);
+    let url = format!("http://{ADDRESS}/metrics");
     let curl = |arguments: &[&str]| {
         let mut command = namespace.command("curl");
         output(command.args(["-s", "-w", "\n%{size_download} %{content_type}"]).args(arguments).arg(&url))

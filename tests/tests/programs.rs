@@ -1,4 +1,4 @@
-//! The programs by themselves, by BPF_PROG_TEST_RUN: whatever the frame, the packet goes on, and is counted once.
+//! The programs by themselves, by `BPF_PROG_TEST_RUN`: whatever the frame, the packet goes on, and is counted once.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 

@@ -1,7 +1,7 @@
 //! Configuration: defaults, then the file, then the environment, then the command line, validated before anything is
 //! touched.
 //!
-//! [`raw`] is what a user may write, [`validate`] turns it into the model that the rest of the program works with, and
+//! [`raw`] is what a user may write, `validate` turns it into the model that the rest of the program works with, and
 //! [`error`] says what was wrong, where, and what was expected.
 
 pub mod error;
@@ -17,8 +17,7 @@ use std::{
 };
 
 use figment::{
-    Error, Figment,
-    Metadata, Profile, Provider,
+    Error, Figment, Metadata, Profile, Provider,
     providers::{Env, Serialized},
     value::{Dict, Map},
 };
@@ -121,7 +120,11 @@ impl Configuration {
             Some(path) => Some(File::read(path)?),
             None => File::read_if_present(Path::new(DEFAULT_PATH))?,
         };
-        let environment = Env::prefixed(ENVIRONMENT_PREFIX).ignore(&["config"]).split("__").global();
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX)
+            .ignore(&["config"])
+            .filter(|key| !is_service_link(key.as_str()))
+            .split("__")
+            .global();
 
         let mut figment = Figment::from(Serialized::defaults(RawConfiguration::default()));
         if let Some(file) = &file {
@@ -133,6 +136,13 @@ impl Configuration {
             .map_err(|error| ConfigurationError::from_figment(error, file.as_ref()))?;
         validate::validate(raw, file.as_ref(), &figment)
     }
+}
+
+/// Whether a variable, of which `key` is left without the prefix, is not a user's but one that Kubernetes sets in every
+/// container beside a service called "tidewaiter": `TIDEWAITER_SERVICE_HOST`, `TIDEWAITER_PORT_9473_TCP` and others.
+fn is_service_link(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.starts_with("service_") || key == "port" || key.starts_with("port_")
 }
 
 impl Provider for &Overrides {

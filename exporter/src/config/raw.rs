@@ -182,9 +182,7 @@ impl Serialize for Interval {
 impl<'de> Deserialize<'de> for Interval {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let parse = |text: &str| humantime::parse_duration(text).ok();
-        deserializer
-            .deserialize_any(Text { parse, expected: "a span of time such as \"30s\" or \"5m\"" })
-            .map(Self)
+        deserializer.deserialize_any(Text { parse, expected: "a span of time such as \"30s\" or \"5m\"" }).map(Self)
     }
 }
 
