@@ -7,6 +7,7 @@
 pub mod accounting;
 pub mod api;
 pub mod capabilities;
+pub mod chain;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -8,6 +8,7 @@ use std::{
 use clap::Parser as _;
 use tidewaiter::{
     capabilities::CapabilityError,
+    chain::chain,
     check,
     cli::{CheckArguments, Cli, Command, RunArguments},
     config::{Configuration, error::ConfigurationError},
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("tidewaiter: {error:#}");
+        eprintln!("tidewaiter: {}", chain(error.as_ref()));
         exit_code(&error)
     })
 }

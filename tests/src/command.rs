@@ -1,8 +1,17 @@
 //! Running other programs.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take to end when it is asked to.
+const GRACE: Duration = Duration::from_secs(3);
+/// Time between two looks whether it has.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs `command` to its end, which must be a success, and answers with its standard output.
 pub fn output(command: &mut Command) -> String {
@@ -31,14 +40,24 @@ impl Process {
 
     /// Sends `signal`.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).expect("the process is there");
+        self.try_signal(signal).expect("the process is there");
+    }
+
+    fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.0), signal)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.0.kill();
-        self.0.wait().expect("a child can be waited for");
+        // It may have ended by itself. What is asked to end takes its own children along; what will not is made to.
+        self.try_signal(Signal::TERM).ok();
+        let start = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if start.elapsed() > GRACE {
+                self.try_signal(Signal::KILL).ok();
+            }
+            sleep(PAUSE);
+        }
     }
 }

@@ -12,12 +12,14 @@ use std::{
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tidewaiter_common::direction::Direction;
 use ureq::{Agent, Body, http::Response};
 
 use crate::{
     command::{Process, output},
     metrics::Metrics,
     namespace::Namespace,
+    network::{INTERFACE, KernelCounters, Network},
     wait::{wait_for, wait_until},
 };
 
@@ -106,6 +108,11 @@ impl<'a> Exporter<'a> {
         !stat.is_empty() && !stat.contains(") Z ")
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Sends `signal`, and waits for the end.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
         self.process.signal(signal);
@@ -144,6 +151,26 @@ impl<'a> Exporter<'a> {
     #[must_use]
     pub fn text(&self, path: &str, headers: &[(&str, &str)]) -> String {
         String::from_utf8(self.body(path, headers)).expect("text")
+    }
+
+    /// Waits until it has seen what the kernel has counted on the wire since `before`, and sees that both agree in every
+    /// number, and that its own sums do.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[must_use]
+    pub fn agree_with_kernel(&self, network: &Network, before: KernelCounters) -> Metrics {
+        let expected = network.kernel_counters() - before;
+        assert_eq!(expected.dropped, [0, 0], "the device dropped packets");
+        let metrics = wait_for("the exporter to have seen every packet", || {
+            let metrics = self.metrics();
+            let seen = Direction::ALL.map(|direction| metrics.interface(INTERFACE, direction).packets);
+            (seen == expected.packets).then_some(metrics)
+        });
+        let bytes = Direction::ALL.map(|direction| metrics.interface(INTERFACE, direction).bytes);
+        assert_eq!(bytes, expected.bytes);
+        metrics.assert_the_sums_prove_it();
+        metrics
     }
 
     /// What `/metrics` says now.

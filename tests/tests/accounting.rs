@@ -12,9 +12,9 @@ use tidewaiter_common::{direction::Direction, transport::Transport};
 use tidewaiter_tests::{
     exporter::Exporter,
     frames::{Kind, frame},
-    metrics::{Count, Metrics},
+    metrics::Count,
     namespace::Namespace,
-    network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
+    network::{INTERFACE, Network, Offload, send_frames},
     wait::wait_for,
 };
 
@@ -44,21 +44,6 @@ const CONFIGURATION: &str = r#"
     ports = [7000]
     address = "fd77::1"
 "#;
-
-/// Waits until the exporter has seen what the kernel has, and sees that both agree in every number.
-fn agree_with_kernel(exporter: &Exporter<'_>, network: &Network, before: KernelCounters) -> Metrics {
-    let expected = network.kernel_counters() - before;
-    assert_eq!(expected.dropped, [0, 0], "the device dropped packets");
-    let metrics = wait_for("the exporter to have seen every packet", || {
-        let metrics = exporter.metrics();
-        let seen = Direction::ALL.map(|direction| metrics.interface(INTERFACE, direction).packets);
-        (seen == expected.packets).then_some(metrics)
-    });
-    let bytes = Direction::ALL.map(|direction| metrics.interface(INTERFACE, direction).bytes);
-    assert_eq!(bytes, expected.bytes);
-    metrics.assert_the_sums_prove_it();
-    metrics
-}
 
 #[test]
 fn crafted_packets_of_every_kind_are_counted_exactly() {
@@ -108,7 +93,7 @@ fn crafted_packets_of_every_kind_are_counted_exactly() {
         host.run(|| send_frames(INTERFACE, frames, TIMES)).expect("is sent");
     }
 
-    let metrics = agree_with_kernel(&exporter, &network, before);
+    let metrics = exporter.agree_with_kernel(&network, before);
     for api in ["orders", "names", "both", "upstream", "left", "right", "unmapped"] {
         for direction in Direction::ALL {
             let role = match api {
@@ -178,7 +163,7 @@ fn real_connections_over_ipv4_and_ipv6_add_up() {
         serving.join().expect("serves");
     }
     network.wait_until_quiet();
-    let metrics = agree_with_kernel(&exporter, &network, before);
+    let metrics = exporter.agree_with_kernel(&network, before);
     for direction in Direction::ALL {
         let Count { packets, bytes } = metrics.api("orders", "server", direction);
         // All of the payload, in packets of 1448 bytes at the most, and not many more.
@@ -209,7 +194,7 @@ fn real_datagrams_over_ipv4_and_ipv6_are_counted_exactly() {
             }
         });
     }
-    let metrics = agree_with_kernel(&exporter, &network, before);
+    let metrics = exporter.agree_with_kernel(&network, before);
     let bytes = |payload: u64| 500 * ((14 + 20 + 8 + payload) + (14 + 40 + 8 + payload));
     let expected = [100, 1000].map(|payload| Count { packets: 1000, bytes: bytes(payload) });
     assert_eq!(Direction::ALL.map(|direction| metrics.api("names", "server", direction)), expected);

@@ -168,8 +168,8 @@ fn only_the_capabilities_that_are_needed_are_kept() {
     });
 }
 
-/// Runs the exporter in `namespace` as user "nobody" with `granted` capabilities and no others, until it ends.
-fn run_as_nobody(namespace: &Namespace, granted: &str) -> Output {
+/// Runs the exporter in `namespace` with `arguments` as user "nobody" with `granted` capabilities and no others, until it ends.
+fn run_as_nobody(namespace: &Namespace, granted: &str, arguments: &[&str]) -> Output {
     // "nobody" may not look into the build directory.
     let directory = tempfile::tempdir_in("/tmp").expect("a directory");
     let copy = directory.path().join("tidewaiter");
@@ -178,9 +178,11 @@ fn run_as_nobody(namespace: &Namespace, granted: &str) -> Output {
     let mut command = namespace.command("setpriv");
     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps", granted]);
     command.args(["--ambient-caps", granted, "timeout", "--signal=TERM", "2"]);
-    command.arg(&copy).args(["--interface", "lo", "--listen", ADDRESS]);
-    command.output().expect("runs")
+    command.arg(&copy).args(arguments).output().expect("runs")
 }
+
+/// Arguments to account `lo`.
+const RUN: [&str; 4] = ["--interface", "lo", "--listen", ADDRESS];
 
 #[test]
 fn missing_capabilities_are_named_with_the_command_that_grants_them() {
@@ -191,7 +193,7 @@ fn missing_capabilities_are_named_with_the_command_that_grants_them() {
         ("+bpf,+net_admin", "missing CAP_PERFMON: "),
         ("+net_admin,+perfmon", "missing CAP_BPF: "),
     ] {
-        let result = run_as_nobody(&namespace, granted);
+        let result = run_as_nobody(&namespace, granted, &RUN);
         let message = String::from_utf8_lossy(&result.stderr);
         assert_eq!(result.status.code(), Some(77), "{granted}: {message}");
         let advice = "run as root, or grant it: setcap cap_bpf,cap_net_admin,cap_perfmon+ep /";
@@ -202,9 +204,61 @@ fn missing_capabilities_are_named_with_the_command_that_grants_them() {
 #[test]
 fn the_named_capabilities_are_enough() {
     let namespace = Namespace::new();
-    let result = run_as_nobody(&namespace, "+bpf,+net_admin,+perfmon");
+    let result = run_as_nobody(&namespace, "+bpf,+net_admin,+perfmon", &RUN);
     let message = String::from_utf8_lossy(&result.stderr);
     // `timeout` ends it with SIGTERM, which it answers with an orderly end.
     assert!(message.contains("serving metrics") && message.contains("stopping"), "{message}");
     assert_eq!(attached(&namespace), (0, 0));
+}
+
+#[test]
+fn the_doctor_says_what_is_there_and_what_is_missing() {
+    let namespace = Namespace::new();
+    let subjects = [
+        "kernel",
+        "TC programs",
+        "TCX",
+        "XDP programs",
+        "ring buffer",
+        "BTF",
+        "BPF file system",
+        "CAP_BPF",
+        "CAP_NET_ADMIN",
+        "CAP_PERFMON",
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_READ_SEARCH",
+    ];
+    let verdict = |report: &str, subject: &str| {
+        let lines = report.lines().filter(|line| line.get(9..33).is_some_and(|field| field.trim_end() == subject));
+        let verdicts: Vec<_> = lines.map(|line| line[..8].trim_end().to_owned()).collect();
+        assert_eq!(verdicts.len(), 1, "{subject} in {report}");
+        verdicts[0].clone()
+    };
+
+    let result = namespace.command(binary()).arg("doctor").output().expect("runs");
+    let report = String::from_utf8(result.stdout).expect("is text");
+    assert_eq!(result.status.code(), Some(0), "{report}");
+    for subject in subjects {
+        let verdict = verdict(&report, subject);
+        // Not every machine has the BPF file system mounted.
+        assert!(verdict == "ok" || subject == "BPF file system", "{report}");
+    }
+    assert_eq!(report.lines().count(), subjects.len());
+
+    let result = run_as_nobody(&namespace, "-all", &["doctor"]);
+    let report = String::from_utf8(result.stdout).expect("is text");
+    assert_eq!(result.status.code(), Some(1), "{report}");
+    assert_eq!(verdict(&report, "kernel"), "ok");
+    assert_eq!(verdict(&report, "CAP_BPF"), "MISSING");
+    assert_eq!(verdict(&report, "CAP_SYS_PTRACE"), "lacking");
+    assert!(report.contains("run as root, or grant it: setcap cap_bpf,cap_net_admin,cap_perfmon+ep /"), "{report}");
+}
+
+#[test]
+fn a_hang_up_does_not_end_it() {
+    let namespace = Namespace::new();
+    let exporter = Exporter::start(&namespace, &configuration("auto"));
+    exporter.signal(Signal::HUP);
+    wait_until("an answer", || exporter.log().contains("restart to apply a change"));
+    assert_eq!(exporter.status("/healthz"), Some(200));
 }

@@ -15,9 +15,10 @@ use tracing::warn;
 use self::{apis::ApiRegistry, interfaces::InterfaceRegistry};
 use crate::{
     api::Api,
+    chain::chain,
     config::AttachMode,
     interfaces::Interface,
-    kernel::{Kernel, KernelError, error::chain},
+    kernel::{Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
 };
 

@@ -94,7 +94,7 @@ impl Problem {
         let message = match kind {
             Kind::Message(message) => message,
             Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-                format!("found {}, expected {}", value(&found), expected(&wanted.to_string()))
+                format!("found {}, expected {}", value(&found), expected(&wanted))
             }
             Kind::InvalidLength(found, expected) => format!("found a list of {found}, expected {expected}"),
             Kind::UnknownVariant(found, expected) => format!("found {found:?}, expected one of {}", words(expected)),

@@ -3,6 +3,8 @@
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
+use crate::chain::chain;
+
 /// What can go wrong with the kernel.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -69,18 +71,4 @@ pub enum KernelError {
         /// Why.
         source: Box<ProgramError>,
     },
-}
-
-/// An error and what caused it, in one line: the library's own messages often leave the cause to its source.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -9,6 +9,8 @@ use aya::{
 };
 use rustix::{fs::statfs, io::Errno};
 
+use crate::chain::chain;
+
 /// Where the kernel shows its own type information.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Where the BPF file system is, if it is mounted.
@@ -32,7 +34,7 @@ impl<E: std::error::Error + 'static> From<Result<bool, E>> for Support {
         match result {
             Ok(true) => Self::Yes,
             Ok(false) => Self::No,
-            Err(error) => Self::Unknown(super::error::chain(&error)),
+            Err(error) => Self::Unknown(chain(&error)),
         }
     }
 }
@@ -56,7 +58,7 @@ pub fn tcx() -> Support {
         Ok(_) => Support::Yes,
         Err(error) => match super::attach::io_error(&error).map(io::Error::kind) {
             Some(io::ErrorKind::InvalidInput) => Support::No,
-            _ => Support::Unknown(super::error::chain(&error)),
+            _ => Support::Unknown(chain(&error)),
         },
     }
 }
