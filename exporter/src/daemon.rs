@@ -1,28 +1,25 @@
 //! The daemon: everything put together, from start to end.
 
-use std::{future::pending, io, net::SocketAddr, time::Instant};
+use std::{future::pending, io, net::SocketAddr, time::Duration};
 
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::{Interval, MissedTickBehavior, interval},
+    sync::{mpsc::Receiver, oneshot},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
 use crate::{
     accounting::Accounting,
-    api::Api,
     capabilities::{self, CapabilityError},
-    config::{ApiSource, Configuration, Discovery, InterfaceSelection, error::ConfigurationError},
-    discovery::{
-        DiscoveredApis,
-        helper::{Helper, HelperError},
-    },
+    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError},
+    discovery::{self, Scan, helper::HelperError},
     http::{self, Shared},
     interfaces::{Follower, Links},
     kernel::{Kernel, KernelError},
+    slots::GRACE,
 };
 
 /// Why the daemon could not start or go on.
@@ -64,15 +61,15 @@ pub enum DaemonError {
 /// Runs until SIGTERM or SIGINT.
 ///
 /// Everything that can be refused is asked for in an order that leaves nothing behind: configuration, permissions and
-/// the listening port before anything is attached. There is one thread until the capabilities are given up, and the
-/// runtime has no other: capabilities belong to threads.
+/// the listening port before anything is attached. The capabilities are given up before the first request is answered;
+/// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     let Configuration { file: _, listen, interfaces: selection, attach, apis, log: _ } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
 
-    let mut follower = Follower::new().map_err(|source| DaemonError::Io { action: "open netlink", source })?;
+    let follower = Follower::new().map_err(|source| DaemonError::Io { action: "open netlink", source })?;
     let links = follower.links().await?;
     links.validate(&selection)?;
     capabilities::require()?;
@@ -80,40 +77,40 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     let address = listener.local_addr().map_err(|source| DaemonError::Listen { address: listen, source })?;
 
     let shared = Shared::new(Accounting::new(Kernel::load()?, attach));
+    let mut discovered = match apis {
+        ApiSource::Configured(apis) => {
+            shared.accounting().apply_apis(&apis)?;
+            None
+        }
+        ApiSource::Discovered(discovery) => Some(discovery::start(discovery)?),
+    };
+    let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
+    if let Some(failure) = following.apply(&shared, &links).pop() {
+        return Err(failure.into());
+    }
+    capabilities::keep_only(&capabilities::KEPT)?;
+    if let Some(discovered) = &mut discovered
+        && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
+    {
+        apply_scan(&shared, scan);
+    }
+
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, http::router(shared.clone()), async {
         // An error means that the other end is gone, which is to stop as well.
         stopped.await.unwrap_or_default();
     }));
-
-    let mut discovery = None;
-    let apis = match apis {
-        ApiSource::Configured(apis) => apis,
-        ApiSource::Discovered(settings) => {
-            discovery = Some(Discoverer::start(settings)?);
-            Discoverer::next(&mut discovery).await
-        }
-    };
-    shared.accounting().apply_apis(&apis)?;
-    follow(&shared, &links, &selection, true)?;
-    capabilities::keep_only(&capabilities::KEPT)?;
     info!(%address, "serving metrics");
 
+    // Each branch may be cancelled while it waits: none loses anything by that.
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             // Unheard, the signal would end the process, and others take it for the wish to reload.
             _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
-            () = follower.changed() => match follower.links().await {
-                Ok(links) => follow(&shared, &links, &selection, false)?,
-                Err(error) => warn!(%error, "cannot list the network interfaces"),
-            },
-            apis = Discoverer::next(&mut discovery) => {
-                if let Err(error) = shared.accounting().apply_apis(&apis) {
-                    error!(%error, "cannot change which APIs are counted");
-                }
-            }
+            () = following.is_due() => following.look(&shared).await,
+            Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
         }
     }
 
@@ -124,65 +121,78 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
+const FIRST_SCAN: Duration = Duration::from_secs(5);
+
+/// The next look at the listening sockets; waits for ever where nobody looks.
+async fn next_scan(discovered: &mut Option<Receiver<Scan>>) -> Option<Scan> {
+    match discovered {
+        Some(discovered) => discovered.recv().await,
+        None => pending().await,
+    }
+}
+
+/// Makes what was found the APIs that are counted.
+fn apply_scan(shared: &Shared, Scan { apis, collector }: Scan) {
+    let mut accounting = shared.accounting();
+    accounting.note_discovery(collector);
+    if let Some(apis) = apis
+        && let Err(error) = accounting.apply_apis(&apis)
+    {
+        error!(%error, "cannot change which APIs are counted: trying again after the next look at the sockets");
+    }
+}
+
 fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonError> {
     signal(kind).map_err(|source| DaemonError::Io { action: "wait for signals", source })
 }
 
-/// Has those of `links` accounted that are selected.
-///
-/// # Errors
-/// At the `start`, the first failure; later on, failures are logged, because the next change may mend them.
-fn follow(shared: &Shared, links: &Links, selection: &InterfaceSelection, start: bool) -> Result<(), DaemonError> {
-    let wanted = links.select(selection);
-    if start {
-        if let InterfaceSelection::Default = selection
-            && links.default_routes.is_empty()
-        {
-            warn!("there is no default route: only the loopback interface is accounted");
-        }
-        for interface in links.unreadable(selection) {
-            warn!(
-                interface = interface.name,
-                "its frames have no Ethernet header, which cannot be read yet: not accounting it"
-            );
-        }
-    }
-    let mut failures = shared.accounting().apply_interfaces(&wanted);
-    if start && !failures.is_empty() {
-        return Err(failures.swap_remove(0).into());
-    }
-    for error in failures {
-        warn!(%error, "cannot account an interface");
-    }
-    Ok(())
+/// Keeps what is accounted in step with the interfaces that there are.
+struct Following {
+    follower: Follower,
+    selection: InterfaceSelection,
+    /// Names of those that are selected but cannot be read, as they were last told.
+    unreadable: Vec<String>,
+    /// When to look again although nothing has changed, because the last look met a failure.
+    retry: Option<Instant>,
 }
 
-/// Keeps the APIs in step with the listening sockets.
-struct Discoverer {
-    helper: Helper,
-    ticks: Interval,
-    apis: DiscoveredApis,
-}
-
-impl Discoverer {
-    fn start(discovery: Discovery) -> Result<Self, DaemonError> {
-        let mut ticks = interval(discovery.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { helper: Helper::start()?, ticks, apis: DiscoveredApis::new(discovery) })
-    }
-
-    /// The APIs, when it is time to look again; the first time is at once. Waits for ever where nothing is to be
-    /// discovered, or nothing more can be.
-    async fn next(discoverer: &mut Option<Self>) -> Vec<Api> {
-        let Some(Self { helper, ticks, apis }) = discoverer else { return pending().await };
-        ticks.tick().await;
-        match helper.listeners().await {
-            Ok(listeners) => apis.update(&listeners, Instant::now()),
-            Err(error) => {
-                error!(%error, "APIs are not discovered any more: those that are known stay");
-                *discoverer = None;
-                pending().await
+impl Following {
+    /// Waits until it is time to look: something has changed, or something has failed a while ago.
+    async fn is_due(&mut self) {
+        let retry = async {
+            match self.retry {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
             }
+        };
+        tokio::select! {
+            () = self.follower.changed() => {}
+            () = retry => {}
         }
+    }
+
+    /// Looks at the interfaces, and has those accounted that are selected. What fails is logged, and tried again.
+    async fn look(&mut self, shared: &Shared) {
+        self.retry = None;
+        let failures: Vec<DaemonError> = match self.follower.links().await {
+            Ok(links) => self.apply(shared, &links).into_iter().map(DaemonError::from).collect(),
+            Err(error) => vec![error.into()],
+        };
+        for error in failures {
+            warn!(%error, "cannot account an interface: trying again");
+            // By then, slots that are not free now will be.
+            self.retry = Some(Instant::now() + 2 * GRACE);
+        }
+    }
+
+    /// Has those of `links` accounted that are selected; answers with what failed.
+    fn apply(&mut self, shared: &Shared, links: &Links) -> Vec<KernelError> {
+        let unreadable: Vec<_> = links.unreadable(&self.selection).map(|interface| interface.name.clone()).collect();
+        for interface in unreadable.iter().filter(|name| !self.unreadable.contains(name)) {
+            warn!(interface, "its frames have no Ethernet header, which cannot be read yet: not accounting it");
+        }
+        self.unreadable = unreadable;
+        shared.accounting().apply_interfaces(&links.select(&self.selection))
     }
 }

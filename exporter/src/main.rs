@@ -79,7 +79,12 @@ fn runtime() -> io::Result<Runtime> {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let daemon = error.downcast_ref::<DaemonError>();
     let is_configuration = error.is::<ConfigurationError>() || matches!(daemon, Some(DaemonError::Configuration(_)));
-    let is_permission = matches!(daemon, Some(DaemonError::Capability(CapabilityError::Missing(_))));
+    let is_permission = match daemon {
+        Some(DaemonError::Capability(CapabilityError::Missing(_))) => true,
+        // Capabilities of another user namespace than the first are no good for BPF.
+        Some(DaemonError::Kernel(error)) => error.is_not_permitted(),
+        _ => false,
+    };
     ExitCode::from(match (is_configuration, is_permission) {
         (true, _) => BAD_CONFIGURATION,
         (_, true) => NOT_PERMITTED,

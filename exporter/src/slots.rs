@@ -41,6 +41,12 @@ impl Slots {
         Some(self.next - 1)
     }
 
+    /// How many slots are not to be had: given out, or retired and not recycled yet.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        usize::from(self.next) - 1 - self.free.len()
+    }
+
     /// Gives back `slot`, which has just left the tables.
     pub fn retire(&mut self, slot: u16, now: Instant) {
         self.retired.push_back((slot, now));
@@ -77,12 +83,13 @@ mod tests {
 
         let now = Instant::now();
         slots.retire(2, now);
-        assert_eq!(slots.take(), None, "a retired slot is still counted in");
+        assert_eq!((slots.take(), slots.in_use()), (None, 2), "a retired slot is still counted in");
         assert_eq!(slots.retired().collect::<Vec<_>>(), [2]);
         assert_eq!(slots.recyclable(now), None, "before its time");
 
         assert_eq!(slots.recyclable(now + GRACE), Some(2));
         slots.recycle();
+        assert_eq!(slots.in_use(), 1);
         assert_eq!((slots.take(), slots.retired().count()), (Some(2), 0));
     }
 }

@@ -233,28 +233,3 @@ fn the_other_pages_are_there() {
     assert_eq!(exporter.text("/readyz", &[]), "attached to 1 interface\n");
     assert_eq!(exporter.status("/nothing/here"), Some(404));
 }
-
-/// What the switch of BPF statistics was before. It is the whole machine's, so it is turned back even on a panic.
-struct Statistics(String);
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        fs::write("/proc/sys/kernel/bpf_stats_enabled", &self.0).expect("is root");
-    }
-}
-
-#[test]
-fn program_statistics_are_there_while_the_kernel_keeps_them() {
-    let namespace = Namespace::new();
-    let exporter = Exporter::start(&namespace, CONFIGURATION);
-    let runs = |exporter: &Exporter<'_>| {
-        exporter.metrics().get("tidewaiter_program_runs_total", &[("program", "account_receive")])
-    };
-    let switch = Statistics(fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").expect("is there"));
-    if switch.0.trim() == "0" {
-        assert_eq!(runs(&exporter), None);
-    }
-    fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").expect("is root");
-    assert!(runs(&exporter).is_some());
-    assert!(runs(&exporter) > Some(5), "each scrape is some packets");
-}

@@ -60,17 +60,21 @@ impl ApiRegistry {
         }
     }
 
-    /// How many APIs there are, and how many slots are in use.
+    /// How many APIs there are.
     pub(super) fn len(&self) -> usize {
         self.current.len()
+    }
+
+    /// How many slots are taken, those of APIs that have just gone included.
+    pub(super) fn slots_in_use(&self) -> usize {
+        self.slots.in_use()
     }
 
     /// Makes `wanted` the APIs that are counted: those that were counted before go on from where they are.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, wanted: &[Api], now: Instant) -> Result<(), KernelError> {
         self.recycle(kernel, now)?;
 
-        let names: HashSet<_> = wanted.iter().map(Identity::from).collect();
-        let gone: Vec<_> = self.current.extract_if(.., |identity, _| !names.contains(identity)).collect();
+        let identities: HashSet<_> = wanted.iter().map(Identity::from).collect();
         for api in wanted {
             let identity = Identity::from(api);
             let slot = if let Some((slot, _)) = self.current.get(&identity) {
@@ -84,8 +88,10 @@ impl ApiRegistry {
             };
             self.current.insert(identity, (slot, Arc::new(api.clone())));
         }
-        self.write_tables(kernel)?;
+        // Until the tables are written, all of them, what is to go is still there: a failure loses no count.
+        self.write_tables(kernel, &identities)?;
 
+        let gone: Vec<_> = self.current.extract_if(.., |identity, _| !identities.contains(identity)).collect();
         for (Identity { name, role }, (slot, _)) in gone {
             info!(api = name, role = role.as_str(), "an API is no more: its totals move to \"removed\"");
             self.slots.retire(slot.0, now);
@@ -107,11 +113,11 @@ impl ApiRegistry {
         Ok(())
     }
 
-    /// Writes what differs between the kernel's tables and the current APIs.
+    /// Writes what differs between the kernel's tables and what the APIs with `identities` would have them say.
     ///
     /// What is new or changed is written before what is old is cleared, so a port that stays mapped is never unmapped.
-    fn write_tables(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
-        let (ports, addresses) = self.tables();
+    fn write_tables(&mut self, kernel: &mut Kernel, identities: &HashSet<Identity>) -> Result<(), KernelError> {
+        let (ports, addresses) = self.tables(identities);
         for (key, &slot) in &addresses {
             if self.addresses.get(key) != Some(&slot) {
                 kernel.set_address(key, Some(slot))?;
@@ -124,22 +130,25 @@ impl ApiRegistry {
                 self.ports.insert(index, entry);
             }
         }
-        for index in self.ports.keys().filter(|index| !ports.contains_key(index)) {
-            kernel.set_port(*index, PortEntry::UNMAPPED)?;
+        let old: Vec<_> = self.ports.keys().filter(|index| !ports.contains_key(index)).copied().collect();
+        for index in old {
+            kernel.set_port(index, PortEntry::UNMAPPED)?;
+            self.ports.remove(&index);
         }
-        self.ports = ports;
-        for key in self.addresses.keys().filter(|key| !addresses.contains_key(key)) {
-            kernel.set_address(key, None)?;
+        let old: Vec<_> = self.addresses.keys().filter(|key| !addresses.contains_key(key)).copied().collect();
+        for key in old {
+            kernel.set_address(&key, None)?;
+            self.addresses.remove(&key);
         }
-        self.addresses = addresses;
         Ok(())
     }
 
-    /// The kernel's tables as the current APIs would have them.
-    fn tables(&self) -> (HashMap<u32, PortEntry>, HashMap<AddressKey, ApiSlot>) {
+    /// The kernel's tables as the APIs with `identities` would have them.
+    fn tables(&self, identities: &HashSet<Identity>) -> (HashMap<u32, PortEntry>, HashMap<AddressKey, ApiSlot>) {
         let mut ports = HashMap::new();
         let mut addresses = HashMap::new();
-        for (slot, api) in self.current.values() {
+        let current = self.current.iter().filter(|(identity, _)| identities.contains(identity));
+        for (slot, api) in current.map(|(_, api)| api) {
             for (transport, port) in api.claims() {
                 let entry = ports.entry(port_index(transport, port)).or_insert(PortEntry::UNMAPPED);
                 if api.addresses.is_empty() {

@@ -33,6 +33,11 @@ impl InterfaceRegistry {
         self.current.values().map(|(_, interface)| interface)
     }
 
+    /// How many slots are taken, those of interfaces that have just gone included.
+    pub(super) fn slots_in_use(&self) -> usize {
+        self.slots.in_use()
+    }
+
     /// Makes `wanted` the interfaces that are accounted; answers with what could not be attached to.
     ///
     /// An interface that was renamed ends under its old name and begins under the new one.

@@ -31,19 +31,26 @@ pub struct Accounting {
     kernel: Kernel,
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
+    /// How the last look at the listening sockets went, if anybody looks.
+    discovery: Option<CollectorSnapshot>,
 }
 
 impl Accounting {
     /// Accounts nothing yet, by a `kernel` that was just loaded.
     #[must_use]
     pub fn new(kernel: Kernel, mode: AttachMode) -> Self {
-        Self { kernel, apis: ApiRegistry::new(), interfaces: InterfaceRegistry::new(mode) }
+        Self { kernel, apis: ApiRegistry::new(), interfaces: InterfaceRegistry::new(mode), discovery: None }
     }
 
     /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
     /// are; the totals of others move to `removed`.
     pub fn apply_apis(&mut self, wanted: &[Api]) -> Result<(), KernelError> {
         self.apis.apply(&mut self.kernel, wanted, Instant::now())
+    }
+
+    /// Takes note of how the last look at the listening sockets went.
+    pub const fn note_discovery(&mut self, collector: CollectorSnapshot) {
+        self.discovery = Some(collector);
     }
 
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
@@ -75,7 +82,7 @@ impl Accounting {
 
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
     pub fn snapshot(&mut self) -> Snapshot {
-        let mut collectors = Vec::new();
+        let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let interfaces = collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel));
         let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel));
         let programs = collect(&mut collectors, "programs", || {
@@ -83,10 +90,10 @@ impl Accounting {
         });
         let process = collect(&mut collectors, "process", process::snapshot);
         let tables = vec![
-            TableSnapshot { name: "apis", entries: self.apis.len(), capacity: usize::from(MAX_APIS) - 1 },
+            TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
             TableSnapshot {
                 name: "interfaces",
-                entries: self.interfaces.current().len(),
+                entries: self.interfaces.slots_in_use(),
                 capacity: usize::from(MAX_INTERFACES) - 1,
             },
         ];

@@ -198,7 +198,7 @@ impl Check<'_> {
                 self.problem(format!("api.{place}.transport"), message);
             }
             by_address += api.claims().count() * api.addresses.len();
-            let addresses = Api::addresses_or_any(&api.addresses);
+            let addresses = addresses_or_any(&api.addresses);
             let clash = api.claims().find_map(|(transport, port)| {
                 addresses.iter().find_map(|&address| {
                     let owner = owners.insert((transport, api.role, port, address), place)?;
@@ -243,9 +243,7 @@ impl From<RawApi> for Api {
     }
 }
 
-impl Api {
-    /// Each of `addresses`, or `None` once if any will do.
-    pub(crate) fn addresses_or_any(addresses: &[IpAddr]) -> Vec<Option<IpAddr>> {
-        if addresses.is_empty() { vec![None] } else { addresses.iter().copied().map(Some).collect() }
-    }
+/// Each of `addresses`, or `None` once if any will do.
+fn addresses_or_any(addresses: &[IpAddr]) -> Vec<Option<IpAddr>> {
+    if addresses.is_empty() { vec![None] } else { addresses.iter().copied().map(Some).collect() }
 }

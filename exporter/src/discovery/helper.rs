@@ -3,7 +3,7 @@
 //! Whose a socket is can only be seen by one who may look into other processes (`CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH`).
 //! The daemon, which speaks to the network, gives these capabilities up. So it starts a second process of the same
 //! program first, which keeps nothing but these two, hears nobody but the daemon, and answers each line on its standard
-//! input with one line: the listening sockets, as JSON. It ends when the daemon does, however that ends.
+//! input with one line, as JSON: the listening sockets. It ends when the daemon does, however that ends.
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -11,7 +11,6 @@ use std::{
 };
 
 use caps::Capability;
-use procfs::ProcError;
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -36,12 +35,23 @@ pub enum HelperError {
     /// It said something else than expected.
     #[error("the process that looks for listening sockets answered something unexpected: {0}")]
     Answer(#[from] serde_json::Error),
-    /// It could not look.
+    /// It could not look, this time.
     #[error("cannot list the listening sockets: {0}")]
-    Scan(#[from] ProcError),
+    Scan(String),
     /// It could not give up its capabilities.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
+}
+
+/// What the helper answers: the listening sockets, or why they could not be listed.
+type Answer = Result<Vec<Listener>, String>;
+
+impl HelperError {
+    /// Whether it may go better the next time.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Scan(_))
+    }
 }
 
 /// The helper as the daemon sees it. Dropping it ends the process.
@@ -70,7 +80,7 @@ impl Helper {
     pub async fn listeners(&mut self) -> Result<Vec<Listener>, HelperError> {
         self.requests.write_all(b"\n").await?;
         let answer = self.answers.next_line().await?.ok_or(HelperError::Ended)?;
-        Ok(serde_json::from_str(&answer)?)
+        serde_json::from_str::<Answer>(&answer)?.map_err(HelperError::Scan)
     }
 }
 
@@ -81,7 +91,8 @@ pub fn serve() -> Result<(), HelperError> {
     let mut output = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         line?;
-        serde_json::to_writer(&mut output, &scanner.scan()?)?;
+        let answer: Answer = scanner.scan().map_err(|error| error.to_string());
+        serde_json::to_writer(&mut output, &answer)?;
         output.write_all(b"\n")?;
         output.flush()?;
     }

@@ -36,9 +36,9 @@ struct Socket {
 /// Finds listening sockets, and remembers whose they are.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Process names by the inode of the socket. Looking through all the files of all processes is slow on a large
-    /// host, and only a new socket makes it necessary.
-    names: HashMap<u64, String>,
+    /// Process names by the inode of the socket; `None` where no process could be seen to have it. Looking through all
+    /// the files of all processes is slow on a large host, and only a new socket makes it necessary.
+    names: HashMap<u64, Option<String>>,
 }
 
 impl Scanner {
@@ -56,7 +56,7 @@ impl Scanner {
         Ok(sockets
             .into_iter()
             .map(|Socket { transport, address, port, inode }| Listener {
-                process: self.names.get(&inode).cloned(),
+                process: self.names.get(&inode).cloned().flatten(),
                 transport,
                 port,
                 address: (!address.is_unspecified()).then_some(address),
@@ -71,8 +71,11 @@ impl Scanner {
             let (name, inodes) = found;
             for inode in inodes {
                 // A socket that several processes share belongs to the oldest: the first by number.
-                self.names.entry(inode).or_insert_with(|| name.clone());
+                self.names.entry(inode).or_default().get_or_insert_with(|| name.clone());
             }
+        }
+        for &inode in inodes {
+            self.names.entry(inode).or_default();
         }
         Ok(())
     }

@@ -4,18 +4,70 @@ pub mod helper;
 pub mod listeners;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     time::Instant,
 };
 
-use tracing::{info, warn};
+use tokio::{
+    sync::mpsc::{self, Receiver},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
 
-use self::listeners::Listener;
+use self::{
+    helper::{Helper, HelperError},
+    listeners::Listener,
+};
 use crate::{
     api::{Api, Role, Transport},
     config::Discovery,
+    snapshot::CollectorSnapshot,
 };
+
+/// One look at the listening sockets.
+#[derive(Debug)]
+pub struct Scan {
+    /// The APIs that they amount to; `None` if they could not be seen.
+    pub apis: Option<Vec<Api>>,
+    /// How the look went.
+    pub collector: CollectorSnapshot,
+}
+
+/// Starts to look at the listening sockets, at once and then again and again, in a task of its own. Must be called while
+/// the capabilities are still there.
+///
+/// # Errors
+/// If the helper process cannot be started.
+pub fn start(discovery: Discovery) -> Result<Receiver<Scan>, HelperError> {
+    let mut helper = Helper::start()?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut known = DiscoveredApis::new(discovery);
+        let mut ticks = interval(discovery.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let start = Instant::now();
+            let listeners = helper.listeners().await;
+            let collector =
+                CollectorSnapshot { name: "discovery", success: listeners.is_ok(), duration: start.elapsed() };
+            let is_over = listeners.as_ref().is_err_and(|error| !error.is_passing());
+            let apis = match listeners {
+                Ok(listeners) => Some(known.update(&listeners, Instant::now())),
+                Err(error) => {
+                    error!(%error, "cannot look for listening sockets: the APIs that are known stay");
+                    None
+                }
+            };
+            // Nobody listens any more when the daemon ends.
+            if sender.send(Scan { apis, collector }).await.is_err() || is_over {
+                break;
+            }
+        }
+    });
+    Ok(receiver)
+}
 
 /// The APIs that the listening sockets amount to. One lasts for a while after its last socket was closed, so that a
 /// service that is restarted keeps its counters.
@@ -74,7 +126,8 @@ type Owners = BTreeMap<String, BTreeSet<Option<IpAddr>>>;
 
 /// The APIs that `listeners` amount to, by name: one for each process and port.
 ///
-/// Where different processes listen at the same port, each at addresses of its own, so do their APIs.
+/// Where different processes listen at the same port, each at addresses of its own, so do their APIs. Where several
+/// listen at any address (one by IPv4 and one by IPv6, say), the first by name stands for all of them.
 fn apis(listeners: &[Listener]) -> BTreeMap<String, Api> {
     let mut ports: BTreeMap<(Transport, u16), Owners> = BTreeMap::new();
     for Listener { process, transport, port, address } in listeners {
@@ -85,18 +138,32 @@ fn apis(listeners: &[Listener]) -> BTreeMap<String, Api> {
     let mut apis: BTreeMap<String, Api> = BTreeMap::new();
     for ((transport, port), owners) in ports {
         let shared = owners.len() > 1;
+        let mut any_is_taken = false;
         for (owner, addresses) in owners {
             let any = !shared || addresses.contains(&None);
+            if any && std::mem::replace(&mut any_is_taken, true) {
+                continue;
+            }
             let addresses = if any { Vec::new() } else { addresses.into_iter().flatten().collect() };
             let name = format!("{owner}:{port}");
-            let api = apis.entry(name.clone()).or_insert_with(|| Api {
-                name,
-                role: Role::Server,
-                transports: Vec::new(),
-                ports: vec![port.into()],
-                addresses,
-            });
-            api.transports.push(transport);
+            match apis.entry(name.clone()) {
+                Entry::Vacant(entry) => {
+                    let (role, transports, ports) = (Role::Server, vec![transport], vec![port.into()]);
+                    entry.insert(Api { name, role, transports, ports, addresses });
+                }
+                // The same by the other transport: any address is wider than some.
+                Entry::Occupied(entry) => {
+                    let api = entry.into_mut();
+                    api.transports.push(transport);
+                    if addresses.is_empty() || api.addresses.is_empty() {
+                        api.addresses.clear();
+                    } else {
+                        api.addresses.extend(addresses);
+                        api.addresses.sort_unstable();
+                        api.addresses.dedup();
+                    }
+                }
+            }
         }
     }
     apis
@@ -150,6 +217,23 @@ mod tests {
         ]);
         let found: Vec<_> = found.values().map(|api| (api.name.as_str(), api.addresses.len())).collect();
         assert_eq!(found, [("dnsmasq:53", 1), ("systemd-resolve:53", 2), ("unbound:53", 0)]);
+    }
+
+    #[test]
+    fn an_api_of_both_transports_has_the_addresses_of_both() {
+        let found = apis(&[
+            listener("a", RawTransport::Tcp, 53, "10.0.0.1"),
+            listener("b", RawTransport::Tcp, 53, "10.0.0.2"),
+            listener("a", RawTransport::Udp, 53, ""),
+        ]);
+        let found: Vec<_> = found.values().map(|api| (api.name.as_str(), api.addresses.len())).collect();
+        assert_eq!(found, [("a:53", 0), ("b:53", 1)]);
+    }
+
+    #[test]
+    fn of_several_at_any_address_the_first_stands_for_all() {
+        let found = apis(&[tcp("b", 80), tcp("a", 80), listener("c", RawTransport::Tcp, 80, "10.0.0.1")]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a:80", "c:80"]);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Links {
 pub struct Follower {
     handle: Handle,
     changes: BoxStream<'static, ()>,
+    /// Whether there was a change that nobody was told of yet.
+    has_changed: bool,
 }
 
 impl Follower {
@@ -46,7 +48,7 @@ impl Follower {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
         let (connection, handle, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
-        Ok(Self { handle, changes: messages.map(|_| ()).boxed() })
+        Ok(Self { handle, changes: messages.map(|_| ()).boxed(), has_changed: false })
     }
 
     /// The interfaces as they are now.
@@ -69,15 +71,17 @@ impl Follower {
     }
 
     /// Waits until something about the interfaces or routes has changed. Waits for ever if the kernel will not tell any
-    /// more. May be called again after it was cancelled: at worst, a change is told twice.
+    /// more. May be cancelled: a change that was heard of is told by the next call.
     pub async fn changed(&mut self) {
-        if self.changes.next().await.is_none() {
+        if !self.has_changed && self.changes.next().await.is_none() {
             error!("the kernel no longer tells of changes: interfaces are not followed any more");
             return pending().await;
         }
+        self.has_changed = true;
         let settle = async { while let Ok(Some(())) = timeout(SETTLE, self.changes.next()).await {} };
         // Either it has settled, or it has had its time.
         let _: Result<(), Elapsed> = timeout(SETTLE_AT_MOST, settle).await;
+        self.has_changed = false;
     }
 }
 

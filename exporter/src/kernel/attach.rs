@@ -50,15 +50,14 @@ impl Kernel {
     /// # Errors
     /// [`KernelError::Attach`]; then neither program is attached.
     pub fn attach(&mut self, index: u32, name: &str, mode: AttachMode) -> Result<Hook, KernelError> {
-        let hook = match mode {
-            AttachMode::Tcx => self.attach_both(index, name, Hook::Tcx)?,
-            AttachMode::Clsact => self.attach_both(index, name, Hook::Clsact)?,
+        match mode {
+            AttachMode::Tcx => self.attach_both(index, name, Hook::Tcx),
+            AttachMode::Clsact => self.attach_both(index, name, Hook::Clsact),
             AttachMode::Auto => match self.attach_both(index, name, Hook::Tcx) {
-                Err(error) if is_unknown_to_the_kernel(&error) => self.attach_both(index, name, Hook::Clsact)?,
-                attached => attached?,
+                Err(error) if is_unknown_to_the_kernel(&error) => self.attach_both(index, name, Hook::Clsact),
+                attached => attached,
             },
-        };
-        Ok(hook)
+        }
     }
 
     fn attach_both(&mut self, index: u32, name: &str, hook: Hook) -> Result<Hook, KernelError> {
@@ -154,7 +153,7 @@ fn is_unknown_to_the_kernel(error: &KernelError) -> bool {
 }
 
 /// Whether `error` was caused by an I/O error of `kind`.
-fn has_kind(error: &(dyn std::error::Error + 'static), kind: io::ErrorKind) -> bool {
+pub(super) fn has_kind(error: &(dyn std::error::Error + 'static), kind: io::ErrorKind) -> bool {
     io_error(error).is_some_and(|error| error.kind() == kind)
 }
 

@@ -1,8 +1,11 @@
 //! What can go wrong with the kernel.
 
+use std::io;
+
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
+use super::attach::has_kind;
 use crate::chain::chain;
 
 /// What can go wrong with the kernel.
@@ -53,7 +56,7 @@ pub enum KernelError {
         /// The file that was read.
         file: &'static str,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// There is no room for one more.
     #[error("no room for {what}: at most {limit} at a time")]
@@ -71,4 +74,12 @@ pub enum KernelError {
         /// Why.
         source: Box<ProgramError>,
     },
+}
+
+impl KernelError {
+    /// Whether the kernel said that this user may not do this. (Of a program that it does not like it says the same.)
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::Load(_) | Self::Attach { .. }) && has_kind(self, io::ErrorKind::PermissionDenied)
+    }
 }

@@ -1,5 +1,7 @@
 //! The maps: what userspace fills, and the counters that it reads.
 
+use std::io;
+
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
@@ -11,7 +13,7 @@ use tidewaiter_common::{
     interface::{InterfaceCounters, InterfaceEntry, InterfaceSlot, interface_places},
 };
 
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, attach::has_kind};
 
 /// Names of the maps, as `exporter-ebpf/src/maps.rs` has them.
 mod name {
@@ -34,7 +36,10 @@ impl Kernel {
         let mut addresses: HashMap<_, AddressKey, u16> = self.map_mut(name::ADDRESSES)?;
         match slot {
             Some(ApiSlot(slot)) => addresses.insert(key, slot, 0),
-            None => addresses.remove(key),
+            None => match addresses.remove(key) {
+                Err(error) if has_kind(&error, io::ErrorKind::NotFound) => Ok(()),
+                removed => removed,
+            },
         }
         .map_err(write(name::ADDRESSES))
     }
