@@ -67,7 +67,7 @@ const _: () = assert!(size_of::<InterfaceTotals>() == 24);
 
 /// The counters of one interface: its totals, and what of them was counted for no API, by direction and reason.
 ///
-/// Both stand in one place, but each is added to on its own: the totals before a packet is looked at, the
+/// Both stand in one place, but each is added to on its own: the totals before it is known whose a packet is, the
 /// reasons only after it was found to belong to no API. That is what makes their identity worth checking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -22,6 +22,9 @@ use crate::{
     slots::GRACE,
 };
 
+/// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
+const FIRST_SCAN: Duration = Duration::from_secs(5);
+
 /// Why the daemon could not start or go on.
 #[derive(Debug, Error)]
 pub enum DaemonError {
@@ -84,6 +87,11 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
         }
         ApiSource::Discovered(discovery) => Some(discovery::start(discovery)?),
     };
+    if let InterfaceSelection::Default = selection
+        && links.default_routes.is_empty()
+    {
+        warn!("there is no default route: only the loopback interface is accounted");
+    }
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     if let Some(failure) = following.apply(&shared, &links).pop() {
         return Err(failure.into());
@@ -120,9 +128,6 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
     Ok(())
 }
-
-/// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
-const FIRST_SCAN: Duration = Duration::from_secs(5);
 
 /// The next look at the listening sockets; waits for ever where nobody looks.
 async fn next_scan(discovered: &mut Option<Receiver<Scan>>) -> Option<Scan> {

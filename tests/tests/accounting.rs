@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -131,20 +131,27 @@ fn a_client_of_ours_is_told_from_a_server() {
     assert_eq!(counts, [count(5), count(7)]);
 }
 
-/// Answers each connection with as many bytes as it is sent, after the last one.
-fn serve_tcp(listener: &TcpListener, connections: usize) {
-    for stream in listener.incoming().take(connections) {
-        let mut stream = stream.expect("a connection");
-        let mut request = Vec::new();
-        stream.read_to_end(&mut request).expect("a request");
-        stream.write_all(&request).expect("is sent");
-    }
+/// Connects from `client` to a server at `address` on `server` once for each of `sizes`, and sends it so many bytes, which
+/// come back after the last one.
+fn exchange(server: &Namespace, client: &Namespace, address: SocketAddr, sizes: &[usize]) {
+    let listener = server.run(|| TcpListener::bind(address)).expect("is free");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in listener.incoming().take(sizes.len()) {
+                let mut stream = stream.expect("a connection");
+                let mut request = Vec::new();
+                stream.read_to_end(&mut request).expect("a request");
+                stream.write_all(&request).expect("is sent");
+            }
+        });
+        client.run(|| sizes.iter().for_each(|&bytes| ask_tcp(address, bytes)));
+    });
 }
 
 fn ask_tcp(server: SocketAddr, bytes: usize) {
     let mut stream = TcpStream::connect(server).expect("is heard");
     stream.write_all(&vec![1; bytes]).expect("is sent");
-    stream.shutdown(std::net::Shutdown::Write).expect("is open");
+    stream.shutdown(Shutdown::Write).expect("is open");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
     assert_eq!(answer.len(), bytes);
@@ -156,11 +163,7 @@ fn real_connections_over_ipv4_and_ipv6_add_up() {
     let exporter = Exporter::start(&network.server, CONFIGURATION);
     let before = network.kernel_counters();
     for server in Network::SERVERS {
-        let server = SocketAddr::new(server, 8080);
-        let listener = network.server.run(|| TcpListener::bind(server)).expect("is free");
-        let serving = thread::spawn(move || serve_tcp(&listener, 3));
-        network.client.run(|| [1, 1_000, 1_000_000].map(|bytes| ask_tcp(server, bytes)));
-        serving.join().expect("serves");
+        exchange(&network.server, &network.client, SocketAddr::new(server, 8080), &[1, 1_000, 1_000_000]);
     }
     network.wait_until_quiet();
     let metrics = exporter.agree_with_kernel(&network, before);
@@ -208,11 +211,7 @@ fn super_packets_count_as_the_packets_that_they_are_on_the_wire() {
         let exporter = Exporter::start(&network.server, CONFIGURATION);
         let before = network.kernel_counters();
         for server in Network::SERVERS {
-            let server = SocketAddr::new(server, 8080);
-            let listener = network.server.run(|| TcpListener::bind(server)).expect("is free");
-            let serving = thread::spawn(move || serve_tcp(&listener, 1));
-            network.client.run(|| ask_tcp(server, 5_000_000));
-            serving.join().expect("serves");
+            exchange(&network.server, &network.client, SocketAddr::new(server, 8080), &[5_000_000]);
         }
         network.wait_until_quiet();
 
@@ -245,11 +244,7 @@ fn the_other_sight_of_loopback_traffic_is_a_mirror() {
     let configuration = CONFIGURATION.replace("wire", "lo");
     let exporter = Exporter::start(&namespace, &configuration);
     let before = exporter.metrics();
-    let server = SocketAddr::from(([127, 0, 0, 1], 8080));
-    let listener = namespace.run(|| TcpListener::bind(server)).expect("is free");
-    let serving = thread::spawn(move || serve_tcp(&listener, 1));
-    namespace.run(|| ask_tcp(server, 100));
-    serving.join().expect("serves");
+    exchange(&namespace, &namespace, SocketAddr::from(([127, 0, 0, 1], 8080)), &[100]);
 
     let after = exporter.metrics();
     after.assert_the_sums_prove_it();

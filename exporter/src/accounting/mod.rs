@@ -4,10 +4,7 @@ mod apis;
 mod interfaces;
 mod process;
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Instant};
 
 use tidewaiter_common::{api::MAX_APIS, interface::MAX_INTERFACES};
 use tracing::warn;
@@ -120,7 +117,6 @@ fn collect<T, E: std::error::Error + 'static>(
 ) -> Option<T> {
     let start = Instant::now();
     let result = read();
-    let duration: Duration = start.elapsed();
-    collectors.push(CollectorSnapshot { name, success: result.is_ok(), duration });
+    collectors.push(CollectorSnapshot { name, success: result.is_ok(), duration: start.elapsed() });
     result.inspect_err(|error| warn!(collector = name, error = chain(error), "cannot read a part of the metrics")).ok()
 }

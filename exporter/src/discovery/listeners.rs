@@ -1,7 +1,11 @@
 //! The listening sockets of this network namespace, and the processes behind them.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use procfs::{
     ProcError, ProcResult,
@@ -31,6 +35,12 @@ struct Socket {
     address: IpAddr,
     port: u16,
     inode: u64,
+}
+
+impl Socket {
+    fn new(transport: RawTransport, local: SocketAddr, inode: u64) -> Self {
+        Self { transport, address: local.ip().to_canonical(), port: local.port(), inode }
+    }
 }
 
 /// Finds listening sockets, and remembers whose they are.
@@ -95,12 +105,8 @@ fn sockets_of(process: &Process, inodes: &HashSet<u64>) -> ProcResult<(String, V
 fn sockets() -> ProcResult<Vec<Socket>> {
     let mut sockets = Vec::new();
     for table in [procfs::net::tcp(), if_there(procfs::net::tcp6())] {
-        sockets.extend(table?.into_iter().filter(|entry| entry.state == TcpState::Listen).map(|entry| Socket {
-            transport: RawTransport::Tcp,
-            address: entry.local_address.ip().to_canonical(),
-            port: entry.local_address.port(),
-            inode: entry.inode,
-        }));
+        let listening = table?.into_iter().filter(|entry| entry.state == TcpState::Listen);
+        sockets.extend(listening.map(|entry| Socket::new(RawTransport::Tcp, entry.local_address, entry.inode)));
     }
     let ephemeral = ephemeral_ports();
     for table in [procfs::net::udp(), if_there(procfs::net::udp6())] {
@@ -111,12 +117,7 @@ fn sockets() -> ProcResult<Vec<Socket>> {
                 && entry.remote_address.port() == 0
                 && !ephemeral.contains(&entry.local_address.port())
         });
-        sockets.extend(waiting.map(|entry| Socket {
-            transport: RawTransport::Udp,
-            address: entry.local_address.ip().to_canonical(),
-            port: entry.local_address.port(),
-            inode: entry.inode,
-        }));
+        sockets.extend(waiting.map(|entry| Socket::new(RawTransport::Udp, entry.local_address, entry.inode)));
     }
     Ok(sockets)
 }
@@ -130,8 +131,8 @@ fn if_there<T>(table: ProcResult<Vec<T>>) -> ProcResult<Vec<T>> {
 }
 
 /// The ports that the kernel chooses from for clients.
-fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+fn ephemeral_ports() -> RangeInclusive<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut bounds = range.split_whitespace().map(str::parse);
     match (bounds.next(), bounds.next()) {
         (Some(Ok(first)), Some(Ok(last))) => first..=last,
