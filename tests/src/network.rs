@@ -86,8 +86,11 @@ impl Network {
         for (host, ipv4, ipv6) in [(server, Self::SERVER4, Self::SERVER6), (client, Self::CLIENT4, Self::CLIENT6)] {
             output(host.command("ethtool").args(["-K", INTERFACE]).args(offload.switches()));
             // No router answers here; asking for one would only make noise.
-            let setting = format!("net.ipv6.conf.{INTERFACE}.router_solicitations=0");
-            output(host.command("sysctl").args(["-q", "-w", &setting]));
+            let solicitations = format!("net.ipv6.conf.{INTERFACE}.router_solicitations=0");
+            // A veth device drops what its ring of 256 packets has no room for, after it was counted. So no more may be
+            // under way at once than this window of some 90 packets.
+            let window = "net.ipv4.tcp_rmem=4096 65536 131072";
+            output(host.command("sysctl").args(["-q", "-w", &solicitations, window]));
             host.ip(&format!("address add {ipv4}/24 dev {INTERFACE}"));
             host.ip(&format!("address add {ipv6}/64 dev {INTERFACE} nodad"));
             host.ip(&format!("link set {INTERFACE} up"));
