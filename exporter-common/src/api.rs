@@ -4,9 +4,11 @@
 //! an API has claimed for some addresses needs a second look, in a table keyed by address too.
 
 use crate::{
+    address::Address,
+    counters::Counters,
     direction::Direction,
     frame::Frame,
-    packet::{Address, Packet},
+    packet::Packet,
     reason::Reason,
     role::Role,
     transport::Transport,
@@ -21,14 +23,14 @@ pub const PORT_TABLE_ENTRIES: u32 = Transport::COUNT as u32 * PORTS;
 /// The most APIs there can be at a time, `unmapped` included.
 pub const MAX_APIS: u16 = 1024;
 
-/// Entries of the table of API counters.
-pub const API_COUNTERS_ENTRIES: u32 = MAX_APIS as u32 * Direction::COUNT as u32;
+/// The most bytes of an API's name.
+pub const API_NAME_BYTES: usize = 400;
 
 /// The most (transport, port, address) triples that APIs with addresses may claim; memory is taken for those in use.
 pub const MAX_ADDRESS_ENTRIES: u32 = 1 << 18;
 
 /// The place of an API in the tables: its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct ApiSlot(pub u16);
 
@@ -36,18 +38,49 @@ impl ApiSlot {
     /// The slot of traffic that maps to no API. It is 0, so an empty port table maps nothing.
     pub const UNMAPPED: Self = Self(0);
 
-    /// The place of this API's counters for `direction`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn counters_index(self, direction: Direction) -> u32 {
-        self.0 as u32 * Direction::COUNT as u32 + direction as u32
-    }
-
     /// Whether this is the slot of an API, not of what maps to none.
     #[inline(always)]
     #[must_use]
     pub const fn is_mapped(self) -> bool {
         self.0 != Self::UNMAPPED.0
+    }
+}
+
+/// What is counted for one API.
+///
+/// In the kernel each CPU has its own and is the only one to write it; userspace adds the CPUs up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ApiCounters {
+    /// Packets and bytes on the wire, by [`Direction::index`].
+    pub wire: [Counters; Direction::COUNT],
+    /// Those of the packets that are part of no flow, because the flow table was full.
+    pub untracked: u64,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: made of `u64` alone, no padding, every bit pattern is valid.
+unsafe impl aya::Pod for ApiCounters {}
+
+const _: () = assert!(size_of::<ApiCounters>() == 40);
+
+impl core::ops::AddAssign<&Self> for ApiCounters {
+    fn add_assign(&mut self, other: &Self) {
+        let Self { wire, untracked } = other;
+        for (mine, theirs) in self.wire.iter_mut().zip(wire) {
+            *mine += *theirs;
+        }
+        self.untracked += untracked;
+    }
+}
+
+impl core::ops::Sub for ApiCounters {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        let [receive, transmit] = self.wire;
+        let wire = [receive - before.wire[0], transmit - before.wire[1]];
+        Self { wire, untracked: self.untracked.saturating_sub(before.untracked) }
     }
 }
 
@@ -127,10 +160,10 @@ pub struct AddressKey {
 }
 
 #[cfg(feature = "user")]
-// SAFETY: bytes and one `u16` without padding between them, every bit pattern is valid.
+// SAFETY: integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for AddressKey {}
 
-const _: () = assert!(size_of::<AddressKey>() == 20 && align_of::<AddressKey>() == 2);
+const _: () = assert!(size_of::<AddressKey>() == 20 && align_of::<AddressKey>() == 4);
 
 /// The tables that say which API a port belongs to.
 pub trait ApiTables {

@@ -38,6 +38,18 @@ impl core::ops::AddAssign for Counters {
     }
 }
 
+impl core::ops::Sub for Counters {
+    type Output = Self;
+
+    /// What was counted since `before`.
+    fn sub(self, before: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(before.packets),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+}
+
 impl core::iter::Sum for Counters {
     fn sum<I: Iterator<Item = Self>>(counters: I) -> Self {
         counters.fold(Self::default(), |mut total, one| {

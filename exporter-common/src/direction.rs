@@ -16,6 +16,13 @@ impl Direction {
     /// All directions, in the order of their indexes.
     pub const ALL: [Self; Self::COUNT] = [Self::Receive, Self::Transmit];
 
+    /// The direction with this number; any but 0 is the second.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        if number == Self::Receive as u32 { Self::Receive } else { Self::Transmit }
+    }
+
     /// The place of this direction in arrays that are indexed by direction.
     #[inline(always)]
     #[must_use]

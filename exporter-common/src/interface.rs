@@ -1,6 +1,6 @@
 //! What is counted for each network interface.
 
-use crate::{counters::Counters, direction::Direction, reason::Reason, wire::Wire};
+use crate::{counters::Counters, direction::Direction, frame::Framing, reason::Reason, wire::Wire};
 
 /// Index of the loopback interface, the same in every network namespace (`LOOPBACK_IFINDEX`, `include/net/flow.h`).
 pub const LOOPBACK_INDEX: u32 = 1;
@@ -37,13 +37,18 @@ pub struct InterfaceEntry {
     pub index: u32,
     /// The interface's slot.
     pub slot: u16,
-    /// Pads the entry to 8 bytes.
-    pub reserved: u16,
+    /// A [`Framing`](crate::frame::Framing), as its number: what the interface's frames begin with.
+    pub framing: u16,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: one `u32` and two `u16`, no padding, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceEntry {}
+
+impl InterfaceEntry {
+    /// What holds for an interface that is not in the table.
+    pub const GONE: Self = Self { index: 0, slot: InterfaceSlot::GONE.0, framing: Framing::Ethernet as u16 };
+}
 
 const _: () = assert!(size_of::<InterfaceEntry>() == 8 && INTERFACE_TABLE_ENTRIES.is_power_of_two());
 
@@ -116,5 +121,22 @@ impl core::ops::AddAssign<&Self> for InterfaceCounters {
                 *mine += theirs;
             }
         }
+    }
+}
+
+impl core::ops::Sub for InterfaceCounters {
+    type Output = Self;
+
+    /// What was counted since `before`.
+    fn sub(mut self, before: Self) -> Self {
+        for direction in Direction::ALL.map(Direction::index) {
+            let (totals, then) = (&mut self.totals[direction], before.totals[direction]);
+            totals.wire = totals.wire - then.wire;
+            totals.buffers = totals.buffers.saturating_sub(then.buffers);
+            for (mine, then) in self.uncounted[direction].iter_mut().zip(before.uncounted[direction]) {
+                *mine = *mine - then;
+            }
+        }
+        self
     }
 }

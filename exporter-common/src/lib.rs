@@ -4,21 +4,28 @@
 //! userspace and in the tests. Nothing here knows of maps, hooks or sockets.
 //!
 //! * [`frame`] and [`packet`] read the headers of one packet;
-//! * [`wire`] says how many packets and bytes a socket buffer was on the wire;
+//! * [`wire`] and [`tunnel`] say how many packets and bytes a socket buffer was on the wire;
 //! * [`api`] finds the API that a packet belongs to;
-//! * [`interface`] and [`reason`] lay out what is counted for each interface.
+//! * [`interface`] and [`reason`] lay out what is counted for each interface, [`flow`] what is kept of each flow;
+//! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod address;
 pub mod api;
+pub mod atomic;
 pub mod counters;
 pub mod direction;
+pub mod flow;
 pub mod frame;
 pub mod interface;
 pub mod packet;
 pub mod reason;
+pub mod record;
 pub mod role;
 pub mod transport;
+pub mod tunnel;
 pub mod wire;
 
 /// Name of the BPF program that accounts received packets.
@@ -27,3 +34,10 @@ pub const ACCOUNT_RECEIVE: &str = "account_receive";
 pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+
+/// Name of the read-only switch that makes the programs replay captures: the length of a packet is then its `wire_len`,
+/// its interface its `mark`, and the time its `tstamp`.
+pub const REPLAY: &str = "REPLAY";
+
+/// Name of the read-only switch that makes the programs keep flows.
+pub const TRACK_FLOWS: &str = "TRACK_FLOWS";

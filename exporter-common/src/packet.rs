@@ -6,11 +6,21 @@
 //!
 //! What was read goes into a [`Packet`] that was whole before, instead of into the `Ok`: the compiler would carry the
 //! fields of an absent packet as undefined values from one branch to another, and the verifier refuses to.
+//!
+//! There are two ways in: [`Packet::read_plain`] reads the shapes that nearly all packets have, and [`Packet::read`] all of
+//! them. What the first can read, both read alike.
 
-use crate::{frame::Frame, reason::Reason, transport::Transport};
+use crate::{
+    address::Address,
+    frame::{Frame, Framing},
+    reason::Reason,
+    transport::Transport,
+};
 
 /// Length of an Ethernet header without tags (IEEE 802.3).
 pub const ETHERNET_HEADER: usize = 14;
+/// Length of an IEEE 802.1Q or 802.1ad tag.
+pub const VLAN_TAG: usize = 4;
 /// Length of an IPv4 header without options (RFC 791).
 pub const IPV4_HEADER: usize = 20;
 /// Length of an IPv6 header without extension headers (RFC 8200).
@@ -19,30 +29,77 @@ pub const IPV6_HEADER: usize = 40;
 pub const TCP_HEADER: usize = 20;
 /// Length of a UDP header (RFC 768).
 pub const UDP_HEADER: usize = 8;
+/// Length of the common header of SCTP (RFC 9260).
+pub const SCTP_HEADER: usize = 12;
+
+/// The most tags in a frame that are read: those of QinQ, and as many again.
+pub const MAX_VLAN_TAGS: usize = 4;
+/// The most IPv6 extension headers that are read: RFC 8200 section 4.1 names seven, and one of them may come twice.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// The bits of the IPv4 flags and fragment offset field that are the offset (RFC 791).
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The same of the IPv6 fragment header (RFC 8200 section 4.5).
+const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
 
 /// Values of the `EtherType` field (IANA, "IEEE 802 Numbers").
-mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const IPV6: u16 = 0x86dd;
-    pub(super) const VLAN: u16 = 0x8100;
-    pub(super) const PROVIDER_VLAN: u16 = 0x88a8;
+pub(crate) mod ethertype {
+    pub(crate) const IPV4: u16 = 0x0800;
+    pub(crate) const IPV6: u16 = 0x86dd;
+    pub(crate) const VLAN: u16 = 0x8100;
+    pub(crate) const PROVIDER_VLAN: u16 = 0x88a8;
+    /// QinQ as it was before IEEE 802.1ad gave it a number.
+    pub(crate) const OLD_QINQ: u16 = 0x9100;
+    /// Ethernet within something else (`ETH_P_TEB`, `include/uapi/linux/if_ether.h`).
+    pub(crate) const ETHERNET: u16 = 0x6558;
 }
 
 /// Values of the IPv4 protocol and IPv6 next header fields (IANA, "Protocol Numbers").
-mod protocol {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const AUTHENTICATION: u8 = 51;
-    pub(super) const DESTINATION: u8 = 60;
-    pub(super) const MOBILITY: u8 = 135;
-    pub(super) const HOST_IDENTITY: u8 = 139;
-    pub(super) const SHIM6: u8 = 140;
+pub mod protocol {
+    /// IPv6 hop-by-hop options, RFC 8200.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP, RFC 792.
+    pub const ICMP: u8 = 1;
+    /// IPv4 within IP, RFC 2003.
+    pub const IPV4: u8 = 4;
+    /// TCP, RFC 9293.
+    pub const TCP: u8 = 6;
+    /// UDP, RFC 768.
+    pub const UDP: u8 = 17;
+    /// IPv6 within IP, RFC 2473.
+    pub const IPV6: u8 = 41;
+    /// IPv6 routing header, RFC 8200.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header, RFC 8200.
+    pub const FRAGMENT: u8 = 44;
+    /// GRE, RFC 2784.
+    pub const GRE: u8 = 47;
+    /// Authentication header, RFC 4302.
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMPv6, RFC 4443.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options, RFC 8200.
+    pub const DESTINATION: u8 = 60;
+    /// SCTP, RFC 9260.
+    pub const SCTP: u8 = 132;
+    /// IPv6 mobility header, RFC 6275.
+    pub const MOBILITY: u8 = 135;
+    /// Host identity protocol, RFC 7401.
+    pub const HOST_IDENTITY: u8 = 139;
+    /// Shim6, RFC 5533.
+    pub const SHIM6: u8 = 140;
+}
+
+/// Bits of a TCP header's flags (RFC 9293 section 3.1).
+pub mod tcp_flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
 }
 
 /// An IP version.
@@ -54,9 +111,6 @@ pub enum Network {
     Ipv6,
 }
 
-/// An IPv6 address, or an IPv4 address mapped into one (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
-pub type Address = [u8; 16];
-
 /// What the headers of a packet say, as far as they could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -64,12 +118,16 @@ pub struct Packet {
     pub network: Network,
     /// Offset of the outermost IP header in the frame, in bytes.
     pub network_offset: usize,
-    /// The protocol that the ports are of; `None` for IP traffic without ports, ICMP for one.
+    /// The protocol above IP and its extension headers; see [`protocol`].
+    pub protocol: u8,
+    /// The same if it has ports; `None` for IP traffic without, ICMP for one.
     pub transport: Option<Transport>,
     /// The sender's port, or 0.
     pub source_port: u16,
     /// The receiver's port, or 0.
     pub destination_port: u16,
+    /// The flags of a TCP header, see [`tcp_flag`]; 0 for any other packet.
+    pub tcp_flags: u8,
     /// Bytes from the start of the frame to the transport's payload: what each segment of a super-packet repeats.
     pub headers: usize,
 }
@@ -79,19 +137,57 @@ impl Packet {
     pub const UNREAD: Self = Self {
         network: Network::Ipv4,
         network_offset: 0,
+        protocol: 0,
         transport: None,
         source_port: 0,
         destination_port: 0,
+        tcp_flags: 0,
         headers: 0,
     };
 
-    /// Reads the headers of `frame`, which begins with an Ethernet header.
+    /// Reads the headers of `frame` if they have the shape that nearly all have: no tags in the frame, no IPv6 extension
+    /// headers, no later fragment, nothing cut off or malformed. Says whether that is so; if not, [`Packet::read`] has to
+    /// begin anew.
+    #[inline(always)]
+    pub fn read_plain<F: Frame + ?Sized>(&mut self, frame: &F, framing: Framing) -> bool {
+        let Ok(ethertype) = self.read_link(frame, framing) else { return false };
+        match ethertype {
+            ethertype::IPV4 => self.read_ipv4(frame).is_ok(),
+            ethertype::IPV6 => match self.read_ipv6(frame) {
+                Ok((next_header, length)) if !is_extension(next_header) => {
+                    self.read_transport(frame, next_header, length).is_ok()
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Reads the headers of `frame`.
     ///
     /// # Errors
     /// The [`Reason`] why the packet can be counted for no API; the fields then hold what was read before.
     #[inline(always)]
-    pub fn read<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(), Reason> {
-        self.read_ethernet(frame)
+    pub fn read<F: Frame + ?Sized>(&mut self, frame: &F, framing: Framing) -> Result<(), Reason> {
+        let mut ethertype = self.read_link(frame, framing)?;
+        for _ in 0..MAX_VLAN_TAGS {
+            if !is_tag(ethertype) {
+                break;
+            }
+            // A tag is its EtherType, two bytes of its own, and the EtherType of what follows.
+            ethertype = read_u16(frame, self.network_offset + 2).ok_or(Reason::EthernetTruncated)?;
+            self.network_offset += VLAN_TAG;
+        }
+        match ethertype {
+            ethertype::IPV4 => self.read_ipv4(frame),
+            ethertype::IPV6 => {
+                let (next_header, length) = self.read_ipv6(frame)?;
+                let (protocol, length) = self.read_extensions(frame, next_header, length)?;
+                self.read_transport(frame, protocol, length)
+            }
+            tag if is_tag(tag) => Err(Reason::Vlan),
+            _ => Err(Reason::NotIp),
+        }
     }
 
     /// The sender's address.
@@ -100,8 +196,8 @@ impl Packet {
     #[inline(always)]
     pub fn source_address<F: Frame + ?Sized>(&self, frame: &F) -> Option<Address> {
         match self.network {
-            Network::Ipv4 => frame.read(self.network_offset + 12).map(map_ipv4),
-            Network::Ipv6 => frame.read(self.network_offset + 8),
+            Network::Ipv4 => frame.read(self.network_offset + 12).map(Address::v4),
+            Network::Ipv6 => frame.read(self.network_offset + 8).map(Address::v6),
         }
     }
 
@@ -109,20 +205,31 @@ impl Packet {
     #[inline(always)]
     pub fn destination_address<F: Frame + ?Sized>(&self, frame: &F) -> Option<Address> {
         match self.network {
-            Network::Ipv4 => frame.read(self.network_offset + 16).map(map_ipv4),
-            Network::Ipv6 => frame.read(self.network_offset + 24),
+            Network::Ipv4 => frame.read(self.network_offset + 16).map(Address::v4),
+            Network::Ipv6 => frame.read(self.network_offset + 24).map(Address::v6),
         }
     }
 
+    /// Reads what stands before the network layer: leaves `network_offset` behind the first `EtherType`, and answers
+    /// with that.
     #[inline(always)]
-    fn read_ethernet<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(), Reason> {
-        let ethertype = frame.read(ETHERNET_HEADER - 2).ok_or(Reason::EthernetTruncated)?;
-        self.network_offset = ETHERNET_HEADER;
-        match u16::from_be_bytes(ethertype) {
-            ethertype::IPV4 => self.read_ipv4(frame),
-            ethertype::IPV6 => self.read_ipv6(frame),
-            ethertype::VLAN | ethertype::PROVIDER_VLAN => Err(Reason::Vlan),
-            _ => Err(Reason::NotIp),
+    fn read_link<F: Frame + ?Sized>(&mut self, frame: &F, framing: Framing) -> Result<u16, Reason> {
+        match framing {
+            Framing::Ethernet => {
+                self.network_offset = ETHERNET_HEADER;
+                read_u16(frame, ETHERNET_HEADER - 2).ok_or(Reason::EthernetTruncated)
+            }
+            // Nothing but the packet's first bits says what it is.
+            Framing::Ip => {
+                self.network_offset = 0;
+                // (Two bytes: of one, the compiler makes a comparison of addresses that the verifier does not follow.)
+                let [first, _] = frame.read(0).ok_or(Reason::NotIp)?;
+                Ok(match first >> 4 {
+                    4 => ethertype::IPV4,
+                    6 => ethertype::IPV6,
+                    _ => 0,
+                })
+            }
         }
     }
 
@@ -153,8 +260,9 @@ impl Packet {
         self.read_transport(frame, protocol, length - header)
     }
 
+    /// Reads the fixed IPv6 header; answers with what comes next, and how many bytes of it there are.
     #[inline(always)]
-    fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(), Reason> {
+    fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(u8, usize), Reason> {
         let header: [u8; IPV6_HEADER] = frame.read(self.network_offset).ok_or(Reason::Ipv6Truncated)?;
         let [first, _, _, _, payload_0, payload_1, next_header, ..] = header;
 
@@ -169,25 +277,52 @@ impl Packet {
             0 => in_frame,
             stated => stated.min(in_frame),
         };
-        match next_header {
-            protocol::HOP_BY_HOP
-            | protocol::ROUTING
-            | protocol::FRAGMENT
-            | protocol::AUTHENTICATION
-            | protocol::DESTINATION
-            | protocol::MOBILITY
-            | protocol::HOST_IDENTITY
-            | protocol::SHIM6 => Err(Reason::Ipv6Extension),
-            _ => self.read_transport(frame, next_header, length),
+        Ok((next_header, length))
+    }
+
+    /// Reads the IPv6 extension headers of which `next_header` is the first; answers with what follows the last of them,
+    /// and how many bytes of it there are.
+    #[inline(always)]
+    fn read_extensions<F: Frame + ?Sized>(
+        &mut self,
+        frame: &F,
+        mut next_header: u8,
+        mut length: usize,
+    ) -> Result<(u8, usize), Reason> {
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            if !is_extension(next_header) {
+                return Ok((next_header, length));
+            }
+            let [next, stated, offset_0, offset_1] = frame.read(self.headers).ok_or(Reason::Ipv6Truncated)?;
+            let header = match next_header {
+                protocol::FRAGMENT => {
+                    if u16::from_be_bytes([offset_0, offset_1]) & IPV6_FRAGMENT_OFFSET != 0 {
+                        return Err(Reason::Fragment);
+                    }
+                    8
+                }
+                // In units of 4 bytes less 2 (RFC 4302), all others in units of 8 less 1 (RFC 8200).
+                protocol::AUTHENTICATION => (usize::from(stated) + 2) * 4,
+                _ => (usize::from(stated) + 1) * 8,
+            };
+            if header > length {
+                return Err(Reason::Ipv6Truncated);
+            }
+            self.headers += header;
+            length -= header;
+            next_header = next;
         }
+        if is_extension(next_header) { Err(Reason::Ipv6Extension) } else { Ok((next_header, length)) }
     }
 
     /// Reads the transport header at `self.headers`; the IP header promises `length` bytes of it and its payload.
     #[inline(always)]
     fn read_transport<F: Frame + ?Sized>(&mut self, frame: &F, protocol: u8, length: usize) -> Result<(), Reason> {
+        self.protocol = protocol;
         match protocol {
             protocol::TCP => self.read_tcp(frame, length),
-            protocol::UDP => self.read_udp(frame, length),
+            protocol::UDP => self.read_ports(frame, length, Transport::Udp, UDP_HEADER, Reason::UdpTruncated),
+            protocol::SCTP => self.read_ports(frame, length, Transport::Sctp, SCTP_HEADER, Reason::SctpTruncated),
             _ => Ok(()),
         }
     }
@@ -198,7 +333,7 @@ impl Packet {
             return Err(Reason::TcpTruncated);
         }
         let header: [u8; TCP_HEADER] = frame.read(self.headers).ok_or(Reason::TcpTruncated)?;
-        let [source_0, source_1, destination_0, destination_1, _, _, _, _, _, _, _, _, data_offset, ..] = header;
+        let [source_0, source_1, destination_0, destination_1, _, _, _, _, _, _, _, _, data_offset, flags, ..] = header;
         let header = usize::from(data_offset >> 4) * 4;
         if header < TCP_HEADER || header > length {
             return Err(Reason::TcpMalformed);
@@ -206,28 +341,56 @@ impl Packet {
         self.transport = Some(Transport::Tcp);
         self.source_port = u16::from_be_bytes([source_0, source_1]);
         self.destination_port = u16::from_be_bytes([destination_0, destination_1]);
+        self.tcp_flags = flags;
         self.headers += header;
         Ok(())
     }
 
+    /// Reads a header of fixed length that begins with the ports.
     #[inline(always)]
-    fn read_udp<F: Frame + ?Sized>(&mut self, frame: &F, length: usize) -> Result<(), Reason> {
-        if length < UDP_HEADER {
-            return Err(Reason::UdpTruncated);
+    fn read_ports<F: Frame + ?Sized>(
+        &mut self,
+        frame: &F,
+        length: usize,
+        transport: Transport,
+        header: usize,
+        truncated: Reason,
+    ) -> Result<(), Reason> {
+        if length < header {
+            return Err(truncated);
         }
-        let header: [u8; UDP_HEADER] = frame.read(self.headers).ok_or(Reason::UdpTruncated)?;
-        let [source_0, source_1, destination_0, destination_1, ..] = header;
-        self.transport = Some(Transport::Udp);
+        let [source_0, source_1, destination_0, destination_1] = frame.read(self.headers).ok_or(truncated)?;
+        self.transport = Some(transport);
         self.source_port = u16::from_be_bytes([source_0, source_1]);
         self.destination_port = u16::from_be_bytes([destination_0, destination_1]);
-        self.headers += UDP_HEADER;
+        self.headers += header;
         Ok(())
     }
 }
 
-/// Maps an IPv4 address into IPv6 (RFC 4291 section 2.5.5.2).
+/// Whether `ethertype` announces a tag.
+const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ethertype::VLAN | ethertype::PROVIDER_VLAN | ethertype::OLD_QINQ)
+}
+
+/// Whether `next_header` is an IPv6 extension header that something may follow.
 #[inline(always)]
-#[must_use]
-pub const fn map_ipv4([a, b, c, d]: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::AUTHENTICATION
+            | protocol::DESTINATION
+            | protocol::MOBILITY
+            | protocol::HOST_IDENTITY
+            | protocol::SHIM6
+    )
+}
+
+/// The number at `offset`, in network byte order.
+#[inline(always)]
+pub(crate) fn read_u16<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<u16> {
+    frame.read(offset).map(u16::from_be_bytes)
 }

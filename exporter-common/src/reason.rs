@@ -16,6 +16,14 @@ macro_rules! reasons {
             /// Number of reasons: the length of every array that is indexed by one.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// The reason with this index.
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_index(index: u8) -> Option<Self> {
+                $(if index == Self::$variant as u8 { return Some(Self::$variant); })+
+                None
+            }
+
             /// The value of the label `reason`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -28,7 +36,7 @@ macro_rules! reasons {
 reasons! {
     /// The `EtherType` is neither IPv4 nor IPv6: ARP, LLDP, IEEE 802.3 lengths and all the others.
     NotIp = "not_ip",
-    /// The frame itself holds an IEEE 802.1Q or 802.1ad tag. (A tag that the device took off is no hindrance.)
+    /// The frame holds more IEEE 802.1Q or 802.1ad tags than are read.
     Vlan = "vlan",
     /// The frame ends within its Ethernet header.
     EthernetTruncated = "ethernet_truncated",
@@ -36,11 +44,11 @@ reasons! {
     Ipv4Truncated = "ipv4_truncated",
     /// The IPv4 version is not 4, the header length is below 20 bytes, or the total length is below the header's.
     Ipv4Malformed = "ipv4_malformed",
-    /// The frame ends within its IPv6 header.
+    /// The frame ends within its IPv6 header or an extension header.
     Ipv6Truncated = "ipv6_truncated",
     /// The IPv6 version is not 6.
     Ipv6Malformed = "ipv6_malformed",
-    /// An IPv6 extension header stands before the transport header.
+    /// More IPv6 extension headers stand before the transport header than are read.
     Ipv6Extension = "ipv6_extension",
     /// A fragment after the first: it carries no ports.
     Fragment = "fragment",
@@ -50,6 +58,8 @@ reasons! {
     TcpMalformed = "tcp_malformed",
     /// The packet ends within its UDP header.
     UdpTruncated = "udp_truncated",
+    /// The packet ends within the common header of SCTP.
+    SctpTruncated = "sctp_truncated",
     /// On the loopback interface each packet is seen leaving and arriving; this is the end that is not the API's own
     /// view, and the other end was counted.
     Mirror = "mirror",
@@ -63,19 +73,5 @@ impl Reason {
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
-    }
-
-    /// Whether the frame, or as much of it as could be read, ended too soon.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_truncation(self) -> bool {
-        matches!(
-            self,
-            Self::EthernetTruncated
-                | Self::Ipv4Truncated
-                | Self::Ipv6Truncated
-                | Self::TcpTruncated
-                | Self::UdpTruncated
-        )
     }
 }

@@ -8,13 +8,15 @@ pub enum Transport {
     Tcp = 0,
     /// UDP, RFC 768.
     Udp = 1,
+    /// SCTP, RFC 9260.
+    Sctp = 2,
 }
 
 impl Transport {
     /// Number of transports: what the port table is sized by.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
     /// All transports, in the order of their indexes.
-    pub const ALL: [Self; Self::COUNT] = [Self::Tcp, Self::Udp];
+    pub const ALL: [Self; Self::COUNT] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The name in configuration and labels, as OpenTelemetry's `network.transport` says it.
     #[must_use]
@@ -22,6 +24,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

@@ -10,9 +10,10 @@ use std::{
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use tidewaiter_common::{
+    address::Address,
     api::{AddressKey, ApiSlot, ApiTables, PortEntry, attribute},
     direction::Direction::{self, Receive, Transmit},
-    packet::{Address, Packet, map_ipv4},
+    packet::Packet,
     reason::Reason,
     role::Role::{self, Client, Server},
     transport::Transport::{self, Tcp, Udp},
@@ -54,17 +55,10 @@ fn tables(claims: &[Claim]) -> Tables {
             continue;
         };
         entry.set_by_address(role);
-        let key = AddressKey { address: bytes(address), port, transport: transport as u8, role: role as u8 };
+        let key = AddressKey { address: address.into(), port, transport: transport as u8, role: role as u8 };
         tables.addresses.insert(key, slot);
     }
     tables
-}
-
-fn bytes(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => map_ipv4(address.octets()),
-        IpAddr::V6(address) => address.octets(),
-    }
 }
 
 fn ip(address: &str) -> Option<IpAddr> {

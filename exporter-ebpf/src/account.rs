@@ -4,82 +4,126 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use tidewaiter_common::{
     api::{AddressKey, ApiSlot, ApiTables, PortEntry, attribute, port_index},
     direction::Direction,
-    frame::Frame,
-    interface::{InterfaceSlot, LOOPBACK_INDEX, interface_places},
+    frame::{Frame, Framing},
+    interface::{InterfaceEntry, LOOPBACK_INDEX, interface_places},
     packet::Packet,
     reason::Reason,
     transport::Transport,
+    tunnel::inner_headers,
     wire::Wire,
 };
 
 use crate::{
-    frame::{Linear, Paged, buffer, interface_index},
-    maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS},
+    context::{buffer, interface_index},
+    flow,
+    frame::{Linear, Paged},
+    maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, SCRATCH, Scratch},
 };
 
 /// Counts one socket buffer for its interface, and for its API or under a reason.
 #[inline(always)]
 pub(crate) fn account(ctx: &TcContext, direction: Direction) {
+    let interface = interface(interface_index(ctx));
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
-    let read = packet.read(&linear);
-    match read {
-        Err(reason) if reason.is_truncation() => account_paged(ctx.skb.skb, direction),
-        read => account_read(ctx, direction, &linear, &packet, read),
+    if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
+        account_read(ctx, direction, interface, &linear, &packet, Ok(()));
+    } else {
+        account_paged(ctx.skb.skb, direction);
     }
 }
 
-/// As [`account`], for buffers whose headers cannot be read directly. A function of its own, so that what is rare takes
-/// no registers from what is not. Its name is kept as it is, because a mangled one would differ between toolchains.
+/// As [`account`], for whatever has not the usual shape. A function of its own, so that what is rare takes no registers
+/// from what is not. Its name is kept as it is, because a mangled one would differ between toolchains.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) {
+    read_paged(skb);
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+    // SAFETY: this CPU's own entry, as in `account_read`; it was written by `read_paged` a moment ago.
+    let Scratch { packet, reason } = unsafe { &*scratch };
+    let read = Reason::from_index(*reason).map_or(Ok(()), Err);
     let ctx = TcContext::new(skb);
-    let paged = Paged(&ctx);
+    account_read(&ctx, direction, interface(interface_index(&ctx)), &Paged(&ctx), packet, read);
+}
+
+/// Reads the headers into [`SCRATCH`]. To the verifier what comes out of a map is always the same unknown; what comes out of
+/// a function is as many things as there are ways through it, and it would follow each of them to the end.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_paged(skb: *mut __sk_buff) {
+    let ctx = TcContext::new(skb);
+    let framing = Framing::from_number(interface(interface_index(&ctx)).framing);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     let mut packet = Packet::UNREAD;
-    let read = packet.read(&paged);
-    account_read(&ctx, direction, &paged, &packet, read);
+    let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);
+    // SAFETY: as in `account_paged`.
+    unsafe { scratch.write(Scratch { packet, reason }) };
 }
 
 /// Counts the socket buffer that `packet` was read from.
 #[inline(always)]
-fn account_read<F: Frame>(ctx: &TcContext, direction: Direction, frame: &F, packet: &Packet, read: Result<(), Reason>) {
-    let wire = Wire::of(buffer(ctx), packet.headers as u32);
-    let index = interface_index(ctx);
-    let Some(interface) = INTERFACE_COUNTERS.get_ptr_mut(interface_slot(index).0.into()) else { return };
+fn account_read<F: Frame>(
+    ctx: &TcContext,
+    direction: Direction,
+    interface: InterfaceEntry,
+    frame: &F,
+    packet: &Packet,
+    read: Result<(), Reason>,
+) {
+    let buffer = buffer(ctx, direction);
+    let mut headers = packet.headers as u32;
+    if buffer.is_super_packet() && packet.transport != Some(Transport::Tcp) && read.is_ok() {
+        headers = segment_headers(ctx.skb.skb, packet, headers);
+    }
+    let wire = Wire::of(buffer, headers);
+
+    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(interface.slot.into()) else { return };
     // SAFETY: the entry is this CPU's own, and no other program runs on it before this one has ended (both hooks run
     // with bottom halves disabled), so there is no second reference to it.
-    let interface = unsafe { &mut *interface };
-    interface.see(direction, wire);
+    let counters = unsafe { &mut *counters };
+    counters.see(direction, wire);
 
+    let index = interface_index(ctx);
     let counted = read
         .and_then(|()| attribute(&Tables, frame, packet, direction, index == LOOPBACK_INDEX))
         .and_then(|api| count(api, direction, wire));
-    if let Err(reason) = counted {
-        interface.leave_uncounted(direction, reason, wire);
+    match counted {
+        Ok(api) => flow::track(ctx, frame, packet, direction, index, api, wire),
+        Err(reason) => counters.leave_uncounted(direction, reason, wire),
     }
 }
 
-/// The slot of the interface with `index`.
+/// Bytes that each segment of a super-packet repeats if it may be one of a tunnel: those of the tunnelled packet too.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segment_headers(skb: *mut __sk_buff, packet: &Packet, headers: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    inner_headers(packet, &Paged(&ctx)).map_or(headers, |inner| inner as u32)
+}
+
+/// What is known of the interface with `index`; if nothing is, it has the slot of those that are gone.
 #[inline(always)]
-fn interface_slot(index: u32) -> InterfaceSlot {
+fn interface(index: u32) -> InterfaceEntry {
     for place in interface_places(index) {
         match INTERFACE_SLOTS.get(place) {
-            Some(entry) if entry.index == index => return InterfaceSlot(entry.slot),
+            Some(entry) if entry.index == index => return *entry,
             _ => {}
         }
     }
-    InterfaceSlot::GONE
+    InterfaceEntry::GONE
 }
 
 /// Adds to the counters of `api`.
 #[inline(always)]
-fn count(api: ApiSlot, direction: Direction, wire: Wire) -> Result<(), Reason> {
-    let counters = API_COUNTERS.get_ptr_mut(api.counters_index(direction)).ok_or(Reason::Internal)?;
+fn count(api: ApiSlot, direction: Direction, wire: Wire) -> Result<ApiSlot, Reason> {
+    let counters = API_COUNTERS.get_ptr_mut(api.0.into()).ok_or(Reason::Internal)?;
     // SAFETY: as for the interface's entry.
-    unsafe { (*counters).count(wire) };
-    Ok(())
+    unsafe { (*counters).wire[direction.index()].count(wire) };
+    Ok(api)
 }
 
 /// The API tables, as the maps that userspace fills.

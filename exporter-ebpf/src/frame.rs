@@ -1,33 +1,14 @@
 //! Reading a socket buffer as a [`Frame`].
 //!
 //! The headers nearly always lie in the linear part of the buffer, where a program may read them directly. Where that
-//! ends too soon (some drivers leave even the headers in pages), the same parser runs once more over [`Paged`], which
-//! asks the kernel to copy. Trying both at each read would make the usual way slower and the program several times longer.
+//! ends too soon (some drivers leave even the headers in pages), or the headers are out of the ordinary, the whole parser
+//! runs over [`Paged`], which asks the kernel to copy. Trying both at each read would make the usual way slower and the
+//! program several times longer.
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
-use tidewaiter_common::{frame::Frame, wire::Buffer};
+use tidewaiter_common::frame::Frame;
 
-/// The lengths that the kernel knows of a socket buffer.
-#[inline(always)]
-pub(crate) fn buffer(ctx: &TcContext) -> Buffer {
-    let skb = ctx.skb.skb;
-    // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows reading these fields, each by
-    // itself. Volatile, so that the compiler does not join neighbouring reads into one that it would refuse.
-    unsafe {
-        Buffer {
-            length: (&raw const (*skb).len).read_volatile(),
-            segments: (&raw const (*skb).gso_segs).read_volatile(),
-            segment_size: (&raw const (*skb).gso_size).read_volatile(),
-        }
-    }
-}
-
-/// Index of the interface that a socket buffer passes.
-#[inline(always)]
-pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
-    // SAFETY: as in `buffer`.
-    unsafe { (&raw const (*ctx.skb.skb).ifindex).read_volatile() }
-}
+use crate::context::length;
 
 /// The linear part of a socket buffer, read directly.
 pub(crate) struct Linear<'a>(pub(crate) &'a TcContext);
@@ -35,7 +16,7 @@ pub(crate) struct Linear<'a>(pub(crate) &'a TcContext);
 impl Frame for Linear<'_> {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.0.len() as usize
+        length(self.0)
     }
 
     #[inline(always)]
@@ -55,7 +36,7 @@ pub(crate) struct Paged<'a>(pub(crate) &'a TcContext);
 impl Frame for Paged<'_> {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.0.len() as usize
+        length(self.0)
     }
 
     #[inline(always)]

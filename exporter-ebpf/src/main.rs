@@ -4,9 +4,12 @@
 
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over by value")]
 
 mod account;
+mod context;
+mod flow;
 mod frame;
 mod maps;
 

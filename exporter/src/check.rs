@@ -4,13 +4,13 @@ use std::fmt::{self, Display, Write as _};
 
 use crate::{
     api::{Api, join},
-    config::{ApiSource, Configuration, Discovery, InterfaceSelection},
+    config::{ApiSource, Configuration, Discovery, Flows, InterfaceSelection},
     interfaces::Links,
 };
 
 /// What `configuration` resolves to on a host with `links`, for people to read.
 pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, apis, log } = configuration;
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, log } = configuration;
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
@@ -35,6 +35,12 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         )?;
     }
     line("attach", &format!("{attach:?}").to_lowercase())?;
+    let path = pin_path.as_ref().map_or("one for this network namespace".to_owned(), |path| path.display().to_string());
+    line("pin_path", &path)?;
+    line("persist", persist)?;
+    let Flows { capacity, idle_timeout } = flows;
+    let idle_timeout = humantime::format_duration(*idle_timeout);
+    line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
     line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
 
     match apis {

@@ -26,6 +26,8 @@ pub enum Command {
     Run(RunArguments),
     /// Validate a configuration and print what it resolves to.
     Check(CheckArguments),
+    /// Remove what a tidewaiter that is gone has left attached and pinned.
+    Detach(DetachArguments),
     /// Say what this kernel and this user can do, and what to do about what is missing.
     Doctor,
     /// Print the listening sockets for each line on standard input. The daemon runs this for itself.
@@ -39,9 +41,23 @@ pub struct RunArguments {
     /// The configuration file [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
     #[arg(long, value_name = "FILE", env = "TIDEWAITER_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Begin at zero, instead of going on from what an exporter before has counted.
+    #[arg(long)]
+    pub fresh: bool,
     /// What the command line sets over the file and the environment.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// Options of `detach`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DetachArguments {
+    /// The configuration file of that tidewaiter [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
+    #[arg(long, value_name = "FILE", env = "TIDEWAITER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Its folder of the BPF file system, if it is another than the configuration says.
+    #[arg(long, value_name = "PATH")]
+    pub pin_path: Option<PathBuf>,
 }
 
 /// Options of `check`.

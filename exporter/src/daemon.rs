@@ -1,13 +1,13 @@
 //! The daemon: everything put together, from start to end.
 
-use std::{future::pending, io, net::SocketAddr, time::Duration};
+use std::{future::pending, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -18,12 +18,18 @@ use crate::{
     discovery::{self, Scan, helper::HelperError},
     http::{self, Shared},
     interfaces::{Follower, Links},
-    kernel::{Kernel, KernelError},
+    kernel::{
+        FlowCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
+        pins::{PinError, Pins},
+    },
     slots::GRACE,
 };
 
 /// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
 const FIRST_SCAN: Duration = Duration::from_secs(5);
+
+/// Time between two looks at some of the flows.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, Error)]
@@ -66,8 +72,9 @@ pub enum DaemonError {
 /// Everything that can be refused is asked for in an order that leaves nothing behind: configuration, permissions and
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
-pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, apis, log: _ } = configuration;
+pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
+    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, log: _ } =
+        configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
@@ -79,7 +86,10 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     let listener = TcpListener::bind(listen).await.map_err(|source| DaemonError::Listen { address: listen, source })?;
     let address = listener.local_addr().map_err(|source| DaemonError::Listen { address: listen, source })?;
 
-    let shared = Shared::new(Accounting::new(Kernel::load()?, attach));
+    let pins = open_pins(pin_path, persist)?;
+    let capacity = FlowCapacity::for_established(flows.capacity);
+    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
+    let shared = Shared::new(Accounting::new(kernel, attach, flows.idle_timeout)?);
     let mut discovered = match apis {
         ApiSource::Configured(apis) => {
             shared.accounting().apply_apis(&apis)?;
@@ -110,6 +120,8 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
     }));
     info!(%address, "serving metrics");
 
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Each branch may be cancelled while it waits: none loses anything by that.
     loop {
         tokio::select! {
@@ -119,14 +131,45 @@ pub async fn run(configuration: Configuration) -> Result<(), DaemonError> {
             _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
+            _ = sweep.tick() => sweep_flows(&shared),
         }
     }
 
-    info!("stopping");
-    shared.accounting().detach();
+    let ended = if persist {
+        info!("stopping: the programs stay attached and go on counting for the next start");
+        Ok(())
+    } else {
+        info!("stopping");
+        shared.accounting().end()
+    };
     drop(stop_serving);
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
-    Ok(())
+    Ok(ended?)
+}
+
+/// The folder of pins. Without `persist` it is only there for an end that nobody asked for: then nothing that stands in the
+/// way of pinning stands in the way of accounting.
+fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, DaemonError> {
+    let path = match path {
+        Some(path) => path,
+        None => Pins::default_path(namespace_cookie()?),
+    };
+    match Pins::open(&path) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::Busy { .. }) => Err(KernelError::from(error).into()),
+        Err(error) if persist => Err(KernelError::from(error).into()),
+        Err(error) => {
+            warn!(%error, "nothing is pinned: should this process be killed, its counters are lost");
+            Ok(None)
+        }
+    }
+}
+
+/// Takes a look at some of the flows, and forgets those that have been quiet.
+fn sweep_flows(shared: &Shared) {
+    if let Err(error) = shared.accounting().sweep_flows() {
+        warn!(%error, "cannot look after the flows");
+    }
 }
 
 /// The next look at the listening sockets; waits for ever where nobody looks.

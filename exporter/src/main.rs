@@ -10,12 +10,13 @@ use tidewaiter::{
     capabilities::CapabilityError,
     chain::chain,
     check,
-    cli::{CheckArguments, Cli, Command, RunArguments},
+    cli::{CheckArguments, Cli, Command, DetachArguments, Overrides, RunArguments},
     config::{Configuration, error::ConfigurationError},
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
     interfaces::Follower,
+    kernel::{namespace_cookie, pins::Pins},
     logging,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let result = match command.unwrap_or(Command::Run(run)) {
         Command::Run(arguments) => self::run(&arguments),
         Command::Check(arguments) => check(&arguments),
+        Command::Detach(arguments) => detach(arguments),
         Command::Doctor => doctor(),
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };
@@ -41,10 +43,10 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(RunArguments { config, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
+fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::load(config.as_deref(), overrides)?;
     logging::start(configuration.log);
-    runtime()?.block_on(daemon::run(configuration))?;
+    runtime()?.block_on(daemon::run(configuration, *fresh))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,6 +55,20 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
     let links = runtime()?.block_on(async { anyhow::Ok(Follower::new()?.links().await?) })?;
     links.validate(&configuration.interfaces)?;
     print(&check::describe(&configuration, &links)?)
+}
+
+fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Result<ExitCode> {
+    let configuration = Configuration::load(config.as_deref(), &Overrides::default())?;
+    logging::start(configuration.log);
+    let path = match pin_path.or(configuration.pin_path) {
+        Some(path) => path,
+        None => Pins::default_path(namespace_cookie()?),
+    };
+    match Pins::open_existing(&path)? {
+        Some(pins) => pins.remove()?,
+        None => print(&format!("nothing is pinned in {}\n", path.display())).map(drop)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {

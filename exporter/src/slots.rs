@@ -2,7 +2,7 @@
 //!
 //! A slot that is given back may still be counted in: a program that looked it up before it left the tables has yet to
 //! run to its end. So it is first *retired*: out of the tables, but its counters are kept and read. Only after
-//! [`GRACE`] is it *recycled*: its counters are moved to where they are kept, zeroed, and it may be given out again.
+//! [`GRACE`] is it *recycled*: what it has counted is kept elsewhere, and it may be given out again.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,7 @@ impl Slots {
         Self { capacity, next: 1, free: Vec::new(), retired: VecDeque::new() }
     }
 
-    /// A slot that nobody has and that counts from zero; `None` if all are taken.
+    /// A slot that nobody has; `None` if all are taken.
     pub fn take(&mut self) -> Option<u16> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
@@ -39,6 +39,18 @@ impl Slots {
         }
         self.next += 1;
         Some(self.next - 1)
+    }
+
+    /// Takes note that `slot` was given out before this was made. Slots are restored in rising order, before any is taken.
+    pub fn restore(&mut self, slot: u16) {
+        self.free.extend(self.next..slot);
+        self.next = slot + 1;
+    }
+
+    /// Takes note that `slot` is free, although it was given out once.
+    pub fn restore_free(&mut self, slot: u16) {
+        self.restore(slot);
+        self.free.push(slot);
     }
 
     /// How many slots are not to be had: given out, or retired and not recycled yet.
@@ -64,7 +76,7 @@ impl Slots {
         (now.saturating_duration_since(since) >= GRACE).then_some(slot)
     }
 
-    /// Takes back [`Slots::recyclable`], whose counters were kept and zeroed.
+    /// Takes back [`Slots::recyclable`], whose counters were kept.
     pub fn recycle(&mut self) {
         self.free.extend(self.retired.pop_front().map(|(slot, _)| slot));
     }
@@ -91,5 +103,17 @@ mod tests {
         slots.recycle();
         assert_eq!(slots.in_use(), 1);
         assert_eq!((slots.take(), slots.retired().count()), (Some(2), 0));
+    }
+
+    #[test]
+    fn restored_slots_are_not_given_out() {
+        let mut slots = Slots::new(8);
+        slots.restore(2);
+        slots.restore_free(4);
+        slots.restore(5);
+        assert_eq!(slots.in_use(), 2);
+        let mut taken: Vec<_> = std::iter::from_fn(|| slots.take()).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 3, 4, 6, 7]);
     }
 }

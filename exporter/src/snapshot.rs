@@ -6,6 +6,7 @@ use std::{
 };
 
 pub use tidewaiter_common::{
+    api::ApiCounters,
     counters::Counters,
     direction::Direction,
     interface::{InterfaceCounters, InterfaceTotals},
@@ -46,8 +47,10 @@ pub struct ApiSnapshot {
     pub role: Option<Role>,
     /// The API, if there is one behind the name.
     pub api: Option<Arc<Api>>,
-    /// Packets and bytes, by [`Direction::index`].
-    pub counters: [Counters; Direction::COUNT],
+    /// What was counted.
+    pub counters: ApiCounters,
+    /// Since when.
+    pub created: SystemTime,
 }
 
 /// What was counted for one interface.
@@ -57,6 +60,8 @@ pub struct InterfaceSnapshot {
     pub name: String,
     /// Its counters.
     pub counters: InterfaceCounters,
+    /// Since when they count.
+    pub created: SystemTime,
 }
 
 /// How full a table is.

@@ -13,7 +13,7 @@ pub type End = (IpAddr, u16);
 /// A kind of frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
-    /// TCP or UDP.
+    /// What it is carried by.
     pub transport: Transport,
     /// Whether the IP header (of IPv4) and the TCP header carry options.
     pub options: bool,
@@ -36,6 +36,14 @@ pub fn frame(kind: Kind, (source, source_port): End, (destination, destination_p
             let tcp = ip.tcp(source_port, destination_port, 1, 1024);
             let options: &[_] = if kind.options { &[TcpOptionElement::MaximumSegmentSize(1460)] } else { &[] };
             tcp.options(options).expect("one option fits").write(&mut frame, &payload)
+        }
+        Transport::Sctp => {
+            // A common header (RFC 9260 section 3.1) without a right checksum, which nobody looks at.
+            let mut sctp = [0; 12].to_vec();
+            sctp[..2].copy_from_slice(&source_port.to_be_bytes());
+            sctp[2..4].copy_from_slice(&destination_port.to_be_bytes());
+            sctp.extend(&payload);
+            ip.write(&mut frame, ip_number::SCTP, &sctp)
         }
     }
     .expect("a Vec takes all");

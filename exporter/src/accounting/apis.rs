@@ -2,22 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use tidewaiter_common::{
-    api::{AddressKey, ApiSlot, MAX_APIS, PortEntry, port_index},
-    counters::Counters,
-    direction::Direction,
-    packet::map_ipv4,
+    api::{API_NAME_BYTES, AddressKey, ApiCounters, ApiSlot, MAX_APIS, PortEntry, port_index},
+    record::{ApiRecord, state},
 };
 use tracing::{error, info};
 
 use crate::{
     api::{Api, Role, reserved},
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
     slots::Slots,
     snapshot::ApiSnapshot,
 };
@@ -35,29 +32,51 @@ impl From<&Api> for Identity {
     }
 }
 
+/// A slot, and what is found by the API that has it; nothing is known of one that an exporter before us counted until it is
+/// asked for again.
+type Holder = (ApiSlot, Option<Arc<Api>>);
+
 /// The APIs that are counted, and the kernel's tables as they were last written.
 #[derive(Debug)]
 pub(super) struct ApiRegistry {
     slots: Slots,
-    current: BTreeMap<Identity, (ApiSlot, Arc<Api>)>,
-    /// The role that each retired slot was counted in.
-    retired_roles: HashMap<ApiSlot, Role>,
-    /// What recycled slots had counted.
-    removed: BTreeMap<Role, [Counters; Direction::COUNT]>,
+    current: BTreeMap<Identity, Holder>,
+    /// The kernel's records of slots that were ever held.
+    records: BTreeMap<ApiSlot, ApiRecord>,
     ports: HashMap<u32, PortEntry>,
     addresses: HashMap<AddressKey, ApiSlot>,
 }
 
 impl ApiRegistry {
-    pub(super) fn new() -> Self {
-        Self {
+    /// What the exporter before this one has left in the kernel; nothing, if there was none.
+    pub(super) fn restore(kernel: &Kernel, now: Instant) -> Result<Self, KernelError> {
+        let mut registry = Self {
             slots: Slots::new(MAX_APIS),
             current: BTreeMap::new(),
-            retired_roles: HashMap::new(),
-            removed: BTreeMap::new(),
-            ports: HashMap::new(),
-            addresses: HashMap::new(),
+            records: BTreeMap::new(),
+            ports: kernel.ports()?.into_iter().collect(),
+            addresses: kernel.addresses()?.into_iter().collect(),
+        };
+        for slot in (1..MAX_APIS).map(ApiSlot) {
+            let record = kernel.api_record(slot)?;
+            if record == ApiRecord::default() {
+                continue;
+            }
+            registry.records.insert(slot, record);
+            match (record.state, identity(&record)) {
+                (state::CURRENT, Some(identity)) => {
+                    registry.slots.restore(slot.0);
+                    registry.current.insert(identity, (slot, None));
+                }
+                (state::FREE, _) => registry.slots.restore_free(slot.0),
+                // Whoever retired it did not live to see its last packet counted.
+                _ => {
+                    registry.slots.restore(slot.0);
+                    registry.slots.retire(slot.0, now);
+                }
+            }
         }
+        Ok(registry)
     }
 
     /// How many APIs there are.
@@ -70,6 +89,16 @@ impl ApiRegistry {
         self.slots.in_use()
     }
 
+    /// The name of the API in `slot`.
+    pub(super) fn name(&self, slot: ApiSlot) -> &str {
+        let record = self.records.get(&slot).filter(|record| record.state == state::CURRENT);
+        match record {
+            Some(record) => name(record).unwrap_or(reserved::UNMAPPED),
+            None if slot.is_mapped() => reserved::REMOVED,
+            None => reserved::UNMAPPED,
+        }
+    }
+
     /// Makes `wanted` the APIs that are counted: those that were counted before go on from where they are.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, wanted: &[Api], now: Instant) -> Result<(), KernelError> {
         self.recycle(kernel, now)?;
@@ -79,14 +108,14 @@ impl ApiRegistry {
             let identity = Identity::from(api);
             let slot = if let Some((slot, _)) = self.current.get(&identity) {
                 *slot
-            } else if let Some(slot) = self.slots.take() {
+            } else if let Some(slot) = self.take_slot(kernel, &identity)? {
                 info!(api = api.name, role = api.role.as_str(), ports = api.ports_label(), "counting an API");
-                ApiSlot(slot)
+                slot
             } else {
                 error!(api = api.name, "no room for one more API: its traffic stays unmapped");
                 continue;
             };
-            self.current.insert(identity, (slot, Arc::new(api.clone())));
+            self.current.insert(identity, (slot, Some(Arc::new(api.clone()))));
         }
         // Until the tables are written, all of them, what is to go is still there: a failure loses no count.
         self.write_tables(kernel, &identities)?;
@@ -95,8 +124,38 @@ impl ApiRegistry {
         for (Identity { name, role }, (slot, _)) in gone {
             info!(api = name, role = role.as_str(), "an API is no more: its totals move to \"removed\"");
             self.slots.retire(slot.0, now);
-            self.retired_roles.insert(slot, role);
+            self.change(kernel, slot, |record| record.state = state::RETIRED)?;
         }
+        Ok(())
+    }
+
+    /// A slot for a new API, with its name on it; `None` if all are taken.
+    fn take_slot(&mut self, kernel: &mut Kernel, identity: &Identity) -> Result<Option<ApiSlot>, KernelError> {
+        let Some(slot) = self.slots.take().map(ApiSlot) else { return Ok(None) };
+        let Identity { name, role } = identity;
+        let bytes = name.as_bytes().get(..name.floor_char_boundary(API_NAME_BYTES)).unwrap_or_default();
+        self.change(kernel, slot, |record| {
+            record.name = [0; API_NAME_BYTES];
+            record.name[..bytes.len()].copy_from_slice(bytes);
+            record.name_length = bytes.len() as u16;
+            record.state = state::CURRENT;
+            record.role = *role as u8;
+            record.created = nanoseconds(SystemTime::now());
+        })?;
+        Ok(Some(slot))
+    }
+
+    /// Changes the record of `slot`, in the kernel first.
+    fn change(
+        &mut self,
+        kernel: &mut Kernel,
+        slot: ApiSlot,
+        change: impl FnOnce(&mut ApiRecord),
+    ) -> Result<(), KernelError> {
+        let mut record = self.records.get(&slot).copied().unwrap_or_default();
+        change(&mut record);
+        kernel.set_api_record(slot, &record)?;
+        self.records.insert(slot, record);
         Ok(())
     }
 
@@ -104,10 +163,14 @@ impl ApiRegistry {
     fn recycle(&mut self, kernel: &mut Kernel, now: Instant) -> Result<(), KernelError> {
         while let Some(slot) = self.slots.recyclable(now).map(ApiSlot) {
             let counters = kernel.api_counters(slot)?;
-            kernel.reset_api(slot)?;
-            if let Some(role) = self.retired_roles.remove(&slot) {
-                add(self.removed.entry(role).or_default(), counters);
-            }
+            self.change(kernel, slot, |record| {
+                let counted = counters - record.base;
+                if let Some(removed) = record.removed.get_mut(usize::from(record.role)) {
+                    *removed += &counted;
+                }
+                record.base = counters;
+                record.state = state::FREE;
+            })?;
             self.slots.recycle();
         }
         Ok(())
@@ -148,7 +211,7 @@ impl ApiRegistry {
         let mut ports = HashMap::new();
         let mut addresses = HashMap::new();
         let current = self.current.iter().filter(|(identity, _)| identities.contains(identity));
-        for (slot, api) in current.map(|(_, api)| api) {
+        for (slot, api) in current.filter_map(|(_, (slot, api))| Some((slot, api.as_ref()?))) {
             for (transport, port) in api.claims() {
                 let entry = ports.entry(port_index(transport, port)).or_insert(PortEntry::UNMAPPED);
                 if api.addresses.is_empty() {
@@ -157,11 +220,7 @@ impl ApiRegistry {
                 }
                 entry.set_by_address(api.role);
                 addresses.extend(api.addresses.iter().map(|&address| {
-                    let address = match address.to_canonical() {
-                        IpAddr::V4(address) => map_ipv4(address.octets()),
-                        IpAddr::V6(address) => address.octets(),
-                    };
-                    (AddressKey { address, port, transport: transport as u8, role: api.role as u8 }, *slot)
+                    (AddressKey { address: address.to_canonical().into(), port, transport: transport as u8, role: api.role as u8 }, *slot)
                 }));
             }
         }
@@ -170,34 +229,56 @@ impl ApiRegistry {
 
     /// What was counted for each API.
     pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<ApiSnapshot>, KernelError> {
-        let mut apis = vec![ApiSnapshot {
-            name: reserved::UNMAPPED.to_owned(),
-            role: None,
-            api: None,
-            counters: kernel.api_counters(ApiSlot::UNMAPPED)?,
-        }];
-        for (slot, api) in self.current.values() {
+        let unmapped = reserved::UNMAPPED.to_owned();
+        let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
+        let mut apis = vec![ApiSnapshot { name: unmapped, role: None, api: None, counters, created: kernel.created() }];
+        for (Identity { name, role }, (slot, api)) in &self.current {
+            let ApiRecord { base, created, .. } = self.records.get(slot).copied().unwrap_or_default();
             apis.push(ApiSnapshot {
-                name: api.name.clone(),
-                role: Some(api.role),
-                api: Some(Arc::clone(api)),
-                counters: kernel.api_counters(*slot)?,
+                name: name.clone(),
+                role: Some(*role),
+                api: api.clone(),
+                counters: kernel.api_counters(*slot)? - base,
+                created: from_nanoseconds(created),
             });
         }
-        let mut removed = self.removed.clone();
-        for (slot, &role) in &self.retired_roles {
-            add(removed.entry(role).or_default(), kernel.api_counters(*slot)?);
-        }
-        apis.extend(removed.into_iter().map(|(role, counters)| ApiSnapshot {
+        apis.extend(self.removed(kernel)?.into_iter().map(|(role, counters)| ApiSnapshot {
             name: reserved::REMOVED.to_owned(),
             role: Some(role),
             api: None,
             counters,
+            created: kernel.created(),
         }));
         Ok(apis)
     }
+
+    /// What was counted for APIs that are no more, by role; nothing for a role that never lost any.
+    fn removed(&self, kernel: &Kernel) -> Result<BTreeMap<Role, ApiCounters>, KernelError> {
+        let mut removed = BTreeMap::new();
+        for (slot, record) in &self.records {
+            for (role, former) in Role::ALL.into_iter().zip(&record.removed) {
+                if *former != ApiCounters::default() {
+                    *removed.entry(role).or_default() += former;
+                }
+            }
+            if record.state == state::RETIRED
+                && let Some(role) = role(record)
+            {
+                *removed.entry(role).or_default() += &(kernel.api_counters(*slot)? - record.base);
+            }
+        }
+        Ok(removed)
+    }
 }
 
-fn add(total: &mut [Counters; Direction::COUNT], counters: [Counters; Direction::COUNT]) {
-    total.iter_mut().zip(counters).for_each(|(total, counters)| *total += counters);
+fn identity(record: &ApiRecord) -> Option<Identity> {
+    Some(Identity { name: name(record)?.to_owned(), role: role(record)? })
+}
+
+fn name(record: &ApiRecord) -> Option<&str> {
+    str::from_utf8(record.name.get(..record.name_length.into())?).ok()
+}
+
+fn role(record: &ApiRecord) -> Option<Role> {
+    Role::ALL.into_iter().find(|role| *role as u8 == record.role)
 }

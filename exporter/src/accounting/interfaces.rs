@@ -1,14 +1,21 @@
 //! Which interface has which slot, and has the programs attached.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Instant, SystemTime},
+};
 
-use tidewaiter_common::interface::{InterfaceCounters, InterfaceSlot, MAX_INTERFACES};
+use tidewaiter_common::{
+    frame::Framing,
+    interface::{InterfaceCounters, InterfaceSlot, MAX_INTERFACES},
+    record::{INTERFACE_NAME_BYTES, InterfaceRecord, state},
+};
 use tracing::{info, warn};
 
 use crate::{
     config::AttachMode,
     interfaces::Interface,
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
     slots::Slots,
     snapshot::{GONE, InterfaceSnapshot},
 };
@@ -19,13 +26,42 @@ pub(super) struct InterfaceRegistry {
     slots: Slots,
     mode: AttachMode,
     current: BTreeMap<u32, (InterfaceSlot, Interface)>,
-    /// What recycled slots had counted.
-    gone: InterfaceCounters,
+    /// Slots that an exporter before us counted an interface in, by its index and name, until it is asked for again.
+    inherited: BTreeMap<(u32, String), InterfaceSlot>,
+    /// The kernel's records of slots that were ever held.
+    records: BTreeMap<InterfaceSlot, InterfaceRecord>,
 }
 
 impl InterfaceRegistry {
-    pub(super) fn new(mode: AttachMode) -> Self {
-        Self { slots: Slots::new(MAX_INTERFACES), mode, current: BTreeMap::new(), gone: InterfaceCounters::default() }
+    /// What the exporter before this one has left in the kernel; nothing, if there was none.
+    pub(super) fn restore(kernel: &Kernel, mode: AttachMode, now: Instant) -> Result<Self, KernelError> {
+        let mut registry = Self {
+            slots: Slots::new(MAX_INTERFACES),
+            mode,
+            current: BTreeMap::new(),
+            inherited: BTreeMap::new(),
+            records: BTreeMap::new(),
+        };
+        for slot in (1..MAX_INTERFACES).map(InterfaceSlot) {
+            let record = kernel.interface_record(slot)?;
+            if record == InterfaceRecord::default() {
+                continue;
+            }
+            registry.records.insert(slot, record);
+            match record.state {
+                state::CURRENT => {
+                    registry.slots.restore(slot.0);
+                    registry.inherited.insert((record.index, name(&record)), slot);
+                }
+                state::FREE => registry.slots.restore_free(slot.0),
+                // Whoever retired it did not live to see its last packet counted.
+                _ => {
+                    registry.slots.restore(slot.0);
+                    registry.slots.retire(slot.0, now);
+                }
+            }
+        }
+        Ok(registry)
     }
 
     /// The interfaces that are accounted.
@@ -45,10 +81,7 @@ impl InterfaceRegistry {
         let mut failures = Vec::new();
         let gone: Vec<_> = self.current.extract_if(.., |_, (_, interface)| !wanted.contains(interface)).collect();
         for (index, (slot, interface)) in gone {
-            kernel.detach(index);
-            failures.extend(kernel.clear_interface(index).err());
-            self.slots.retire(slot.0, now);
-            info!(interface = interface.name, index, "no longer accounting an interface: its totals move to {GONE:?}");
+            failures.extend(self.retire(kernel, slot, index, &interface.name, now).err());
         }
         failures.extend(self.recycle(kernel, now).err());
         for interface in wanted {
@@ -56,25 +89,34 @@ impl InterfaceRegistry {
                 failures.extend(self.add(kernel, interface, now).err());
             }
         }
+        for ((index, name), slot) in std::mem::take(&mut self.inherited) {
+            failures.extend(self.retire(kernel, slot, index, &name, now).err());
+        }
+        for index in kernel.left_attached() {
+            kernel.detach(index);
+        }
         failures
     }
 
     fn add(&mut self, kernel: &mut Kernel, interface: &Interface, now: Instant) -> Result<(), KernelError> {
         let Interface { index, name, .. } = interface;
-        let slot = self.slots.take().map(InterfaceSlot).ok_or_else(|| KernelError::Full {
-            what: format!("the interface {name}"),
-            limit: usize::from(MAX_INTERFACES) - 1,
-        })?;
-        let attached = kernel.set_interface(*index, slot).and_then(|()| kernel.attach(*index, name, self.mode));
+        let framing = interface.framing().unwrap_or(Framing::Ethernet);
+        let inherited = self.inherited.remove(&(*index, name.clone()));
+        let slot = match inherited {
+            Some(slot) => slot,
+            None => self.take_slot(kernel, interface, framing)?,
+        };
+        let attached =
+            kernel.set_interface(*index, slot, framing).and_then(|()| kernel.attach(*index, name, self.mode));
         match attached {
             Ok(hook) => {
-                info!(interface = name, index, hook = hook.as_str(), "accounting an interface");
+                let taken_over = inherited.is_some();
+                info!(interface = name, index, hook = hook.as_str(), taken_over, "accounting an interface");
                 self.current.insert(*index, (slot, interface.clone()));
                 Ok(())
             }
             Err(error) => {
-                self.slots.retire(slot.0, now);
-                if let Err(error) = kernel.clear_interface(*index) {
+                if let Err(error) = self.retire(kernel, slot, *index, name, now) {
                     warn!(interface = name, %error, "cannot take an interface out of the table");
                 }
                 Err(error)
@@ -82,12 +124,69 @@ impl InterfaceRegistry {
         }
     }
 
+    /// A slot for a new interface, with its name on it.
+    fn take_slot(
+        &mut self,
+        kernel: &mut Kernel,
+        interface: &Interface,
+        framing: Framing,
+    ) -> Result<InterfaceSlot, KernelError> {
+        let Interface { index, name, .. } = interface;
+        let slot = self.slots.take().map(InterfaceSlot).ok_or_else(|| KernelError::Full {
+            what: format!("the interface {name}"),
+            limit: usize::from(MAX_INTERFACES) - 1,
+        })?;
+        self.change(kernel, slot, |record| {
+            record.name = [0; INTERFACE_NAME_BYTES];
+            // The kernel gives no longer names.
+            record.name.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+            record.index = *index;
+            record.state = state::CURRENT;
+            record.framing = framing as u16;
+            record.created = nanoseconds(SystemTime::now());
+        })?;
+        Ok(slot)
+    }
+
+    /// Stops accounting the interface that has `slot`; its counters stay until its last packet is counted.
+    fn retire(
+        &mut self,
+        kernel: &mut Kernel,
+        slot: InterfaceSlot,
+        index: u32,
+        name: &str,
+        now: Instant,
+    ) -> Result<(), KernelError> {
+        kernel.detach(index);
+        let cleared = kernel.clear_interface(index);
+        self.slots.retire(slot.0, now);
+        info!(interface = name, index, "no longer accounting an interface: its totals move to {GONE:?}");
+        cleared.and(self.change(kernel, slot, |record| record.state = state::RETIRED))
+    }
+
+    /// Changes the record of `slot`, in the kernel first.
+    fn change(
+        &mut self,
+        kernel: &mut Kernel,
+        slot: InterfaceSlot,
+        change: impl FnOnce(&mut InterfaceRecord),
+    ) -> Result<(), KernelError> {
+        let mut record = self.records.get(&slot).copied().unwrap_or_default();
+        change(&mut record);
+        kernel.set_interface_record(slot, &record)?;
+        self.records.insert(slot, record);
+        Ok(())
+    }
+
     /// Keeps what retired slots have counted, and frees them.
     fn recycle(&mut self, kernel: &mut Kernel, now: Instant) -> Result<(), KernelError> {
         while let Some(slot) = self.slots.recyclable(now).map(InterfaceSlot) {
             let counters = kernel.interface_counters(slot)?;
-            kernel.reset_interface(slot)?;
-            self.gone += &counters;
+            self.change(kernel, slot, |record| {
+                record.gone += &(counters - record.base);
+                record.base = counters;
+                record.state = state::FREE;
+            })?;
             self.slots.recycle();
         }
         Ok(())
@@ -97,16 +196,35 @@ impl InterfaceRegistry {
     pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<InterfaceSnapshot>, KernelError> {
         let mut interfaces = Vec::new();
         for (slot, interface) in self.current.values() {
-            let counters = kernel.interface_counters(*slot)?;
-            interfaces.push(InterfaceSnapshot { name: interface.name.clone(), counters });
+            let InterfaceRecord { base, created, .. } = self.records.get(slot).copied().unwrap_or_default();
+            interfaces.push(InterfaceSnapshot {
+                name: interface.name.clone(),
+                counters: kernel.interface_counters(*slot)? - base,
+                created: from_nanoseconds(created),
+            });
         }
-        let mut gone = self.gone;
-        for slot in self.slots.retired().map(InterfaceSlot).chain([InterfaceSlot::GONE]) {
-            gone += &kernel.interface_counters(slot)?;
-        }
-        if gone != InterfaceCounters::default() {
-            interfaces.push(InterfaceSnapshot { name: GONE.to_owned(), counters: gone });
+        let counters = self.gone(kernel)?;
+        if counters != InterfaceCounters::default() {
+            interfaces.push(InterfaceSnapshot { name: GONE.to_owned(), counters, created: kernel.created() });
         }
         Ok(interfaces)
     }
+
+    /// What was counted for interfaces that are no more.
+    fn gone(&self, kernel: &Kernel) -> Result<InterfaceCounters, KernelError> {
+        let mut gone = kernel.interface_counters(InterfaceSlot::GONE)?;
+        for (slot, record) in &self.records {
+            gone += &record.gone;
+            let is_current = self.current.values().any(|(current, _)| current == slot);
+            if !is_current && record.state != state::FREE {
+                gone += &(kernel.interface_counters(*slot)? - record.base);
+            }
+        }
+        Ok(gone)
+    }
+}
+
+fn name(record: &InterfaceRecord) -> String {
+    let bytes = record.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,15 +1,19 @@
 //! Accounting: the kernel side, which APIs and interfaces it counts for, and what it has counted.
 
 mod apis;
+mod flows;
 mod interfaces;
 mod process;
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use tidewaiter_common::{api::MAX_APIS, interface::MAX_INTERFACES};
 use tracing::warn;
 
-use self::{apis::ApiRegistry, interfaces::InterfaceRegistry};
+use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
 use crate::{
     api::Api,
     chain::chain,
@@ -28,15 +32,20 @@ pub struct Accounting {
     kernel: Kernel,
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
+    flows: FlowSweeper,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
 
 impl Accounting {
-    /// Accounts nothing yet, by a `kernel` that was just loaded.
-    #[must_use]
-    pub fn new(kernel: Kernel, mode: AttachMode) -> Self {
-        Self { kernel, apis: ApiRegistry::new(), interfaces: InterfaceRegistry::new(mode), discovery: None }
+    /// Goes on from what `kernel`, which was just loaded, took over; accounts nothing yet if that is nothing.
+    /// Flows are forgotten `idle_timeout` after their last packet.
+    pub fn new(kernel: Kernel, mode: AttachMode, idle_timeout: Duration) -> Result<Self, KernelError> {
+        let now = Instant::now();
+        let apis = ApiRegistry::restore(&kernel, now)?;
+        let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
+        let flows = FlowSweeper::new(idle_timeout);
+        Ok(Self { kernel, apis, interfaces, flows, discovery: None })
     }
 
     /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
@@ -55,6 +64,11 @@ impl Accounting {
         self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
     }
 
+    /// Looks at some of the flows, and forgets those that have been quiet for long.
+    pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
+        self.flows.sweep(&mut self.kernel)
+    }
+
     /// Names of the interfaces that are accounted.
     #[must_use]
     pub fn interfaces(&self) -> impl ExactSizeIterator<Item = &str> {
@@ -67,9 +81,9 @@ impl Accounting {
         self.apis.len()
     }
 
-    /// Detaches everything. What was counted can still be read.
-    pub fn detach(&mut self) {
-        self.kernel.detach_all();
+    /// Ends the accounting: detaches everything, and removes what is pinned. What was counted can still be read.
+    pub fn end(&mut self) -> Result<(), KernelError> {
+        self.kernel.end()
     }
 
     /// The kernel side by itself, to run its programs on frames.
@@ -92,6 +106,11 @@ impl Accounting {
                 name: "interfaces",
                 entries: self.interfaces.slots_in_use(),
                 capacity: usize::from(MAX_INTERFACES) - 1,
+            },
+            TableSnapshot {
+                name: "flows",
+                entries: self.flows.entries(),
+                capacity: self.kernel.flow_capacity().established as usize,
             },
         ];
         Snapshot {

@@ -48,6 +48,12 @@ pub struct Configuration {
     pub interfaces: InterfaceSelection,
     /// How the programs are attached.
     pub attach: AttachMode,
+    /// The folder where maps and hooks are pinned; that of the network namespace if `None`.
+    pub pin_path: Option<PathBuf>,
+    /// Whether accounting goes on when the exporter is asked to end.
+    pub persist: bool,
+    /// How flows are kept.
+    pub flows: Flows,
     /// Where the APIs come from.
     pub apis: ApiSource,
     /// How the log is written.
@@ -88,6 +94,15 @@ pub enum ApiSource {
     Configured(Vec<Api>),
     /// They are the listening sockets.
     Discovered(Discovery),
+}
+
+/// How flows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// How many established flows there can be; memory for them is taken at the start.
+    pub capacity: u32,
+    /// How long a flow is kept after its last packet.
+    pub idle_timeout: Duration,
 }
 
 /// How listening sockets become APIs.

@@ -1,6 +1,6 @@
 //! What a user may write.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -19,6 +19,13 @@ pub struct RawConfiguration {
     pub interfaces: Option<OneOrMany<String>>,
     /// How the programs are attached.
     pub attach: AttachMode,
+    /// The folder of the BPF file system where maps and hooks are pinned; one for the network namespace if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_path: Option<PathBuf>,
+    /// Whether accounting goes on when the exporter is asked to end.
+    pub persist: bool,
+    /// How flows are kept.
+    pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
     /// How the log is written.
@@ -34,6 +41,9 @@ impl Default for RawConfiguration {
             listen: "0.0.0.0:9473".to_owned(),
             interfaces: None,
             attach: AttachMode::Auto,
+            pin_path: None,
+            persist: false,
+            flows: RawFlows { capacity: 262_144, idle_timeout: Interval(Duration::from_mins(1)) },
             discovery: RawDiscovery {
                 interval: Interval(Duration::from_secs(10)),
                 limit: 64,
@@ -43,6 +53,16 @@ impl Default for RawConfiguration {
             api: Vec::new(),
         }
     }
+}
+
+/// `[flows]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct RawFlows {
+    /// How many established flows there can be.
+    pub capacity: i64,
+    /// How long a flow is kept after its last packet.
+    pub idle_timeout: Interval,
 }
 
 /// `[discovery]`.
@@ -94,12 +114,14 @@ impl RawApi {
 
 /// A [`Transport`] as it is written.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"tcp\" or \"udp\"")]
+#[serde(rename_all = "lowercase", expecting = "\"tcp\", \"udp\" or \"sctp\"")]
 pub enum RawTransport {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl From<RawTransport> for Transport {
@@ -107,6 +129,7 @@ impl From<RawTransport> for Transport {
         match transport {
             RawTransport::Tcp => Self::Tcp,
             RawTransport::Udp => Self::Udp,
+            RawTransport::Sctp => Self::Sctp,
         }
     }
 }

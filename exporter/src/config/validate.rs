@@ -3,6 +3,8 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::Path,
     time::Duration,
 };
 
@@ -11,11 +13,11 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
 
 use super::{
-    ApiSource, Configuration, Discovery, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
+    ApiSource, Configuration, Discovery, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
-    raw::{Address, RawApi, RawConfiguration, RawDiscovery},
+    raw::{Address, RawApi, RawConfiguration, RawDiscovery, RawFlows},
 };
 use crate::api::{Api, Role, Transport, reserved};
 
@@ -29,13 +31,16 @@ const MAX_CONFIGURED: usize = MAX_APIS as usize - 1;
 /// use until their last counts have been kept.
 const MAX_DISCOVERED: usize = MAX_APIS as usize / 2;
 
+/// How many flows a configuration may ask for: each takes some 200 bytes of the kernel's memory.
+const FLOW_CAPACITY: RangeInclusive<u32> = 1024..=16_777_216;
+
 /// Validates `raw`; `file` and `figment` tell where each value was written.
 pub(super) fn validate(
     raw: RawConfiguration,
     file: Option<&File>,
     figment: &Figment,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, discovery, log, api } = raw;
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, log, api } = raw;
     let mut check = Check { problems: Vec::new(), file, figment };
 
     let listen = check.listen(&listen);
@@ -43,6 +48,8 @@ pub(super) fn validate(
         None => InterfaceSelection::Default,
         Some(patterns) => check.interfaces(patterns.0),
     };
+    check.pin_path(pin_path.as_deref());
+    let flows = check.flows(&flows);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
 
@@ -54,6 +61,9 @@ pub(super) fn validate(
         listen,
         interfaces,
         attach,
+        pin_path,
+        persist,
+        flows,
         apis,
         log: Log { level: log.level, format: log.format },
     })
@@ -125,6 +135,30 @@ impl Check<'_> {
         InterfaceSelection::Matching(InterfacePatterns { patterns, globs })
     }
 
+    fn pin_path(&mut self, path: Option<&Path>) {
+        if let Some(path) = path
+            && !path.is_absolute()
+        {
+            let expected = "expected an absolute path such as \"/sys/fs/bpf/tidewaiter/edge\"";
+            self.problem("pin_path", format!("found {:?}, {expected}", path.display().to_string()));
+        }
+    }
+
+    fn flows(&mut self, raw: &RawFlows) -> Flows {
+        let RawFlows { capacity, idle_timeout } = raw;
+        let in_range = u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
+        let capacity = in_range.unwrap_or_else(|| {
+            let (least, most) = (FLOW_CAPACITY.start(), FLOW_CAPACITY.end());
+            self.problem("flows.capacity", format!("found {capacity}, expected {least} to {most}, or 0 for no flows"));
+            *least
+        });
+        if idle_timeout.0 < Duration::from_secs(1) {
+            let found = humantime::format_duration(idle_timeout.0);
+            self.problem("flows.idle_timeout", format!("found \"{found}\", expected at least \"1s\""));
+        }
+        Flows { capacity, idle_timeout: idle_timeout.0 }
+    }
+
     fn discovery(&mut self, raw: &RawDiscovery) -> Discovery {
         let RawDiscovery { interval, limit, forget_after } = raw;
         if interval.0 < Duration::from_secs(1) {
@@ -194,7 +228,7 @@ impl Check<'_> {
                 );
             }
             if api.transports.is_empty() {
-                let message = "found an empty list, expected \"tcp\", \"udp\" or both".to_owned();
+                let message = "found an empty list, expected \"tcp\", \"udp\" or others".to_owned();
                 self.problem(format!("api.{place}.transport"), message);
             }
             by_address += api.claims().count() * api.addresses.len();

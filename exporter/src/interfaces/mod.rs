@@ -5,6 +5,7 @@ mod follow;
 use std::collections::HashSet;
 
 use rtnetlink::packet_route::link::LinkLayerType;
+use tidewaiter_common::frame::Framing;
 
 pub use self::follow::{Follower, Links};
 use crate::{
@@ -26,13 +27,15 @@ pub struct Interface {
     pub link_layer: LinkLayer,
 }
 
-/// What the frames of an interface begin with.
+/// What kind of link an interface is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkLayer {
-    /// An Ethernet header.
+    /// Ethernet.
     Ethernet,
-    /// An Ethernet header, full of zeros: the loopback interface.
+    /// The loopback interface, whose Ethernet headers are full of zeros.
     Loopback,
+    /// No link layer: its frames are IP packets. Tun, `WireGuard`, PPP, tunnels of the kernel.
+    Ip,
     /// Something else, `ARPHRD_…` in `include/uapi/linux/if_arp.h`.
     Other(u16),
 }
@@ -42,6 +45,14 @@ impl From<LinkLayerType> for LinkLayer {
         match link_layer {
             LinkLayerType::Ether => Self::Ethernet,
             LinkLayerType::Loopback => Self::Loopback,
+            LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre => Self::Ip,
             other => Self::Other(other.into()),
         }
     }
@@ -51,12 +62,12 @@ impl Links {
     /// Those of the interfaces that `selection` names and whose frames can be read.
     #[must_use]
     pub fn select(&self, selection: &InterfaceSelection) -> Vec<Interface> {
-        self.named(selection).filter(|interface| interface.is_readable()).cloned().collect()
+        self.named(selection).filter(|interface| interface.framing().is_some()).cloned().collect()
     }
 
     /// Those of the interfaces that `selection` names, but whose frames cannot be read.
     pub fn unreadable(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {
-        self.named(selection).filter(|interface| !interface.is_readable())
+        self.named(selection).filter(|interface| interface.framing().is_none())
     }
 
     fn named(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {
@@ -86,9 +97,13 @@ impl Links {
 }
 
 impl Interface {
-    /// Whether the kernel side can read this interface's frames: they must begin with an Ethernet header.
+    /// What this interface's frames begin with; `None` if the kernel side cannot read that.
     #[must_use]
-    pub const fn is_readable(&self) -> bool {
-        !matches!(self.link_layer, LinkLayer::Other(_))
+    pub const fn framing(&self) -> Option<Framing> {
+        match self.link_layer {
+            LinkLayer::Ethernet | LinkLayer::Loopback => Some(Framing::Ethernet),
+            LinkLayer::Ip => Some(Framing::Ip),
+            LinkLayer::Other(_) => None,
+        }
     }
 }

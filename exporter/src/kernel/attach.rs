@@ -1,35 +1,40 @@
 //! Attaching the programs to interfaces.
 //!
 //! Programs share their hooks: ours is the first to see what is received and the last to see what is transmitted, and
-//! always lets the next one run.
+//! always lets the next one run. Where a program of an exporter before us is attached, ours takes its place in one step, so
+//! that no packet passes between the two.
 
 use std::io;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-    tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
+    links::{FdLink, LinkError, PinnedLink},
+    tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle},
 };
 use tidewaiter_common::direction::Direction;
 use tracing::debug;
 
-use super::{Kernel, KernelError, program_name, programs::classifier};
+use super::{
+    Kernel, KernelError,
+    pins::{Pins, remove_filter},
+    program_name,
+    programs::classifier,
+};
 use crate::config::AttachMode;
-
-/// The priority of our TC filters: the first to be asked. (The kernel numbers from 1; 0 would let it choose.)
-const FIRST_PRIORITY: u16 = 1;
-/// The priority of our TC filters where they are to come last.
-const LAST_PRIORITY: u16 = u16::MAX;
 
 /// The kind of hook that the programs of an interface are attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// TCX, Linux 6.6 and later: gone with the process, however that ends.
+    /// TCX, Linux 6.6 and later: detached with the last user of the link, which is the pin if there is one.
     Tcx,
-    /// Filters of a clsact qdisc: they outlive a process that is killed, and the next one removes them.
+    /// Filters of a clsact qdisc: they stay until they are removed.
     Clsact,
 }
 
 impl Hook {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Tcx, Self::Clsact];
+
     /// Its name: `tcx` or `clsact`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -40,9 +45,21 @@ impl Hook {
     }
 }
 
-/// The links of one interface, by direction.
+/// What keeps the programs of one interface attached.
 #[derive(Debug)]
-pub(super) struct Attached([Option<SchedClassifierLinkId>; Direction::COUNT]);
+pub(super) struct Attached {
+    hook: Hook,
+    /// The links of TCX, by direction.
+    links: [Option<FdLink>; Direction::COUNT],
+}
+
+/// Where a program is to be attached.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    index: u32,
+    interface: &'a str,
+    direction: Direction,
+}
 
 impl Kernel {
     /// Attaches both programs to the interface called `name`, which has `index`.
@@ -61,35 +78,94 @@ impl Kernel {
     }
 
     fn attach_both(&mut self, index: u32, name: &str, hook: Hook) -> Result<Hook, KernelError> {
-        self.attached.insert(index, Attached([None, None]));
+        self.attached.insert(index, Attached { hook, links: [None, None] });
         for direction in Direction::ALL {
-            let program = program_name(direction);
-            let attached = classifier(&mut self.ebpf, program)?.attach_to(hook, direction, name);
+            let place = Place { index, interface: name, direction };
+            let attached = match hook {
+                Hook::Tcx => self.attach_tcx(place).map(Some),
+                Hook::Clsact => self.attach_filter(place).map(|()| None),
+            };
             match attached {
                 Ok(link) => {
-                    if let Some(Attached(links)) = self.attached.get_mut(&index) {
-                        links[direction.index()] = Some(link);
+                    if let Some(attached) = self.attached.get_mut(&index) {
+                        attached.links[direction.index()] = link;
                     }
                 }
-                Err(source) => {
+                Err(error) => {
                     self.detach(index);
-                    return Err(KernelError::Attach { program, interface: name.to_owned(), source: source.into() });
+                    return Err(error);
                 }
+            }
+        }
+        // What was attached the other way before would count everything a second time.
+        if let Some(pins) = &self.pins {
+            for other in Hook::ALL.into_iter().filter(|other| *other != hook) {
+                Direction::ALL.into_iter().for_each(|direction| pins.detach(other, index, direction));
             }
         }
         Ok(hook)
     }
 
-    /// Detaches both programs from the interface with `index`; it may be gone already.
-    pub fn detach(&mut self, index: u32) {
-        let Some(Attached(links)) = self.attached.remove(&index) else { return };
-        for (direction, link) in Direction::ALL.into_iter().zip(links) {
-            let Some(link) = link else { continue };
-            let detached = classifier(&mut self.ebpf, program_name(direction)).map(|program| program.detach(link));
-            if let Ok(Err(error)) = detached {
-                debug!(index, direction = direction.as_str(), %error, "there was nothing left to detach");
+    fn attach_tcx(&mut self, place: Place<'_>) -> Result<FdLink, KernelError> {
+        let Place { index, interface, direction } = place;
+        let pin = self.pins.as_ref().map(|pins| pins.hook(Hook::Tcx, index, direction));
+        let program = classifier(&mut self.ebpf, program_name(direction))?;
+        let failed = |source: ProgramError| attach_error(place, source);
+
+        if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
+            match take_over(program, pin) {
+                Ok(link) => return Ok(link),
+                Err(error) => debug!(interface, %error, "cannot take over a link: its interface is gone"),
+            }
+            if let Some(pins) = &self.pins {
+                pins.detach(Hook::Tcx, index, direction);
             }
         }
+        let order = match direction {
+            Direction::Receive => LinkOrder::first(),
+            Direction::Transmit => LinkOrder::last(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
+        let id = program.attach_with_options(interface, attach_type(direction), options).map_err(failed)?;
+        let link = take(program, id).map_err(failed)?;
+        match pin {
+            Some(pin) => {
+                let pinned = link.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
+                Ok(pinned.into())
+            }
+            None => Ok(link),
+        }
+    }
+
+    fn attach_filter(&mut self, place: Place<'_>) -> Result<(), KernelError> {
+        let Place { index, interface, direction } = place;
+        let failed = |source: ProgramError| attach_error(place, source);
+        let handle = self.filter_handle;
+        let program = classifier(&mut self.ebpf, program_name(direction))?;
+        attach_or_replace(program, interface, direction, handle).map_err(failed)?;
+
+        let Some(pins) = &self.pins else { return Ok(()) };
+        let pin = pins.hook(Hook::Clsact, index, direction);
+        if !pin.exists() {
+            program.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
+        }
+        Ok(())
+    }
+
+    /// Detaches both programs from the interface with `index`; it may be gone already.
+    pub fn detach(&mut self, index: u32) {
+        let attached = self.attached.remove(&index);
+        for direction in Direction::ALL {
+            match &self.pins {
+                Some(pins) => Hook::ALL.into_iter().for_each(|hook| pins.detach(hook, index, direction)),
+                None if attached.as_ref().is_some_and(|attached| attached.hook == Hook::Clsact) => {
+                    remove_filter(index, direction, self.filter_handle);
+                }
+                None => {}
+            }
+        }
+        // Closing the last descriptor of an unpinned link detaches it.
+        drop(attached);
     }
 
     /// Detaches all programs from all interfaces.
@@ -99,52 +175,82 @@ impl Kernel {
             self.detach(index);
         }
     }
-}
 
-/// What [`SchedClassifier`] lacks.
-trait AttachTo {
-    fn attach_to(
-        &mut self,
-        hook: Hook,
-        direction: Direction,
-        interface: &str,
-    ) -> Result<SchedClassifierLinkId, ProgramError>;
-}
-
-impl AttachTo for SchedClassifier {
-    fn attach_to(
-        &mut self,
-        hook: Hook,
-        direction: Direction,
-        interface: &str,
-    ) -> Result<SchedClassifierLinkId, ProgramError> {
-        let (attach_type, order, priority) = match direction {
-            Direction::Receive => (TcAttachType::Ingress, LinkOrder::first(), FIRST_PRIORITY),
-            Direction::Transmit => (TcAttachType::Egress, LinkOrder::last(), LAST_PRIORITY),
-        };
-        let options = match hook {
-            Hook::Tcx => TcAttachOptions::TcxOrder(order),
-            Hook::Clsact => {
-                remove_filters_left_behind(interface, attach_type, program_name(direction))?;
-                TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() })
-            }
-        };
-        self.attach_with_options(interface, attach_type, options)
+    /// Indexes of the interfaces that a program is attached to although nobody asked for it: an exporter before us did.
+    #[must_use]
+    pub fn left_attached(&self) -> Vec<u32> {
+        let hooks = self.pins.as_ref().map(Pins::hooks).unwrap_or_default();
+        let mut indexes: Vec<_> = hooks.into_iter().map(|(_, index, _)| index).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.retain(|index| !self.attached.contains_key(index));
+        indexes
     }
 }
 
-/// Makes sure that the interface has a clsact qdisc without a filter of the program called `name`: one that was killed
-/// leaves its filters.
-fn remove_filters_left_behind(interface: &str, attach_type: TcAttachType, name: &str) -> Result<(), TcError> {
+/// Puts `program` in the place of the one that the link pinned at `pin` attaches.
+fn take_over(program: &mut SchedClassifier, pin: &std::path::Path) -> Result<FdLink, ProgramError> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(link_error)?);
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link).map_err(link_error)?)?;
+    take(program, id)
+}
+
+/// Takes a link out of the keeping of `program`.
+fn take(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<FdLink, ProgramError> {
+    FdLink::try_from(program.take_link(id)?).map_err(link_error)
+}
+
+fn link_error(error: LinkError) -> ProgramError {
+    match error {
+        LinkError::SyscallError(error) => error.into(),
+        LinkError::InvalidLink | LinkError::UnknownLinkType(_) => ProgramError::UnexpectedProgramType,
+    }
+}
+
+/// Makes `program` the TC filter with `handle`, in the place of the one that is there.
+fn attach_or_replace(
+    program: &mut SchedClassifier,
+    interface: &str,
+    direction: Direction,
+    handle: TcHandle,
+) -> Result<(), ProgramError> {
+    let (attach_type, priority) = (attach_type(direction), priority(direction));
     match tc::qdisc_add_clsact(interface) {
-        Ok(()) => return Ok(()),
-        Err(error) if has_kind(&error, io::ErrorKind::AlreadyExists) => {}
-        Err(error) => return Err(error),
+        Err(error) if !has_kind(&error, io::ErrorKind::AlreadyExists) => return Err(error.into()),
+        _ => {}
     }
-    match tc::qdisc_detach_program(interface, attach_type, name) {
-        Err(error) if !has_kind(&error, io::ErrorKind::NotFound) => Err(error),
-        _ => Ok(()),
+    let there = SchedClassifierLink::attached(interface, attach_type, priority, handle, None).map_err(TcError::IoError)?;
+    let id = match program.attach_to_link(there) {
+        Err(error) if has_kind(&error, io::ErrorKind::NotFound) => {
+            let options = NlOptions { priority, handle, ..NlOptions::default() };
+            program.attach_with_options(interface, attach_type, TcAttachOptions::Netlink(options))?
+        }
+        attached => attached?,
+    };
+    // In the keeping of the program it would be removed with that; a filter is to stay until it is removed by name.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Where programs of `direction` are attached.
+pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Receive => TcAttachType::Ingress,
+        Direction::Transmit => TcAttachType::Egress,
     }
+}
+
+/// The priority of our TC filters: first to be asked, or last. (The kernel numbers from 1; 0 would let it choose.)
+pub(super) const fn priority(direction: Direction) -> u16 {
+    match direction {
+        Direction::Receive => 1,
+        Direction::Transmit => u16::MAX,
+    }
+}
+
+fn attach_error(place: Place<'_>, source: ProgramError) -> KernelError {
+    let Place { index: _, interface, direction } = place;
+    KernelError::Attach { program: program_name(direction), interface: interface.to_owned(), source: source.into() }
 }
 
 /// Whether the kernel has never heard of TCX: it answers "invalid argument" to an attach type that it does not know.

@@ -1,11 +1,11 @@
 //! What can go wrong with the kernel.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
-use super::attach::has_kind;
+use super::{attach::has_kind, pins::PinError};
 use crate::chain::chain;
 
 /// What can go wrong with the kernel.
@@ -40,6 +40,17 @@ pub enum KernelError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// A hook could not be pinned.
+    #[error("cannot pin {}: {}", path.display(), chain(.source))]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: aya::pin::PinError,
+    },
+    /// The folder of pins cannot be used.
+    #[error(transparent)]
+    Pins(#[from] PinError),
     /// A map could not be read or written.
     #[error("cannot {action} the BPF map {map}: {}", chain(.source))]
     Map {
@@ -49,6 +60,14 @@ pub enum KernelError {
         map: &'static str,
         /// Why.
         source: Box<MapError>,
+    },
+    /// A map could not be read in batches.
+    #[error("cannot read the BPF map {map} in batches: {source}")]
+    Batch {
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
     },
     /// The number of CPUs could not be found out, which per-CPU maps need.
     #[error("cannot find out the number of CPUs ({file}): {source}")]
@@ -66,6 +85,9 @@ pub enum KernelError {
         /// How many there can be.
         limit: usize,
     },
+    /// The network namespace would not say its cookie.
+    #[error("cannot find out the cookie of the network namespace: {0}")]
+    Namespace(io::Error),
     /// A program could not be run by itself.
     #[error("cannot run the program {program}: {}", chain(.source))]
     TestRun {

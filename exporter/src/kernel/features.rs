@@ -9,14 +9,13 @@ use aya::{
 };
 use rustix::{fs::statfs, io::Errno};
 
+use super::pins::BPF_FILE_SYSTEM;
 use crate::chain::chain;
 
 /// Where the kernel shows its own type information.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-/// Where the BPF file system is, if it is mounted.
-const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
-const BPF_FILE_SYSTEM_MAGIC: i64 = 0xcafe_4a11;
+pub(super) const BPF_FILE_SYSTEM_MAGIC: i64 = 0xcafe_4a11;
 
 /// Whether the kernel has something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,45 +5,202 @@
 mod attach;
 pub mod error;
 pub mod features;
+mod flows;
+pub mod pins;
 mod programs;
+mod system;
 mod tables;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use aya::{Ebpf, EbpfLoader, util::nr_cpus};
-use tidewaiter_common::{ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, direction::Direction};
+use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
+use tidewaiter_common::{
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, REPLAY, TRACK_FLOWS,
+    direction::Direction,
+    record::{InstanceRecord, LAYOUT},
+};
+use tracing::{info, warn};
 
-use self::{attach::Attached, programs::load_program};
+use self::{
+    attach::Attached,
+    pins::{Inheritance, Pins},
+    programs::load_program,
+};
 pub use self::{
     attach::Hook,
     error::KernelError,
-    programs::{ProgramStatistics, TestRun},
+    flows::{FlowTable, Walk},
+    programs::{CapturedPacket, ProgramStatistics, TestRun},
 };
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tidewaiter.bpf.o");
 
-/// The loaded kernel side. Dropping it detaches whatever is attached.
+/// How the kernel side is loaded.
+#[derive(Debug, Default)]
+pub struct LoadOptions {
+    /// The folder where maps and hooks are pinned; nothing outlives this process without one.
+    pub pins: Option<Pins>,
+    /// Not to take over what is pinned.
+    pub fresh: bool,
+    /// How many flows there can be.
+    pub flows: FlowCapacity,
+    /// Whether captures are to be replayed, by [`Kernel::replay`].
+    pub replay: bool,
+}
+
+/// How many flows there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowCapacity {
+    /// Established ones.
+    pub established: u32,
+    /// Others.
+    pub new: u32,
+}
+
+impl FlowCapacity {
+    /// None: flows are not kept at all.
+    pub const NONE: Self = Self { established: 0, new: 0 };
+
+    /// Room for `established` flows, and for an eighth as many that are not: those last no longer than a handshake.
+    #[must_use]
+    pub fn for_established(established: u32) -> Self {
+        if established == 0 { Self::NONE } else { Self { established, new: (established / 8).max(1024) } }
+    }
+}
+
+impl Default for FlowCapacity {
+    fn default() -> Self {
+        Self::for_established(262_144)
+    }
+}
+
+/// The loaded kernel side. Dropping it detaches whatever is attached and not pinned.
 #[derive(Debug)]
 pub struct Kernel {
     ebpf: Ebpf,
-    cpus: usize,
     attached: HashMap<u32, Attached>,
+    pins: Option<Pins>,
+    filter_handle: TcHandle,
+    flows: FlowCapacity,
+    created: SystemTime,
 }
 
 impl Kernel {
-    /// Creates the maps, all of them empty, and loads the programs.
+    /// Creates the maps, or takes over those that are pinned, and loads the programs.
     ///
     /// # Errors
     /// Mostly for lack of permission, or a kernel that is too old.
-    pub fn load() -> Result<Self, KernelError> {
-        let cpus = nr_cpus().map_err(|(file, source)| KernelError::Cpus { file, source })?;
-        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(KernelError::Load)?;
+    pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
+        let LoadOptions { pins, fresh, flows, replay } = options;
+        let namespace = namespace_cookie()?;
+
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(tables::name::FLOWS, flows.established.max(1));
+        loader.map_max_entries(tables::name::NEW_FLOWS, flows.new.max(1));
+        let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
+        for (name, switch) in &switches {
+            loader.override_global(name, switch, true);
+        }
+        let mut is_inherited = false;
+        if let Some(pins) = &pins {
+            is_inherited = inherit(pins, namespace, fresh, flows)?;
+            for name in tables::name::ALL {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
         for direction in Direction::ALL {
             load_program(&mut ebpf, program_name(direction))?;
         }
-        Ok(Self { ebpf, cpus, attached: HashMap::new() })
+
+        let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
+        let now = SystemTime::now();
+        let mut kernel =
+            Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now };
+        if is_inherited {
+            kernel.created = from_nanoseconds(kernel.instance()?.created);
+        } else {
+            kernel.set_instance(InstanceRecord { layout: LAYOUT, namespace, created: nanoseconds(now) })?;
+        }
+        Ok(kernel)
     }
+
+    /// When counting began: before this process, if it took over.
+    #[must_use]
+    pub const fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// How many flows there can be.
+    #[must_use]
+    pub const fn flow_capacity(&self) -> FlowCapacity {
+        self.flows
+    }
+
+    /// Whether anything outlives this process.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Ends the accounting in order: detaches everything, and removes what is pinned.
+    ///
+    /// # Errors
+    /// [`KernelError::Pins`] if something pinned could not be removed.
+    pub fn end(&mut self) -> Result<(), KernelError> {
+        self.detach_all();
+        self.pins.take().map_or(Ok(()), Pins::remove).map_err(KernelError::from)
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if self.pins.is_none() {
+            self.detach_all();
+        }
+    }
+}
+
+/// Makes the folder ready, and says whether there is something in it to take over.
+fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Result<bool, KernelError> {
+    let path = pins.path().display();
+    match pins.inheritance(namespace) {
+        Inheritance::Nothing => return Ok(false),
+        Inheritance::Whole if fresh => info!(%path, "starting fresh, as asked: what was pinned is removed"),
+        Inheritance::Useless(why) => warn!(%path, why, "cannot take over what is pinned: starting fresh"),
+        Inheritance::Whole => {
+            for (name, entries) in [(tables::name::FLOWS, flows.established), (tables::name::NEW_FLOWS, flows.new)] {
+                let entries = entries.max(1);
+                if pins.remove_if_sized_otherwise(name, entries)? {
+                    info!(map = name, entries, "the table of flows has another size now: it begins empty");
+                }
+            }
+            info!(%path, "taking over from the exporter before this one");
+            return Ok(true);
+        }
+    }
+    pins.clear()?;
+    Ok(false)
+}
+
+/// The cookie of this process's network namespace: unique until the machine is started anew.
+pub fn namespace_cookie() -> Result<u64, KernelError> {
+    system::namespace_cookie().map_err(KernelError::Namespace)
+}
+
+/// Nanoseconds since the epoch, as records hold a time.
+pub(crate) fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}
+
+/// The time that is so many nanoseconds since the epoch.
+pub(crate) fn from_nanoseconds(nanoseconds: u64) -> SystemTime {
+    UNIX_EPOCH + std::time::Duration::from_nanos(nanoseconds)
 }
 
 /// The name of the program that accounts packets of `direction`.

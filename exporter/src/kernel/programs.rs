@@ -30,14 +30,54 @@ pub struct TestRun {
     pub duration: Duration,
 }
 
+/// A packet of a capture, as the programs are run on it.
+#[derive(Clone, Copy, Debug)]
+pub struct CapturedPacket<'a> {
+    /// Its bytes, as far as they were captured.
+    pub data: &'a [u8],
+    /// Its length on the wire in bytes, at least that of `data`.
+    pub length: u32,
+    /// When it passed, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Index of the interface that it is said to pass; there need be none.
+    pub interface: u32,
+}
+
+/// How much of a packet is given to a program in a replay: more than all headers, less than what the kernel takes (a page
+/// without what it needs around it, `bpf_test_init` in `net/bpf/test_run.c`).
+const REPLAYED_BYTES: usize = 2_048;
+
+/// `struct __sk_buff` of `include/uapi/linux/bpf.h`, as far as a replay sets it.
+mod context {
+    pub(super) const MARK: usize = 8;
+    pub(super) const TSTAMP: usize = 152;
+    pub(super) const WIRE_LEN: usize = 160;
+    pub(super) const BYTES: usize = 192;
+}
+
 impl Kernel {
+    /// Runs the program that accounts packets of `direction` on `packet`, once. The programs must have been loaded to replay.
+    ///
+    /// # Errors
+    /// [`KernelError::TestRun`] if the kernel refuses the packet: one that is shorter than its headers say, or longer on the
+    /// wire than 65,536 bytes.
+    pub fn replay(&mut self, direction: Direction, packet: CapturedPacket<'_>) -> Result<(), KernelError> {
+        let CapturedPacket { data, length, time, interface } = packet;
+        let data = data.get(..REPLAYED_BYTES).unwrap_or(data);
+        let mut context = [0; context::BYTES];
+        context[context::MARK..][..4].copy_from_slice(&interface.to_ne_bytes());
+        context[context::TSTAMP..][..8].copy_from_slice(&time.to_ne_bytes());
+        context[context::WIRE_LEN..][..4].copy_from_slice(&length.to_ne_bytes());
+        test_run(&mut self.ebpf, program_name(direction), data, Some(&context), 1).map(|_| ())
+    }
+
     /// Runs the program that accounts packets of `direction` on `frame`, `repeat` times, as if it passed `lo`.
     ///
     /// # Errors
     /// [`KernelError::TestRun`] if the kernel refuses the frame: one that is shorter than its headers say, or longer than
     /// about 3.7 KB.
     pub fn test_run(&mut self, direction: Direction, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-        test_run(&mut self.ebpf, program_name(direction), frame, repeat)
+        test_run(&mut self.ebpf, program_name(direction), frame, None, repeat)
     }
 
     /// Runs a program that does nothing, for comparison; otherwise as [`Kernel::test_run`].
@@ -45,7 +85,7 @@ impl Kernel {
         if classifier(&mut self.ebpf, BASELINE)?.fd().is_err() {
             load_program(&mut self.ebpf, BASELINE)?;
         }
-        test_run(&mut self.ebpf, BASELINE, frame, repeat)
+        test_run(&mut self.ebpf, BASELINE, frame, None, repeat)
     }
 
     /// How often each program ran and for how long; both are 0 while the kernel's BPF statistics are off.
@@ -73,8 +113,14 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&
         .ok_or(KernelError::Missing { kind: "program", name })
 }
 
-fn test_run(ebpf: &mut Ebpf, name: &'static str, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-    let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+fn test_run(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    frame: &[u8],
+    context: Option<&[u8]>,
+    repeat: u32,
+) -> Result<TestRun, KernelError> {
+    let options = TestRunOptions { data_in: Some(frame), ctx_in: context, repeat, ..TestRunOptions::new() };
     let result = classifier(ebpf, name)?
         .test_run(options)
         .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;

@@ -1,28 +1,50 @@
 //! The maps: what userspace fills, and the counters that it reads.
 
-use std::io;
+use std::{io, os::fd::{AsFd as _, BorrowedFd}};
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
-};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use tidewaiter_common::{
-    api::{AddressKey, ApiSlot, PortEntry},
-    counters::Counters,
-    direction::Direction,
+    api::{AddressKey, ApiCounters, ApiSlot, PortEntry},
+    frame::Framing,
     interface::{InterfaceCounters, InterfaceEntry, InterfaceSlot, interface_places},
+    record::{ApiRecord, InstanceRecord, InterfaceRecord},
 };
 
-use super::{Kernel, KernelError, attach::has_kind};
+use super::{
+    Kernel, KernelError,
+    attach::has_kind,
+    system::{Cursor, lookup_batch},
+};
 
 /// Names of the maps, as `exporter-ebpf/src/maps.rs` has them.
-mod name {
-    pub(super) const PORTS: &str = "PORTS";
-    pub(super) const ADDRESSES: &str = "ADDRESSES";
-    pub(super) const API_COUNTERS: &str = "API_COUNTERS";
-    pub(super) const INTERFACE_SLOTS: &str = "INTERFACE_SLOTS";
-    pub(super) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
+pub(super) mod name {
+    pub(in crate::kernel) const PORTS: &str = "PORTS";
+    pub(in crate::kernel) const ADDRESSES: &str = "ADDRESSES";
+    pub(in crate::kernel) const API_COUNTERS: &str = "API_COUNTERS";
+    pub(in crate::kernel) const INTERFACE_SLOTS: &str = "INTERFACE_SLOTS";
+    pub(in crate::kernel) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
+    pub(in crate::kernel) const FLOWS: &str = "FLOWS";
+    pub(in crate::kernel) const NEW_FLOWS: &str = "NEW_FLOWS";
+    pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
+    pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
+    pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
+    /// All of them: what is pinned.
+    pub(in crate::kernel) const ALL: [&str; 10] = [
+        PORTS,
+        ADDRESSES,
+        API_COUNTERS,
+        INTERFACE_SLOTS,
+        INTERFACE_COUNTERS,
+        FLOWS,
+        NEW_FLOWS,
+        INSTANCE,
+        API_RECORDS,
+        INTERFACE_RECORDS,
+    ];
 }
+
+/// Entries of an array that are read at once.
+const BATCH: usize = 32_768;
 
 impl Kernel {
     /// Says which API the port at `index` of the port table belongs to.
@@ -44,33 +66,66 @@ impl Kernel {
         .map_err(write(name::ADDRESSES))
     }
 
-    /// What was counted for the API in `slot`, by direction, all CPUs together.
-    pub fn api_counters(&self, slot: ApiSlot) -> Result<[Counters; Direction::COUNT], KernelError> {
-        let counters: PerCpuArray<_, Counters> = self.map(name::API_COUNTERS)?;
-        let mut totals = [Counters::default(); Direction::COUNT];
-        for direction in Direction::ALL {
-            let of_cpus = counters.get(&slot.counters_index(direction), 0).map_err(read(name::API_COUNTERS))?;
-            totals[direction.index()] = of_cpus.iter().copied().sum();
+    /// Every port that belongs to an API, by its place in the port table.
+    pub fn ports(&self) -> Result<Vec<(u32, PortEntry)>, KernelError> {
+        let ports = self.map_descriptor(name::PORTS)?;
+        let mut cursor = Some(Cursor::default());
+        let mut mapped = Vec::new();
+        while let Some(from) = cursor {
+            let batch = lookup_batch(ports, from, BATCH)
+                .map_err(|source| KernelError::Batch { map: name::PORTS, source })?;
+            mapped.extend(batch.entries.into_iter().filter(|(_, entry)| *entry != PortEntry::UNMAPPED));
+            cursor = batch.next;
         }
-        Ok(totals)
+        Ok(mapped)
     }
 
-    /// Zeroes the counters of the API in `slot`, which must have left the tables.
-    pub fn reset_api(&mut self, slot: ApiSlot) -> Result<(), KernelError> {
-        for direction in Direction::ALL {
-            let zeros = self.of_each_cpu(Counters::default())?;
-            let mut counters: PerCpuArray<_, Counters> = self.map_mut(name::API_COUNTERS)?;
-            counters.set(slot.counters_index(direction), zeros, 0).map_err(write(name::API_COUNTERS))?;
-        }
-        Ok(())
+    /// Every claim of a port at an address.
+    pub fn addresses(&self) -> Result<Vec<(AddressKey, ApiSlot)>, KernelError> {
+        let addresses: HashMap<_, AddressKey, u16> = self.map(name::ADDRESSES)?;
+        let claims = addresses.iter().map(|claim| claim.map(|(key, slot)| (key, ApiSlot(slot))));
+        claims.collect::<Result<_, _>>().map_err(read(name::ADDRESSES))
     }
 
-    /// Has packets of the interface with `index` counted in `slot`.
+    /// What was ever counted in `slot`, all CPUs together.
+    pub fn api_counters(&self, slot: ApiSlot) -> Result<ApiCounters, KernelError> {
+        let counters: PerCpuArray<_, ApiCounters> = self.map(name::API_COUNTERS)?;
+        let of_cpus = counters.get(&slot.0.into(), 0).map_err(read(name::API_COUNTERS))?;
+        let mut total = ApiCounters::default();
+        of_cpus.iter().for_each(|one| total += one);
+        Ok(total)
+    }
+
+    /// Who has `slot`.
+    pub fn api_record(&self, slot: ApiSlot) -> Result<ApiRecord, KernelError> {
+        let records: Array<_, ApiRecord> = self.map(name::API_RECORDS)?;
+        records.get(&slot.0.into(), 0).map_err(read(name::API_RECORDS))
+    }
+
+    /// Says who has `slot`.
+    pub fn set_api_record(&mut self, slot: ApiSlot, record: &ApiRecord) -> Result<(), KernelError> {
+        let mut records: Array<_, ApiRecord> = self.map_mut(name::API_RECORDS)?;
+        records.set(slot.0.into(), record, 0).map_err(write(name::API_RECORDS))
+    }
+
+    /// Whose all of it is.
+    pub(super) fn instance(&self) -> Result<InstanceRecord, KernelError> {
+        let instance: Array<_, InstanceRecord> = self.map(name::INSTANCE)?;
+        instance.get(&0, 0).map_err(read(name::INSTANCE))
+    }
+
+    /// Says whose all of it is.
+    pub(super) fn set_instance(&mut self, record: InstanceRecord) -> Result<(), KernelError> {
+        let mut instance: Array<_, InstanceRecord> = self.map_mut(name::INSTANCE)?;
+        instance.set(0, record, 0).map_err(write(name::INSTANCE))
+    }
+
+    /// Has packets of the interface with `index` counted in `slot`, and read as `framing` says.
     ///
     /// # Errors
     /// [`KernelError::Full`] if the interface's places in the table are all taken.
-    pub fn set_interface(&mut self, index: u32, slot: InterfaceSlot) -> Result<(), KernelError> {
-        let entry = InterfaceEntry { index, slot: slot.0, reserved: 0 };
+    pub fn set_interface(&mut self, index: u32, slot: InterfaceSlot, framing: Framing) -> Result<(), KernelError> {
+        let entry = InterfaceEntry { index, slot: slot.0, framing: framing as u16 };
         self.replace_interface(&[index, 0], entry)?.then_some(()).ok_or_else(|| KernelError::Full {
             what: format!("the interface with index {index}"),
             limit: interface_places(index).count(),
@@ -98,7 +153,7 @@ impl Kernel {
         Ok(false)
     }
 
-    /// What was counted for the interface in `slot`, all CPUs together.
+    /// What was ever counted in `slot`, all CPUs together.
     pub fn interface_counters(&self, slot: InterfaceSlot) -> Result<InterfaceCounters, KernelError> {
         let counters: PerCpuArray<_, InterfaceCounters> = self.map(name::INTERFACE_COUNTERS)?;
         let of_cpus = counters.get(&slot.0.into(), 0).map_err(read(name::INTERFACE_COUNTERS))?;
@@ -107,25 +162,32 @@ impl Kernel {
         Ok(total)
     }
 
-    /// Zeroes the counters of the interface in `slot`, which must have left the table.
-    pub fn reset_interface(&mut self, slot: InterfaceSlot) -> Result<(), KernelError> {
-        let zeros = self.of_each_cpu(InterfaceCounters::default())?;
-        let mut counters: PerCpuArray<_, InterfaceCounters> = self.map_mut(name::INTERFACE_COUNTERS)?;
-        counters.set(slot.0.into(), zeros, 0).map_err(write(name::INTERFACE_COUNTERS))
+    /// Who has `slot`.
+    pub fn interface_record(&self, slot: InterfaceSlot) -> Result<InterfaceRecord, KernelError> {
+        let records: Array<_, InterfaceRecord> = self.map(name::INTERFACE_RECORDS)?;
+        records.get(&slot.0.into(), 0).map_err(read(name::INTERFACE_RECORDS))
     }
 
-    /// `value` for each CPU.
-    fn of_each_cpu<T: Pod>(&self, value: T) -> Result<PerCpuValues<T>, KernelError> {
-        PerCpuValues::try_from(vec![value; self.cpus])
-            .map_err(|source| KernelError::Cpus { file: "/sys/devices/system/cpu/possible", source })
+    /// Says who has `slot`.
+    pub fn set_interface_record(&mut self, slot: InterfaceSlot, record: &InterfaceRecord) -> Result<(), KernelError> {
+        let mut records: Array<_, InterfaceRecord> = self.map_mut(name::INTERFACE_RECORDS)?;
+        records.set(slot.0.into(), record, 0).map_err(write(name::INTERFACE_RECORDS))
     }
 
-    fn map<'a, M: TryFrom<&'a Map, Error = MapError>>(&'a self, name: &'static str) -> Result<M, KernelError> {
+    /// The map itself, for what aya does not offer.
+    pub(super) fn map_descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
+            _ => Err(KernelError::Missing { kind: "map", name }),
+        }
+    }
+
+    pub(super) fn map<'a, M: TryFrom<&'a Map, Error = MapError>>(&'a self, name: &'static str) -> Result<M, KernelError> {
         let map = self.ebpf.map(name).ok_or(KernelError::Missing { kind: "map", name })?;
         M::try_from(map).map_err(|_| KernelError::Missing { kind: "map", name })
     }
 
-    fn map_mut<'a, M: TryFrom<&'a mut Map, Error = MapError>>(
+    pub(super) fn map_mut<'a, M: TryFrom<&'a mut Map, Error = MapError>>(
         &'a mut self,
         name: &'static str,
     ) -> Result<M, KernelError> {
@@ -134,10 +196,10 @@ impl Kernel {
     }
 }
 
-fn read(map: &'static str) -> impl Fn(MapError) -> KernelError {
+pub(super) fn read(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { action: "read", map, source: source.into() }
 }
 
-fn write(map: &'static str) -> impl Fn(MapError) -> KernelError {
+pub(super) fn write(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { action: "write", map, source: source.into() }
 }

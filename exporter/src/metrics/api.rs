@@ -31,11 +31,11 @@ impl ApiCollector {
     }
 
     fn samples(&self, value: impl Fn(Counters) -> u64) -> impl Iterator<Item = ([(&'static str, &str); 3], u64)> {
-        self.0.apis.iter().flat_map(move |ApiSnapshot { name, role, api: _, counters }| {
+        self.0.apis.iter().flat_map(move |ApiSnapshot { name, role, counters, .. }| {
             let role = role.map_or("none", Role::as_str);
             Direction::ALL.map(|direction| {
                 let labels = [("api", name.as_str()), ("role", role), ("direction", direction.as_str())];
-                (labels, value(counters[direction.index()]))
+                (labels, value(counters.wire[direction.index()]))
             })
         })
     }

@@ -42,7 +42,7 @@ impl InterfaceCollector {
     }
 
     fn totals(&self, value: impl Fn(InterfaceTotals) -> u64) -> impl Iterator<Item = ([(&'static str, &str); 2], u64)> {
-        self.0.interfaces.iter().flat_map(move |InterfaceSnapshot { name, counters }| {
+        self.0.interfaces.iter().flat_map(move |InterfaceSnapshot { name, counters, .. }| {
             Direction::ALL.map(|direction| {
                 let labels = [("interface", name.as_str()), ("direction", direction.as_str())];
                 (labels, value(counters.totals[direction.index()]))
@@ -52,7 +52,7 @@ impl InterfaceCollector {
 
     // Reasons that never occurred are there too: a counter that begins at its first value loses it to `rate()`.
     fn uncounted(&self, value: impl Fn(Counters) -> u64) -> impl Iterator<Item = ([(&'static str, &str); 3], u64)> {
-        self.0.interfaces.iter().flat_map(move |InterfaceSnapshot { name, counters }| {
+        self.0.interfaces.iter().flat_map(move |InterfaceSnapshot { name, counters, .. }| {
             let mut samples = Vec::with_capacity(Direction::COUNT * Reason::COUNT);
             for direction in Direction::ALL {
                 samples.extend(Reason::ALL.iter().map(|reason| {

@@ -1,0 +1,52 @@
+//! Addresses, of both versions of IP in one.
+
+use core::net::{IpAddr, Ipv6Addr};
+
+/// An IPv6 address, or an IPv4 address mapped into one (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+///
+/// In words, each as it lies in a packet: BPF handles those four at a time, and bytes one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Address([u32; 4]);
+
+impl Address {
+    /// The address with these bytes, in the order of the network.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
+    }
+
+    /// The address with these bytes, in the order of the network, mapped into IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address.octets()),
+            IpAddr::V6(address) => Self::v6(address.octets()),
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    /// An IPv4 address if it is one that was mapped.
+    fn from(Address([a, b, c, d]): Address) -> Self {
+        let mut octets = [0; 16];
+        for (place, word) in octets.chunks_exact_mut(4).zip([a, b, c, d]) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ipv6Addr::from(octets).to_canonical()
+    }
+}

@@ -1,0 +1,105 @@
+//! What the kernel says of a socket buffer beside its bytes.
+//!
+//! While a capture is replayed, the truth of some of this stands in other fields: those of the context that
+//! `BPF_PROG_TEST_RUN` lets userspace set.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_coarse_ns, programs::TcContext};
+use tidewaiter_common::{direction::Direction, wire::Buffer};
+
+/// A switch that userspace sets before the programs are loaded, so that the verifier removes what is for the other case.
+macro_rules! switch {
+    ($(#[$doc:meta])+ $name:ident, $is_on:ident) => {
+        $(#[$doc])+
+        // SAFETY: nothing else in the object has this name.
+        #[unsafe(no_mangle)]
+        static $name: u8 = 0;
+
+        $(#[$doc])+
+        #[inline(always)]
+        pub(crate) fn $is_on() -> bool {
+            // SAFETY: a static that is always there; volatile, because userspace gives it another value than the compiler
+            // sees.
+            unsafe { (&raw const $name).read_volatile() != 0 }
+        }
+    };
+}
+
+switch! {
+    /// Whether captures are replayed.
+    REPLAY, is_replay
+}
+switch! {
+    /// Whether there is a table of flows.
+    TRACK_FLOWS, tracks_flows
+}
+
+/// Reads a field of the context, which is of `$size`.
+///
+/// By an instruction of its own: the compiler would make one read at a computed place of two in different branches, or join
+/// neighbours, and the verifier allows neither.
+macro_rules! field {
+    ($ctx:expr, $field:ident) => {
+        field!($ctx, $field, "u32") as u32
+    };
+    ($ctx:expr, $field:ident, $size:literal) => {{
+        let skb = $ctx.skb.skb;
+        let value: u64;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows reading this field.
+        unsafe {
+            core::arch::asm!(
+                concat!("{value} = *(", $size, " *)({skb} + {offset})"),
+                value = out(reg) value,
+                skb = in(reg) skb,
+                offset = const core::mem::offset_of!(__sk_buff, $field),
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        // Only for checks of the source on other machines.
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            // SAFETY: as above.
+            value = u64::from(unsafe { (&raw const (*skb).$field).read_volatile() });
+        }
+        value
+    }};
+}
+
+/// The lengths that the kernel knows of the buffer.
+#[inline(always)]
+pub(crate) fn buffer(ctx: &TcContext, direction: Direction) -> Buffer {
+    if is_replay() {
+        return Buffer { length: field!(ctx, wire_len), ..Buffer::default() };
+    }
+    let segment_size = field!(ctx, gso_size);
+    let wire_length = if segment_size != 0 && direction == Direction::Transmit { field!(ctx, wire_len) } else { 0 };
+    Buffer {
+        length: field!(ctx, len),
+        segments: field!(ctx, gso_segs),
+        segment_size,
+        is_tagged: field!(ctx, vlan_present) != 0,
+        wire_length,
+    }
+}
+
+/// Length of the frame, however much of it there is to read.
+#[inline(always)]
+pub(crate) fn length(ctx: &TcContext) -> usize {
+    (if is_replay() { field!(ctx, wire_len) } else { field!(ctx, len) }) as usize
+}
+
+/// Index of the interface that the buffer passes.
+#[inline(always)]
+pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
+    if is_replay() { field!(ctx, mark) } else { field!(ctx, ifindex) }
+}
+
+/// The time in nanoseconds: the kernel's monotonic clock as of its last tick, or that of the capture.
+#[inline(always)]
+pub(crate) fn now(ctx: &TcContext) -> u64 {
+    if is_replay() {
+        return field!(ctx, tstamp, "u64");
+    }
+    // SAFETY: the helper takes nothing and cannot fail.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}

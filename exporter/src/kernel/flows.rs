@@ -1,0 +1,81 @@
+//! The tables of flows.
+
+use std::io;
+
+use aya::maps::HashMap;
+use tidewaiter_common::flow::{Flow, FlowKey};
+
+use super::{
+    Kernel, KernelError,
+    attach::has_kind,
+    system::{Cursor, lookup_batch},
+    tables::{name, read, write},
+};
+
+/// Flows that are read at once: some milliseconds' worth.
+const BATCH: usize = 16_384;
+
+/// A table of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowTable {
+    /// Of established ones.
+    Established,
+    /// Of the others.
+    New,
+}
+
+impl FlowTable {
+    const fn map(self) -> &'static str {
+        match self {
+            Self::Established => name::FLOWS,
+            Self::New => name::NEW_FLOWS,
+        }
+    }
+}
+
+/// A walk over a table of flows, some at a time.
+#[derive(Debug, Default)]
+pub struct Walk(Option<Cursor>);
+
+impl Kernel {
+    /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it
+    /// is.
+    pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+        let fd = self.map_descriptor(table.map())?;
+        let batch = lookup_batch(fd, walk.0.take().unwrap_or_default(), BATCH)
+            .map_err(|source| KernelError::Batch { map: table.map(), source })?;
+        walk.0 = batch.next;
+        Ok((batch.entries, walk.0.is_none()))
+    }
+
+    /// All flows in `table`.
+    pub fn all_flows(&self, table: FlowTable) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
+        let mut walk = Walk::default();
+        let mut all = Vec::new();
+        loop {
+            let (some, is_over) = self.some_flows(table, &mut walk)?;
+            all.extend(some);
+            if is_over {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Takes a flow out of `table`; it may be gone.
+    pub fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> Result<(), KernelError> {
+        let mut flows: HashMap<_, FlowKey, Flow> = self.map_mut(table.map())?;
+        match flows.remove(key) {
+            Err(error) if has_kind(&error, io::ErrorKind::NotFound) => Ok(()),
+            removed => removed.map_err(write(table.map())),
+        }
+    }
+
+    /// One flow of `table`.
+    pub fn flow(&self, table: FlowTable, key: &FlowKey) -> Result<Option<Flow>, KernelError> {
+        let flows: HashMap<_, FlowKey, Flow> = self.map(table.map())?;
+        match flows.get(key, 0) {
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            found => found.map(Some).map_err(read(table.map())),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What outlives the exporter: maps and hooks pinned in a folder of the BPF file system.
+//!
+//! An exporter that ends without being asked to leaves its programs counting; the next one finds the folder and goes on
+//! from there. The folder belongs to one exporter at a time, which holds a lock on it. In it are
+//!
+//! * each map under its name;
+//! * `tcx-INDEX-DIRECTION`, a link: while it is pinned, the program stays attached to the interface with that index;
+//! * `clsact-INDEX-DIRECTION`, a program: it says that there is a TC filter, which stays by itself.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData, MapInfo},
+    programs::{
+        Link, ProgramError,
+        links::PinnedLink,
+        tc::{SchedClassifierLink, TcHandle},
+    },
+};
+use rustix::{
+    fs::{FlockOperation, flock, statfs},
+    net::{AddressFamily, SocketType, netdevice::index_to_name, socket},
+};
+use thiserror::Error;
+use tidewaiter_common::{
+    direction::Direction,
+    record::{InstanceRecord, LAYOUT},
+};
+use tracing::{debug, info};
+
+use super::{
+    attach::{Hook, attach_type, priority},
+    features::BPF_FILE_SYSTEM_MAGIC,
+    tables::name,
+};
+
+/// Where the BPF file system is mounted, on any host that mounts it.
+pub const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+
+/// Why a folder of pins cannot be used.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// Nothing can be pinned there.
+    #[error(
+        "{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf), or set pin_path to a folder of one",
+        path.display()
+    )]
+    NotBpf {
+        /// The folder that was meant.
+        path: PathBuf,
+    },
+    /// Another exporter has it.
+    #[error(
+        "another tidewaiter has {}: stop that one first, or give this one a pin_path of its own",
+        path.display()
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What with.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A folder of pins, and the lock on it.
+#[derive(Debug)]
+pub struct Pins {
+    path: PathBuf,
+    /// The folder itself; closing it gives up the lock.
+    _lock: File,
+}
+
+/// What an exporter finds in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inheritance {
+    /// The maps of one that was here before, in the layout of this one and for the same network namespace.
+    Whole,
+    /// Nothing.
+    Nothing,
+    /// What it cannot use, and why.
+    Useless(&'static str),
+}
+
+impl Pins {
+    /// The folder of exporters that are not told another: each network namespace has its own.
+    #[must_use]
+    pub fn default_path(namespace: u64) -> PathBuf {
+        [BPF_FILE_SYSTEM, "tidewaiter", &format!("net-{namespace}")].iter().collect()
+    }
+
+    /// Makes sure that the folder at `path` is there, and locks it.
+    pub fn open(path: &Path) -> Result<Self, PinError> {
+        let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+        let is_bpf = statfs(existing).is_ok_and(|stat| stat.f_type == BPF_FILE_SYSTEM_MAGIC);
+        if !is_bpf {
+            return Err(PinError::NotBpf { path: path.to_owned() });
+        }
+        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        let lock = File::open(path).map_err(io_error("open", path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(PinError::Busy { path: path.to_owned() }),
+            Err(error) => Err(io_error("lock", path)(error.into())),
+        }
+    }
+
+    /// As [`Pins::open`], but only if the folder is there.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, PinError> {
+        if path.exists() { Self::open(path).map(Some) } else { Ok(None) }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the map called `name` is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where it is pinned that a program is attached.
+    pub(super) fn hook(&self, hook: Hook, index: u32, direction: Direction) -> PathBuf {
+        self.path.join(format!("{}-{index}-{}", hook.as_str(), direction.as_str()))
+    }
+
+    /// The handle of the TC filters of the exporter with this folder, so that two on one interface do not take each
+    /// other's filters for their own.
+    pub(super) fn filter_handle(path: &Path) -> TcHandle {
+        let digest = path.as_os_str().as_bytes().iter().fold(0x811c_9dc5_u32, |digest, byte| {
+            // FNV-1a, 32 bits.
+            (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        // Handle 0 would let the kernel choose.
+        TcHandle::new((digest >> 16) as u16, (digest & 0xffff) as u16 | 1)
+    }
+
+    /// What is in the folder, for an exporter of the network namespace with the cookie `namespace`.
+    pub(super) fn inheritance(&self, namespace: u64) -> Inheritance {
+        let path = self.map(name::INSTANCE);
+        if !path.exists() {
+            return if self.entries().next().is_some() {
+                Inheritance::Useless("it is not complete")
+            } else {
+                Inheritance::Nothing
+            };
+        }
+        match read_first::<InstanceRecord>(&path) {
+            Some(InstanceRecord { layout: 0, .. }) => Inheritance::Useless("it is not complete"),
+            Some(InstanceRecord { layout: LAYOUT, namespace: found, .. }) if found == namespace => Inheritance::Whole,
+            Some(InstanceRecord { layout: LAYOUT, .. }) => Inheritance::Useless("it is of another network namespace"),
+            _ => Inheritance::Useless("it has the layout of another version"),
+        }
+    }
+
+    /// Removes the map called `name` if it has another number of entries than `entries`. Says whether it did.
+    pub(super) fn remove_if_sized_otherwise(&self, name: &str, entries: u32) -> Result<bool, PinError> {
+        let path = self.map(name);
+        match MapInfo::from_pin(&path) {
+            Ok(info) if info.max_entries() != entries => {
+                fs::remove_file(&path).map_err(io_error("remove", &path)).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The hooks that programs are attached to.
+    pub(super) fn hooks(&self) -> Vec<(Hook, u32, Direction)> {
+        self.entries().filter_map(|path| parse_hook(path.file_name()?.to_str()?)).collect()
+    }
+
+    /// Detaches the program at a hook, and removes its pin. Nothing need be there.
+    pub(super) fn detach(&self, hook: Hook, index: u32, direction: Direction) {
+        let path = self.hook(hook, index, direction);
+        if hook == Hook::Clsact && path.exists() {
+            remove_filter(index, direction, Self::filter_handle(&self.path));
+        }
+        // The kernel detaches when the last user is gone. Being the last one makes it happen here and now.
+        let link = (hook == Hook::Tcx).then(|| PinnedLink::from_pin(&path).ok()).flatten();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                debug!(path = %path.display(), %error, "cannot remove a pin");
+            }
+            _ => {}
+        }
+        drop(link);
+    }
+
+    /// Detaches everything, and removes whatever is in the folder.
+    pub fn clear(&self) -> Result<(), PinError> {
+        for (hook, index, direction) in self.hooks() {
+            self.detach(hook, index, direction);
+        }
+        for path in self.entries() {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Detaches everything, and removes the folder.
+    pub fn remove(self) -> Result<(), PinError> {
+        self.clear()?;
+        fs::remove_dir(&self.path).map_err(io_error("remove", &self.path))?;
+        info!(path = %self.path.display(), "detached, and removed what was pinned");
+        Ok(())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(&self.path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+    }
+}
+
+/// Removes a TC filter of ours; it may be gone with its interface.
+pub(super) fn remove_filter(index: u32, direction: Direction, handle: TcHandle) {
+    let Some(name) = interface_name(index) else { return };
+    let link = SchedClassifierLink::attached(&name, attach_type(direction), priority(direction), handle, None);
+    let removed = link.map_err(ProgramError::from).and_then(Link::detach);
+    if let Err(error) = removed {
+        debug!(index, direction = direction.as_str(), %error, "there was no filter to remove");
+    }
+}
+
+/// The name of the interface with `index` in the network namespace of this process.
+fn interface_name(index: u32) -> Option<String> {
+    let any = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    index_to_name(&any, index).ok()
+}
+
+/// The first entry of the pinned array at `path`; `None` if it has another type of entries.
+fn read_first<T: Pod>(path: &Path) -> Option<T> {
+    let map = Map::Array(MapData::from_pin(path).ok()?);
+    let array = Array::<_, T>::try_from(map).ok()?;
+    array.get(&0, 0).ok()
+}
+
+fn parse_hook(name: &str) -> Option<(Hook, u32, Direction)> {
+    let mut parts = name.splitn(3, '-');
+    let (hook, index, direction) = (parts.next()?, parts.next()?, parts.next()?);
+    let hook = Hook::ALL.into_iter().find(|one| one.as_str() == hook)?;
+    let direction = Direction::ALL.into_iter().find(|one| one.as_str() == direction)?;
+    Some((hook, index.parse().ok()?, direction))
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| PinError::Io { action, path, source }
+}
