@@ -45,7 +45,7 @@ pub enum CaptureError {
         first: Vec<u8>,
     },
     /// It ends in the middle of something.
-    #[error("the capture {} is cut off at {offset}, after {frames} whole frames", path.display())]
+    #[error("the capture {} is cut off at {offset}, whole frames before that: {frames}", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum CaptureError {
         frames: u64,
     },
     /// It contradicts itself.
-    #[error("the capture {} is malformed at {offset}, after {frames} frames: {malformation}", path.display())]
+    #[error("the capture {} is malformed at {offset}, frames before that: {frames}; {malformation}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

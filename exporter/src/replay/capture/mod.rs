@@ -136,6 +136,10 @@ impl Capture {
 
 impl Format {
     fn read(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<Self, Failure> {
+        // An empty file is none that is cut off, except where gzip says so.
+        if stream.is_at_end()? {
+            return Err(Failure::Foreign(Vec::new()));
+        }
         match stream.append(buffer, MAGIC) {
             // A file that is shorter is no capture.
             Ok(()) | Err(Failure::Truncated) => {}
