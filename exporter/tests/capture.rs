@@ -464,6 +464,21 @@ fn what_contradicts_itself_is_told_and_never_believed() {
     assert!(error.ends_with(told), "{error}");
 }
 
+/// Whether the outermost network layer is IP, behind VLAN tags or not.
+fn is_ip(frame: &Frame) -> bool {
+    match frame.framing {
+        Framing::Ip => matches!(frame.data.first(), Some(0x40..=0x4f | 0x60..=0x6f)),
+        Framing::Ethernet => {
+            let mut fields = frame.data.get(12..).unwrap_or_default();
+            while let [0x81, 0x00, _, _, rest @ ..] | [0x88, 0xa8, _, _, rest @ ..] = fields {
+                fields = rest;
+            }
+            matches!(fields, [0x08, 0x00, _, ..] | [0x86, 0xdd, _, ..])
+        }
+        Framing::Unreadable { .. } => false,
+    }
+}
+
 /// The captures of others, with what is known of them; `None` where they are not.
 fn corpus() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
@@ -482,10 +497,13 @@ fn captures_of_others_have_the_frames_that_tshark_finds() {
     let mut files = 0;
     for line in expected.lines() {
         let columns: Vec<_> = line.split('\t').collect();
-        let [name, "FRAMES", _, _, _, _, count, bytes, ..] = columns[..] else { continue };
+        let [name, "FRAMES", _, _, _, _, count, bytes, ip_count, ip_bytes] = columns[..] else { continue };
         let (frames, error) = read_file(&corpus.join("pcap").join(name));
         let length: u64 = frames.iter().map(|frame| u64::from(frame.length)).sum();
         assert_eq!((frames.len().to_string(), length.to_string()), (count.to_owned(), bytes.to_owned()), "{name}");
+        let ip: Vec<_> = frames.iter().filter(|frame| is_ip(frame)).map(|frame| u64::from(frame.length)).collect();
+        let found = (ip.len().to_string(), ip.iter().sum::<u64>().to_string());
+        assert_eq!(found, (ip_count.to_owned(), ip_bytes.to_owned()), "{name}: frames that are IP");
         match error {
             None => {}
             // Some were cut when they were captured; tshark says so too.
