@@ -426,8 +426,12 @@ fn what_contradicts_itself_is_told_and_never_believed() {
     neither[8] = 0;
 
     let cases = [
-        (order.words(&[6, u32::MAX, 0]), Malformation::TooLong { length: u32::MAX }),
-        (order.words(&[0x1234, MAXIMUM_BLOCK + 1, 0]), Malformation::TooLong { length: MAXIMUM_BLOCK + 1 }),
+        (order.words(&[6, u32::MAX, 0]), Malformation::TooLong { length: u32::MAX, limit: MAXIMUM_BLOCK }),
+        (
+            order.words(&[0x1234, MAXIMUM_BLOCK + 1, 0]),
+            Malformation::TooLong { length: MAXIMUM_BLOCK + 1, limit: MAXIMUM_BLOCK },
+        ),
+        (order.block(1, &vec![0; 1 << 20]), Malformation::TooLong { length: (1 << 20) + 12, limit: 1 << 20 }),
         (order.words(&[6, 8, 8]), Malformation::TooShort { length: 8 }),
         (order.words(&[6, 12, 12]), contents(6)),
         (order.words(&[1, 12, 12]), contents(1)),

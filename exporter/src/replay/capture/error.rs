@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{MAXIMUM_BLOCK, stream::Stream};
+use super::stream::Stream;
 
 /// A capture that could not be read, or not to its end.
 #[derive(Debug, Error)]
@@ -72,10 +72,12 @@ pub enum CaptureError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Malformation {
     /// It is longer than any that is read.
-    #[error("a block claims {length} bytes, at most {MAXIMUM_BLOCK} are read")]
+    #[error("a block claims {length} bytes, at most {limit} are read")]
     TooLong {
         /// Its length in bytes.
         length: u32,
+        /// How long it may be.
+        limit: u32,
     },
     /// It is shorter than its own header.
     #[error("a block claims {length} bytes, fewer than its header has")]

@@ -2,7 +2,8 @@
 //!
 //! `stream` gives bytes, `pcap` and `pcapng` find the frames in them with the parsers of the crate `pcap-parser`, and
 //! [`link_layer`] turns what a frame begins with into something that the programs read. A file is read from its
-//! beginning to its end, so it may be a pipe, and never needs more memory than its largest block may have.
+//! beginning to its end, so it may be a pipe, and however long it is, it needs little more memory than its
+//! largest block.
 
 pub mod error;
 pub mod link_layer;
@@ -24,7 +25,7 @@ use self::{
     stream::Stream,
 };
 
-/// How long a block of a capture may be, in bytes: 16 MiB. No more than that is kept in memory.
+/// How long a block of a capture may be, in bytes: 16 MiB. One is kept in memory at a time.
 ///
 /// Frames end far below: captures cut them at 256 KiB (`MAXIMUM_SNAPLEN` of libpcap) unless told otherwise.
 pub const MAXIMUM_BLOCK: u32 = 16 << 20;

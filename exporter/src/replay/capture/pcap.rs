@@ -94,7 +94,10 @@ impl Pcap {
         stream.append(buffer, header)?;
         let captured = self.order_lengths(buffer).ok_or(Failure::Truncated)?;
         if captured > MAXIMUM_BLOCK {
-            return Err(Failure::Malformed { offset, malformation: Malformation::TooLong { length: captured } });
+            return Err(Failure::Malformed {
+                offset,
+                malformation: Malformation::TooLong { length: captured, limit: MAXIMUM_BLOCK },
+            });
         }
         stream.append(buffer, captured as usize)?;
         let Ok((_, record)) = self.record.parse(buffer) else { return Err(Failure::Truncated) };

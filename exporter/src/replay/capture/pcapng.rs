@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use pcap_parser::{
-    Block, EPB_MAGIC, IDB_MAGIC, InterfaceDescriptionBlock, SHB_MAGIC, SPB_MAGIC, SectionHeaderBlock, parse_block_be,
-    parse_block_le,
+    Block, EPB_MAGIC, IDB_MAGIC, InterfaceDescriptionBlock, SHB_MAGIC, SPB_MAGIC, SectionHeaderBlock,
+    SimplePacketBlock, parse_block_be, parse_block_le,
 };
 use tidewaiter_common::frame::Frame;
 
@@ -14,7 +14,7 @@ use super::{
     stream::Stream,
 };
 
-/// Type of the obsolete Packet Block (draft-ietf-opsawg-pcapng, appendix A), of which the crate knows nothing.
+/// Type of the obsolete Packet Block (draft-ietf-opsawg-pcapng, appendix A).
 const PACKET_BLOCK: u32 = 2;
 
 /// What every block has: its type, its length, and at its end its length again. In a section header, where there are no
@@ -29,6 +29,8 @@ const PACKET_DATA: usize = 28;
 /// Offset of the frame in a Simple Packet Block.
 const SIMPLE_PACKET_DATA: usize = 12;
 
+/// How long a block may be that describes a section or an interface, in bytes; its options are gathered.
+const MAXIMUM_DESCRIPTION: u32 = 1 << 20;
 /// How many interfaces a section may describe; they are kept in memory.
 const MAXIMUM_INTERFACES: usize = 1 << 16;
 
@@ -88,7 +90,7 @@ impl Pcapng {
         }
         let first = self.word(buffer, 4).ok_or(Failure::Truncated)?;
         if first > MAXIMUM_BLOCK {
-            return Err(malformed(Malformation::TooLong { length: first }));
+            return Err(malformed(Malformation::TooLong { length: first, limit: MAXIMUM_BLOCK }));
         }
         let length = first as usize;
         let rest = length.checked_sub(SHORTEST_BLOCK).ok_or(malformed(Malformation::TooShort { length: first }))?;
@@ -103,34 +105,23 @@ impl Pcapng {
     /// Takes in what a whole block says; it may be a frame.
     fn understand(&mut self, block: &[u8]) -> Result<Option<Record>, Malformation> {
         let block_type = self.word(block, 0).unwrap_or_default();
-        if !matches!(block_type, SHB_MAGIC | IDB_MAGIC | EPB_MAGIC | SPB_MAGIC | PACKET_BLOCK) {
-            return Ok(None);
-        }
         let contents = Malformation::Contents { block_type };
+        let limit = match block_type {
+            // The crate would gather the options of a frame, and of a hostile frame that is eight times its length.
+            EPB_MAGIC | PACKET_BLOCK => return self.packet(block_type, block).ok_or(contents)?.map(Some),
+            SPB_MAGIC => MAXIMUM_BLOCK,
+            SHB_MAGIC | IDB_MAGIC => MAXIMUM_DESCRIPTION,
+            _ => return Ok(None),
+        };
+        if block.len() > limit as usize {
+            return Err(Malformation::TooLong { length: block.len() as u32, limit });
+        }
         let parse = if self.is_big_endian { parse_block_be } else { parse_block_le };
         let (_, parsed) = parse(block).map_err(|_| contents)?;
         match parsed {
             Block::SectionHeader(header) => self.begin_section(&header).map(|()| None),
             Block::InterfaceDescription(description) => self.add_interface(&description).map(|()| None),
-            Block::EnhancedPacket(packet) => {
-                let interface = self.interface(packet.if_id)?;
-                let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-                let data = bytes_at(PACKET_DATA, packet.caplen);
-                Ok(Some(interface.record(ticks, packet.origlen, data)))
-            }
-            Block::SimplePacket(packet) => {
-                let interface = self.interface(0)?;
-                let captured = match interface.snap_length {
-                    0 => packet.origlen,
-                    snap_length => packet.origlen.min(snap_length),
-                };
-                if captured as usize > packet.data.len() {
-                    return Err(contents);
-                }
-                let data = bytes_at(SIMPLE_PACKET_DATA, captured);
-                Ok(Some(Record { timestamp: 0, ..interface.record(0, packet.origlen, data) }))
-            }
-            Block::Unknown(_) => self.obsolete_packet(block).ok_or(contents)?.map(Some),
+            Block::SimplePacket(packet) => self.simple_packet(&packet).map(Some),
             _ => Ok(None),
         }
     }
@@ -163,16 +154,34 @@ impl Pcapng {
         self.interfaces.get(number as usize).ok_or(unknown)
     }
 
-    /// A frame in an obsolete Packet Block; `None` if its fields do not fit into it.
-    fn obsolete_packet(&self, block: &[u8]) -> Option<Result<Record, Malformation>> {
-        let interface = block.read(8)?;
-        let interface = if self.is_big_endian { u16::from_be_bytes(interface) } else { u16::from_le_bytes(interface) };
+    /// A frame in an Enhanced Packet Block or an obsolete Packet Block; `None` if its fields do not fit into it.
+    fn packet(&self, block_type: u32, block: &[u8]) -> Option<Result<Record, Malformation>> {
+        // The older one has 16 bits for the interface and, after them, 16 for a number of frames that were lost.
+        let interface = match block_type {
+            PACKET_BLOCK if self.is_big_endian => self.word(block, 8)? >> 16,
+            PACKET_BLOCK => self.word(block, 8)? & 0xffff,
+            _ => self.word(block, 8)?,
+        };
         let ticks = u64::from(self.word(block, 12)?) << 32 | u64::from(self.word(block, 16)?);
         let data = bytes_at(PACKET_DATA, self.word(block, 20)?);
         let length = self.word(block, 24)?;
-        let contents = block.get(..block.len().checked_sub(4)?)?;
-        contents.get(data.clone())?;
-        Some(self.interface(interface.into()).map(|interface| interface.record(ticks, length, data)))
+        if data.end > block.len().checked_sub(4)? {
+            return None;
+        }
+        Some(self.interface(interface).map(|interface| interface.record(ticks, length, data)))
+    }
+
+    fn simple_packet(&self, packet: &SimplePacketBlock<'_>) -> Result<Record, Malformation> {
+        let interface = self.interface(0)?;
+        let captured = match interface.snap_length {
+            0 => packet.origlen,
+            snap_length => packet.origlen.min(snap_length),
+        };
+        if captured as usize > packet.data.len() {
+            return Err(Malformation::Contents { block_type: SPB_MAGIC });
+        }
+        let data = bytes_at(SIMPLE_PACKET_DATA, captured);
+        Ok(Record { timestamp: 0, ..interface.record(0, packet.origlen, data) })
     }
 
     fn word(&self, block: &[u8], offset: usize) -> Option<u32> {
