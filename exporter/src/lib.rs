@@ -19,5 +19,6 @@ pub mod interfaces;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;
+pub mod replay;
 pub mod slots;
 pub mod snapshot;

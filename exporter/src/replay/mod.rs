@@ -1,0 +1,3 @@
+//! Replaying captures: the packets of a file instead of those of an interface.
+
+pub mod capture;
