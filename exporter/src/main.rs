@@ -15,7 +15,7 @@ use tidewaiter::{
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
-    interfaces::Follower,
+    interfaces::{Follower, Links},
     logging,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -50,13 +50,14 @@ fn run(RunArguments { config, overrides }: &RunArguments) -> anyhow::Result<Exit
 
 fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::load(config.as_deref(), overrides)?;
-    let links = runtime()?.block_on(async { anyhow::Ok(Follower::new()?.links().await?) })?;
+    let links = links()?;
     links.validate(&configuration.interfaces)?;
     print(&check::describe(&configuration, &links)?)
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
-    let findings = doctor::examine();
+    let links = links();
+    let findings = doctor::examine(links.as_ref().map_err(AsRef::as_ref));
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     print(&(lines.join("\n") + "\n"))?;
@@ -69,6 +70,11 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The interfaces of this host.
+fn links() -> anyhow::Result<Links> {
+    runtime()?.block_on(async { Ok(Follower::new()?.links().await?) })
 }
 
 /// A runtime of this thread alone: it must be the only one when capabilities are given up, and one is enough.

@@ -98,14 +98,24 @@ impl InterfaceRegistry {
         let mut interfaces = Vec::new();
         for (slot, interface) in self.current.values() {
             let counters = kernel.interface_counters(*slot)?;
-            interfaces.push(InterfaceSnapshot { name: interface.name.clone(), counters });
+            interfaces.push(InterfaceSnapshot {
+                name: interface.name.clone(),
+                counters,
+                kernel: None,
+                coverage: [None; 2],
+            });
         }
         let mut gone = self.gone;
         for slot in self.slots.retired().map(InterfaceSlot).chain([InterfaceSlot::GONE]) {
             gone += &kernel.interface_counters(slot)?;
         }
         if gone != InterfaceCounters::default() {
-            interfaces.push(InterfaceSnapshot { name: GONE.to_owned(), counters: gone });
+            interfaces.push(InterfaceSnapshot {
+                name: GONE.to_owned(),
+                counters: gone,
+                kernel: None,
+                coverage: [None; 2],
+            });
         }
         Ok(interfaces)
     }

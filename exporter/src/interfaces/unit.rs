@@ -1,0 +1,188 @@
+//! What the packet counters of a device count.
+//!
+//! A socket buffer may be a super-packet of many packets of the wire. Our programs count both; a device counts one or
+//! the other. Which one follows from where the counting stands in the kernel, beside where super-packets are taken apart
+//! or put together:
+//!
+//! * transmit: our hook (`sch_handle_egress`, `net/core/dev.c`) → the queueing discipline → `validate_xmit_skb` takes
+//!   apart what the device has no feature for → the driver counts;
+//! * receive: the driver counts → `napi_gro_receive` merges, if `rx-gro` is on and the driver calls it → our hook
+//!   (`sch_handle_ingress`).
+
+use thiserror::Error;
+use tidewaiter_common::{direction::Direction, interface::InterfaceTotals};
+
+use super::{
+    LinkLayer,
+    device::{Device, Offload, SuperPackets},
+};
+
+/// Queueing disciplines that take super-packets apart, or may: the callers of `skb_gso_segment` in `net/sched/sch_*.c`.
+/// Measured with tbf, whose bucket held no super-packet.
+const SPLITTING: [&str; 5] = ["cake", "dualpi2", "netem", "taprio", "tbf"];
+
+/// What a device counts as one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A packet as it is on the wire.
+    Segments,
+    /// A socket buffer, of which a super-packet is one.
+    Buffers,
+}
+
+/// Why it is not known what a device counts.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unknown {
+    /// The kernel has no ethtool netlink, which came with Linux 5.6.
+    #[error("the kernel does not say which of its offloads are on")]
+    Offload,
+    /// The driver may count either.
+    #[error("it is not known which its driver ({driver}) counts")]
+    Driver {
+        /// The kind of the device, or the bus that it is on.
+        driver: String,
+        /// Features without which there would be no super-packets to count.
+        features: Vec<&'static str>,
+    },
+    /// The device gets some super-packets whole and others taken apart; which passed was not counted.
+    #[error("it gets some super-packets whole ({}) and others taken apart, for want of {}", .on.join(", "), .off.join(", "))]
+    Mixed {
+        /// Features by which it takes super-packets.
+        on: Vec<&'static str>,
+        /// Features that it would need to take all.
+        off: Vec<&'static str>,
+    },
+    /// The stack merges packets after the driver has counted them.
+    #[error("packets may be merged (rx-gro) after they were counted")]
+    Merged,
+    /// A queueing discipline takes super-packets apart, or only some.
+    #[error("its queueing discipline {0} may take super-packets apart")]
+    Queue(String),
+}
+
+impl Unit {
+    /// What it is called in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Segments => "segments",
+            Self::Buffers => "buffers",
+        }
+    }
+}
+
+impl Unknown {
+    /// What can be done about it on the interface called `name`, which is `device`, if anything can. What takes work from
+    /// the device costs CPU time.
+    #[must_use]
+    pub fn advice(&self, name: &str, device: &Device) -> Option<String> {
+        let switch = |features: &[&str], to: &str| {
+            let is_possible = device.offload.as_ref().is_some_and(|offload| offload.can_change(features));
+            let switches: Vec<_> = features.iter().map(|feature| format!("{feature} {to}")).collect();
+            is_possible.then(|| format!("ethtool -K {name} {}", switches.join(" ")))
+        };
+        match self {
+            Self::Offload => Some("Linux 5.6 or later with CONFIG_ETHTOOL_NETLINK says".to_owned()),
+            Self::Driver { features, .. } => switch(features, "off"),
+            Self::Mixed { on, off } => switch(off, "on").or_else(|| switch(on, "off")),
+            Self::Merged => switch(&["rx-gro"], "off"),
+            Self::Queue(_) => None,
+        }
+    }
+}
+
+/// A driver of which it is known that it counts socket buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    /// What it counts as received may be merged before our programs see it.
+    Merging,
+    /// What it counts as received is what our programs see.
+    Plain,
+}
+
+/// What a device counts in `direction`.
+pub(super) fn unit(link_layer: LinkLayer, device: &Device, direction: Direction) -> Result<Unit, Unknown> {
+    match direction {
+        Direction::Receive => receive(link_layer, device),
+        Direction::Transmit => transmit(link_layer, device),
+    }
+}
+
+/// Our packets for each of the kernel's, if that is known: both are since the same moment, in one direction.
+///
+/// Where no super-packet has passed, packets and buffers are the same, and any unit will do. There is no ratio to no
+/// packets, but for none to none, which is complete.
+#[must_use]
+pub fn coverage(unit: Option<Unit>, ours: InterfaceTotals, kernel_packets: u64) -> Option<f64> {
+    let packets = match unit {
+        _ if ours.wire.packets == ours.buffers => ours.buffers,
+        Some(Unit::Segments) => ours.wire.packets,
+        Some(Unit::Buffers) => ours.buffers,
+        None => return None,
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a ratio to 15 digits is enough")]
+    match (packets, kernel_packets) {
+        (0, 0) => Some(1.0),
+        (_, 0) => None,
+        (packets, kernel_packets) => Some(packets as f64 / kernel_packets as f64),
+    }
+}
+
+/// The drivers that count socket buffers, each with the function that does.
+fn driver(link_layer: LinkLayer, device: &Device) -> Option<Driver> {
+    if link_layer == LinkLayer::Loopback {
+        // `loopback_xmit` counts for both directions (`drivers/net/loopback.c`), and nothing merges behind it.
+        // Measured.
+        return Some(Driver::Plain);
+    }
+    match (device.kind.as_deref(), device.bus.as_deref()) {
+        // `veth_get_stats64` (`drivers/net/veth.c`) adds what `veth_xmit` and `veth_xdp_rcv` counted, one for each
+        // buffer that the sending end handed over; what is received is what the PEER sent, whose offloads do not matter
+        // then. `veth_poll` merges, if rx-gro is on, behind that. Measured.
+        (Some("veth"), _)
+        // `tun_put_user` and `tun_get_user` (`drivers/net/tun.c`) count each buffer that the user process reads or
+        // writes. Behind the latter there is merging with IFF_NAPI alone, which cannot be seen from here. Measured.
+        | (Some("tun"), _)
+        // `free_old_xmit` and `virtnet_receive` (`drivers/net/virtio_net.c`) count each buffer that was handed to the
+        // host or came from it; rx-gro-hw is merging by the host, before that. From the source.
+        | (None, Some("virtio")) => Some(Driver::Merging),
+        // `br_dev_xmit` (`net/bridge/br_device.c`) and `br_pass_frame_up` (`net/bridge/br_input.c`); what merges does
+        // so at the ports. Measured.
+        (Some("bridge"), _)
+        // `vlan_dev_hard_start_xmit` (`net/8021q/vlan_dev.c`) and `vlan_do_receive` (`net/8021q/vlan_core.c`); what
+        // merges does so at the parent. Measured.
+        | (Some("vlan"), _) => Some(Driver::Plain),
+        _ => None,
+    }
+}
+
+fn unknown_driver(device: &Device, features: Vec<&'static str>) -> Unknown {
+    let driver = device.kind.as_ref().or(device.bus.as_ref());
+    Unknown::Driver { driver: driver.map_or_else(|| "unknown".to_owned(), Clone::clone), features }
+}
+
+fn transmit(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
+    let offload = device.offload.as_ref().ok_or(Unknown::Offload)?;
+    match offload.super_packets() {
+        // `validate_xmit_skb` takes apart every super-packet before the driver gets it, whichever that is. Measured
+        // with veth, tun and lo.
+        SuperPackets::None => return Ok(Unit::Segments),
+        _ if driver(link_layer, device).is_none() => return Err(unknown_driver(device, offload.taken())),
+        SuperPackets::Some { on, off } => return Err(Unknown::Mixed { on, off }),
+        SuperPackets::All => {}
+    }
+    match device.qdiscs.iter().find(|qdisc| SPLITTING.contains(&qdisc.as_str())) {
+        Some(qdisc) => Err(Unknown::Queue(qdisc.clone())),
+        None => Ok(Unit::Buffers),
+    }
+}
+
+fn receive(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
+    let offload = device.offload.as_ref();
+    match driver(link_layer, device) {
+        Some(Driver::Plain) => Ok(Unit::Buffers),
+        Some(Driver::Merging) if offload.ok_or(Unknown::Offload)?.stack_merges() => Err(Unknown::Merged),
+        Some(Driver::Merging) => Ok(Unit::Buffers),
+        None => Err(unknown_driver(device, offload.map(Offload::merging).unwrap_or_default())),
+    }
+}
