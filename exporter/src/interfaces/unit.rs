@@ -150,7 +150,7 @@ fn driver(link_layer: LinkLayer, device: &Device) -> Option<Driver> {
         // so at the ports. Measured.
         (Some("bridge"), _)
         // `vlan_dev_hard_start_xmit` (`net/8021q/vlan_dev.c`) and `vlan_do_receive` (`net/8021q/vlan_core.c`); what
-        // merges does so at the parent. Measured.
+        // merges does so at the parent. From the source.
         | (Some("vlan"), _) => Some(Driver::Plain),
         _ => None,
     }
