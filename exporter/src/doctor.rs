@@ -127,7 +127,7 @@ fn coverage(links: &Links, interface: &Interface) -> Finding {
         let text = match unit {
             Ok(unit) => unit.as_str().to_owned(),
             Err(unknown) => {
-                let advice = unknown.advice(&interface.name, &device).map(|advice| format!("; to know: {advice}"));
+                let advice = unknown.advice(&interface.name, &device).map(|advice| format!(" (to know: {advice})"));
                 format!("unknown while super-packets pass, as {unknown}{}", advice.unwrap_or_default())
             }
         };

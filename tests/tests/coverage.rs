@@ -163,7 +163,7 @@ fn what_a_veth_device_counts_of_merged_packets_depends_on_its_peer() {
         if actual == Unit::Segments {
             assert_unit("receive", Unit::Segments, received);
         } else {
-            // Super-packets are merged into larger ones, so that it is neither.
+            // What was a super-packet before may be merged into a larger one, so that it is neither unit exactly.
             assert!(received.kernel < received.ours.wire.packets / 3, "{received:?}");
         }
     }

@@ -186,3 +186,81 @@ fn receive(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
         None => Err(unknown_driver(device, offload.map(Offload::merging).unwrap_or_default())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidewaiter_common::direction::Direction;
+
+    use super::{Device, LinkLayer, Offload, Unit, Unknown, unit};
+
+    const TCP: &str = "tx-tcp-segmentation";
+    const ALL: [&str; 5] =
+        [TCP, "tx-tcp6-segmentation", "tx-udp-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-mangleid-segmentation"];
+
+    fn device(kind: Option<&str>, bus: Option<&str>, on: &[&str]) -> Device {
+        Device {
+            kind: kind.map(str::to_owned),
+            bus: bus.map(str::to_owned),
+            offload: Some(Offload::new(on, &[TCP, "rx-gro"])),
+            ..Device::default()
+        }
+    }
+
+    fn units(device: &Device) -> [Result<Unit, Unknown>; Direction::COUNT] {
+        Direction::ALL.map(|direction| unit(LinkLayer::Ethernet, device, direction))
+    }
+
+    #[test]
+    fn hardware_is_known_only_where_it_transmits_no_super_packets() {
+        let unknown = |features| Err(Unknown::Driver { driver: "pci".to_owned(), features });
+        let hardware = |on: &[&str]| units(&device(None, Some("pci"), on));
+        assert_eq!(hardware(&[]), [unknown(vec![]), Ok(Unit::Segments)]);
+        assert_eq!(hardware(&["rx-gro", TCP]), [unknown(vec!["rx-gro"]), unknown(vec![TCP])]);
+        assert_eq!(
+            units(&device(Some("bond"), None, &[]))[0].as_ref().unwrap_err().to_string(),
+            "it is not known which its driver (bond) counts"
+        );
+    }
+
+    #[test]
+    fn a_virtio_device_counts_the_buffers_that_it_exchanges_with_the_host() {
+        let virtio = |on: &[&str]| units(&device(None, Some("virtio"), on));
+        assert_eq!(virtio(&ALL), [Ok(Unit::Buffers), Ok(Unit::Buffers)]);
+        assert_eq!(virtio(&["rx-gro-hw"]), [Ok(Unit::Buffers), Ok(Unit::Segments)]);
+        let [receive, transmit] = virtio(&[TCP, "rx-gro"]);
+        assert_eq!(receive, Err(Unknown::Merged));
+        assert!(matches!(transmit, Err(Unknown::Mixed { .. })));
+    }
+
+    #[test]
+    fn where_the_kernel_says_nothing_most_is_unknown() {
+        let silent = |kind: &str| Device { kind: Some(kind.to_owned()), ..Device::default() };
+        assert_eq!(units(&silent("veth")), [Err(Unknown::Offload), Err(Unknown::Offload)]);
+        assert_eq!(units(&silent("bridge")), [Ok(Unit::Buffers), Err(Unknown::Offload)]);
+        let receive = unit(LinkLayer::Loopback, &Device::default(), Direction::Receive);
+        assert_eq!(receive, Ok(Unit::Buffers));
+    }
+
+    #[test]
+    fn a_queueing_discipline_matters_only_to_super_packets_that_reach_it() {
+        let with_cake = |on: &[&str]| {
+            let device = device(Some("veth"), None, on);
+            units(&Device { qdiscs: ["clsact", "cake"].map(str::to_owned).into(), ..device })[1].clone()
+        };
+        assert_eq!(with_cake(&ALL), Err(Unknown::Queue("cake".to_owned())));
+        assert_eq!(with_cake(&[]), Ok(Unit::Segments));
+    }
+
+    #[test]
+    fn nothing_is_advised_that_the_device_refuses() {
+        let device = device(Some("veth"), None, &[]);
+        let advice = |on: &[&'static str], off: &[&'static str]| {
+            Unknown::Mixed { on: on.to_vec(), off: off.to_vec() }.advice("eth0", &device)
+        };
+        assert_eq!(advice(&["rx-gro"], &[TCP]).as_deref(), Some("ethtool -K eth0 tx-tcp-segmentation on"));
+        assert_eq!(advice(&[TCP], &["rx-lro"]).as_deref(), Some("ethtool -K eth0 tx-tcp-segmentation off"));
+        assert_eq!(advice(&["rx-lro"], &["rx-lro"]), None);
+        assert_eq!(Unknown::Merged.advice("eth0", &device).as_deref(), Some("ethtool -K eth0 rx-gro off"));
+        assert_eq!(Unknown::Queue("cake".to_owned()).advice("eth0", &device), None);
+    }
+}
