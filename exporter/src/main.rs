@@ -56,8 +56,7 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
-    let links = links();
-    let findings = doctor::examine(links.as_ref().map_err(AsRef::as_ref));
+    let findings = doctor::examine(links().as_ref().map_err(AsRef::as_ref));
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     print(&(lines.join("\n") + "\n"))?;

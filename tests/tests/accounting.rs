@@ -2,10 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    thread,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use tidewaiter_common::{direction::Direction, transport::Transport};
 use tidewaiter_tests::{

@@ -12,7 +12,7 @@ const KINDS: [&str; 5] = [
     "tx-fcoe-segmentation",
 ];
 /// Those that must be on for every super-packet that TCP and UDP sockets, or merging on receipt, bring about to be
-/// taken whole. (SCTP, FCoE, accurate ECN and super-packets of tunnels are left aside: they are rare, and few devices
+/// taken whole. (SCTP, `FCoE`, accurate ECN and super-packets of tunnels are left aside: they are rare, and few devices
 /// take them.)
 const USUAL: [&str; 5] = [
     "tx-tcp-segmentation",
@@ -60,6 +60,13 @@ pub enum SuperPackets {
         /// Features that are off.
         off: Vec<&'static str>,
     },
+}
+
+impl Device {
+    /// What tells its driver: its kind, or the bus that it is on.
+    pub(super) fn driver(&self) -> Option<&str> {
+        self.kind.as_deref().or(self.bus.as_deref())
+    }
 }
 
 impl Offload {

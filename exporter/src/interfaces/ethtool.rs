@@ -146,7 +146,7 @@ pub(super) async fn offloads() -> Result<HashMap<u32, Offload>, EthtoolError> {
     while let Some(answer) = answers.next().await {
         let attributes = answer?.attributes;
         let index = required(required(&attributes, HEADER, what)?, DEVICE_INDEX, what)?;
-        let features = |which| Ok::<_, EthtoolError>(required(required(&attributes, which, what)?, BITS, what)?);
+        let features = |which| required(required(&attributes, which, what)?, BITS, what);
         let (on, changeable) = (names_of(features(ACTIVE)?, &names), names_of(features(CHANGEABLE)?, &names));
         offloads.insert(parse_u32(index)?, Offload::new(&on, &changeable));
     }

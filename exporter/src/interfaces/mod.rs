@@ -71,7 +71,6 @@ impl Links {
     }
 
     /// What the device of `interface` counts in each direction, by [`Direction::index`].
-    #[must_use]
     pub fn units(&self, interface: &Interface) -> [Result<Unit, Unknown>; Direction::COUNT] {
         let device = self.device(interface);
         Direction::ALL.map(|direction| unit::unit(interface.link_layer, &device, direction))

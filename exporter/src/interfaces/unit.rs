@@ -135,30 +135,29 @@ fn driver(link_layer: LinkLayer, device: &Device) -> Option<Driver> {
         // Measured.
         return Some(Driver::Plain);
     }
-    match (device.kind.as_deref(), device.bus.as_deref()) {
+    match device.driver()? {
         // `veth_get_stats64` (`drivers/net/veth.c`) adds what `veth_xmit` and `veth_xdp_rcv` counted, one for each
         // buffer that the sending end handed over; what is received is what the PEER sent, whose offloads do not matter
         // then. `veth_poll` merges, if rx-gro is on, behind that. Measured.
-        (Some("veth"), _)
+        "veth"
         // `tun_put_user` and `tun_get_user` (`drivers/net/tun.c`) count each buffer that the user process reads or
         // writes. Behind the latter there is merging with IFF_NAPI alone, which cannot be seen from here. Measured.
-        | (Some("tun"), _)
+        | "tun"
         // `free_old_xmit` and `virtnet_receive` (`drivers/net/virtio_net.c`) count each buffer that was handed to the
         // host or came from it; rx-gro-hw is merging by the host, before that. From the source.
-        | (None, Some("virtio")) => Some(Driver::Merging),
+        | "virtio" => Some(Driver::Merging),
         // `br_dev_xmit` (`net/bridge/br_device.c`) and `br_pass_frame_up` (`net/bridge/br_input.c`); what merges does
         // so at the ports. Measured.
-        (Some("bridge"), _)
+        "bridge"
         // `vlan_dev_hard_start_xmit` (`net/8021q/vlan_dev.c`) and `vlan_do_receive` (`net/8021q/vlan_core.c`); what
         // merges does so at the parent. From the source.
-        | (Some("vlan"), _) => Some(Driver::Plain),
+        | "vlan" => Some(Driver::Plain),
         _ => None,
     }
 }
 
 fn unknown_driver(device: &Device, features: Vec<&'static str>) -> Unknown {
-    let driver = device.kind.as_ref().or(device.bus.as_ref());
-    Unknown::Driver { driver: driver.map_or_else(|| "unknown".to_owned(), Clone::clone), features }
+    Unknown::Driver { driver: device.driver().unwrap_or("of no kind and no bus").to_owned(), features }
 }
 
 fn transmit(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
@@ -180,9 +179,8 @@ fn transmit(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
 fn receive(link_layer: LinkLayer, device: &Device) -> Result<Unit, Unknown> {
     let offload = device.offload.as_ref();
     match driver(link_layer, device) {
-        Some(Driver::Plain) => Ok(Unit::Buffers),
         Some(Driver::Merging) if offload.ok_or(Unknown::Offload)?.stack_merges() => Err(Unknown::Merged),
-        Some(Driver::Merging) => Ok(Unit::Buffers),
+        Some(Driver::Merging | Driver::Plain) => Ok(Unit::Buffers),
         None => Err(unknown_driver(device, offload.map(Offload::merging).unwrap_or_default())),
     }
 }
