@@ -148,14 +148,16 @@ pub struct InterfaceRecord {
     pub index: u32,
     /// See [`state`].
     pub state: u8,
-    /// How the programs are attached: a number that is userspace's own.
-    pub hook: u8,
+    /// Pads to 2 bytes.
+    pub reserved: u8,
     /// A [`Framing`](crate::frame::Framing), as its number.
     pub framing: u16,
     /// Since when it is accounted, in nanoseconds since the epoch.
     pub created: u64,
     /// The kernel's own count of its packets at that time, by [`Direction::index`].
     pub kernel_base: [u64; Direction::COUNT],
+    /// In what the device has counted since then, by [`Direction::index`]: numbers that are userspace's own.
+    pub units: [u32; Direction::COUNT],
     /// What had been counted in the slot before.
     pub base: InterfaceCounters,
     /// What former holders of the slot had counted; it is part of `gone`.
@@ -166,4 +168,4 @@ pub struct InterfaceRecord {
 // SAFETY: bytes and integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceRecord {}
 
-const _: () = assert!(size_of::<InterfaceRecord>() == 48 + 2 * size_of::<InterfaceCounters>());
+const _: () = assert!(size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>());

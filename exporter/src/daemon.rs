@@ -241,6 +241,11 @@ impl Following {
             warn!(interface, "its frames have no Ethernet header, which cannot be read yet: not accounting it");
         }
         self.unreadable = unreadable;
-        shared.accounting().apply_interfaces(&links.select(&self.selection))
+        let selected = links.select(&self.selection);
+        let units = selected.iter().map(|interface| (interface.index, links.units(interface).map(Result::ok))).collect();
+        let mut accounting = shared.accounting();
+        let mut failures = accounting.apply_interfaces(&selected);
+        failures.extend(accounting.note_units(&units).err());
+        failures
     }
 }

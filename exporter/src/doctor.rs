@@ -1,11 +1,15 @@
 //! `tidewaiter doctor`: what this kernel and this user can do, and what to do about what is missing.
 
-use std::{env::consts::ARCH, fmt};
+use std::{env::consts::ARCH, error::Error, fmt};
 
 use caps::Capability;
+use tidewaiter_common::direction::Direction;
 
 use crate::{
     capabilities::{self, purpose},
+    chain::chain,
+    config::InterfaceSelection,
+    interfaces::{Interface, Links},
     kernel::features::{self, Support},
 };
 
@@ -46,9 +50,9 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All findings, most basic first.
+/// All findings, most basic first; `links` are the interfaces, or why they cannot be listed.
 #[must_use]
-pub fn examine() -> Vec<Finding> {
+pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
     let mut findings = vec![
         kernel_version(),
         feature(
@@ -102,7 +106,34 @@ pub fn examine() -> Vec<Finding> {
         (Capability::CAP_DAC_READ_SEARCH, Verdict::Lacking),
     ];
     findings.extend(capabilities.map(|(capability, without)| self::capability(capability, without)));
+    match links {
+        Ok(links) => {
+            let accounted = links.select(&InterfaceSelection::Default);
+            findings.extend(accounted.iter().map(|interface| coverage(links, interface)));
+        }
+        Err(error) => {
+            findings.push(Finding { what: "coverage".to_owned(), verdict: Verdict::Lacking, text: chain(error) });
+        }
+    }
     findings
+}
+
+/// Whether the exporter's counts can be held against those of the kernel.
+fn coverage(links: &Links, interface: &Interface) -> Finding {
+    let units = links.units(interface);
+    let verdict = if units.iter().all(Result::is_ok) { Verdict::Good } else { Verdict::Lacking };
+    let device = links.device(interface);
+    let texts = Direction::ALL.into_iter().zip(units).map(|(direction, unit)| {
+        let text = match unit {
+            Ok(unit) => unit.as_str().to_owned(),
+            Err(unknown) => {
+                let advice = unknown.advice(&interface.name, &device).map(|advice| format!(" (to know: {advice})"));
+                format!("unknown while super-packets pass, as {unknown}{}", advice.unwrap_or_default())
+            }
+        };
+        format!("{}: {text}", direction.as_str())
+    });
+    Finding { what: format!("coverage {}", interface.name), verdict, text: texts.collect::<Vec<_>>().join(", ") }
 }
 
 fn kernel_version() -> Finding {

@@ -15,7 +15,7 @@ use tidewaiter::{
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
-    interfaces::Follower,
+    interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
 };
@@ -52,7 +52,7 @@ fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Resu
 
 fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::load(config.as_deref(), overrides)?;
-    let links = runtime()?.block_on(async { anyhow::Ok(Follower::new()?.links().await?) })?;
+    let links = links()?;
     links.validate(&configuration.interfaces)?;
     print(&check::describe(&configuration, &links)?)
 }
@@ -72,7 +72,7 @@ fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Resu
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
-    let findings = doctor::examine();
+    let findings = doctor::examine(links().as_ref().map_err(AsRef::as_ref));
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     print(&(lines.join("\n") + "\n"))?;
@@ -85,6 +85,11 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The interfaces of this host.
+fn links() -> anyhow::Result<Links> {
+    runtime()?.block_on(async { Ok(Follower::new()?.links().await?) })
 }
 
 /// A runtime of this thread alone: it must be the only one when capabilities are given up, and one is enough.

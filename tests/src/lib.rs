@@ -16,4 +16,6 @@ pub mod frames;
 pub mod metrics;
 pub mod namespace;
 pub mod network;
+pub mod tap;
+pub mod traffic;
 pub mod wait;

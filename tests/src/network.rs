@@ -83,8 +83,17 @@ impl Network {
         let network = Self { server: Namespace::new(), client: Namespace::new() };
         let Self { server, client } = &network;
         server.ip(&format!("link add {INTERFACE} type veth peer name {INTERFACE} netns {}", client.name()));
-        for (host, ipv4, ipv6) in [(server, Self::SERVER4, Self::SERVER6), (client, Self::CLIENT4, Self::CLIENT6)] {
+        for host in [server, client] {
             output(host.command("ethtool").args(["-K", INTERFACE]).args(offload.switches()));
+        }
+        network.set_up();
+        network
+    }
+
+    /// Gives both ends of the wire their addresses, and waits until it is quiet.
+    pub(crate) fn set_up(&self) {
+        let Self { server, client } = self;
+        for (host, ipv4, ipv6) in [(server, Self::SERVER4, Self::SERVER6), (client, Self::CLIENT4, Self::CLIENT6)] {
             // No router answers here; asking for one would only make noise.
             let solicitations = format!("net.ipv6.conf.{INTERFACE}.router_solicitations=0");
             // A veth device drops what its ring of 256 packets has no room for, after it was counted. So no more may be
@@ -95,8 +104,7 @@ impl Network {
             host.ip(&format!("address add {ipv6}/64 dev {INTERFACE} nodad"));
             host.ip(&format!("link set {INTERFACE} up"));
         }
-        network.wait_until_quiet();
-        network
+        self.wait_until_quiet();
     }
 
     /// Waits until nothing has passed the wire for a while.

@@ -2,11 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use tidewaiter_common::{direction::Direction, transport::Transport};
 use tidewaiter_tests::{
@@ -15,6 +11,7 @@ use tidewaiter_tests::{
     metrics::Count,
     namespace::Namespace,
     network::{INTERFACE, Network, Offload, send_frames},
+    traffic::exchange,
     wait::wait_for,
 };
 
@@ -129,32 +126,6 @@ fn a_client_of_ours_is_told_from_a_server() {
     let counts = Direction::ALL.map(|direction| metrics.api("upstream", "client", direction));
     let count = |packets| Count { packets, bytes: packets * length };
     assert_eq!(counts, [count(5), count(7)]);
-}
-
-/// Connects from `client` to a server at `address` on `server` once for each of `sizes`, and sends it so many bytes, which
-/// come back after the last one.
-fn exchange(server: &Namespace, client: &Namespace, address: SocketAddr, sizes: &[usize]) {
-    let listener = server.run(|| TcpListener::bind(address)).expect("is free");
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for stream in listener.incoming().take(sizes.len()) {
-                let mut stream = stream.expect("a connection");
-                let mut request = Vec::new();
-                stream.read_to_end(&mut request).expect("a request");
-                stream.write_all(&request).expect("is sent");
-            }
-        });
-        client.run(|| sizes.iter().for_each(|&bytes| ask_tcp(address, bytes)));
-    });
-}
-
-fn ask_tcp(server: SocketAddr, bytes: usize) {
-    let mut stream = TcpStream::connect(server).expect("is heard");
-    stream.write_all(&vec![1; bytes]).expect("is sent");
-    stream.shutdown(Shutdown::Write).expect("is open");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    assert_eq!(answer.len(), bytes);
 }
 
 #[test]

@@ -227,7 +227,14 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
         "CAP_PERFMON",
         "CAP_SYS_PTRACE",
         "CAP_DAC_READ_SEARCH",
+        "coverage lo",
+        "coverage ship",
     ];
+    namespace.ip("link add ship type veth peer name boat");
+    for command in ["link set boat up", "link set ship up", "address add 10.77.0.1/24 dev ship"] {
+        namespace.ip(command);
+    }
+    namespace.ip("route add default via 10.77.0.2");
     let verdict = |report: &str, subject: &str| {
         let lines = report.lines().filter(|line| line.get(9..33).is_some_and(|field| field.trim_end() == subject));
         let verdicts: Vec<_> = lines.map(|line| line[..8].trim_end().to_owned()).collect();
@@ -244,6 +251,17 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
         assert!(verdict == "ok" || subject == "BPF file system", "{report}");
     }
     assert_eq!(report.lines().count(), subjects.len());
+    let covered = |name| format!("ok       {:<24} receive: buffers, transmit: buffers\n", format!("coverage {name}"));
+    assert!(report.contains(&covered("lo")) && report.contains(&covered("ship")), "{report}");
+
+    // What merges packets after they were counted, and takes some super-packets and not others.
+    output(namespace.command("ethtool").args(["-K", "ship", "gro", "on", "tx-udp-segmentation", "off"]));
+    let result = namespace.command(binary()).arg("doctor").output().expect("runs");
+    let report = String::from_utf8(result.stdout).expect("is text");
+    assert_eq!((result.status.code(), verdict(&report, "coverage ship")), (Some(0), "lacking".to_owned()), "{report}");
+    for advice in ["(to know: ethtool -K ship rx-gro off)", "(to know: ethtool -K ship tx-udp-segmentation on)"] {
+        assert!(report.contains(advice), "{report}");
+    }
 
     let result = run_as_nobody(&namespace, "-all", &["doctor"]);
     let report = String::from_utf8(result.stdout).expect("is text");
@@ -251,6 +269,7 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
     assert_eq!(verdict(&report, "kernel"), "ok");
     assert_eq!(verdict(&report, "CAP_BPF"), "MISSING");
     assert_eq!(verdict(&report, "CAP_SYS_PTRACE"), "lacking");
+    assert_eq!(verdict(&report, "coverage lo"), "ok", "anybody may ask what a device is");
     assert!(report.contains("run as root, or grant it: setcap cap_bpf,cap_net_admin,cap_perfmon+ep /"), "{report}");
 }
 

@@ -78,7 +78,16 @@ fn snapshot() -> Snapshot {
                 counters: counters(30),
             },
         ],
-        interfaces: ["eth0", GONE].map(|name| InterfaceSnapshot { name: name.to_owned(), counters: interface }).into(),
+        interfaces: vec![
+            InterfaceSnapshot {
+                name: "eth0".to_owned(),
+                counters: interface,
+                kernel: Some([900, 1250]),
+                // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
+                coverage: [Some(1.0), None],
+            },
+            InterfaceSnapshot { name: GONE.to_owned(), counters: interface, kernel: None, coverage: [None; 2] },
+        ],
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
         process: Some(ProcessSnapshot {

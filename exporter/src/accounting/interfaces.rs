@@ -1,11 +1,12 @@
 //! Which interface has which slot, and has the programs attached.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     time::{Instant, SystemTime},
 };
 
 use tidewaiter_common::{
+    direction::Direction,
     frame::Framing,
     interface::{InterfaceCounters, InterfaceSlot, MAX_INTERFACES},
     record::{INTERFACE_NAME_BYTES, InterfaceRecord, state},
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::AttachMode,
-    interfaces::Interface,
+    interfaces::{Interface, Statistics, Unit, coverage, statistics},
     kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
     slots::Slots,
     snapshot::{GONE, InterfaceSnapshot},
@@ -98,6 +99,24 @@ impl InterfaceRegistry {
         failures
     }
 
+    /// Takes note of what the devices count from now on, by index of the interface.
+    pub(super) fn note_units(
+        &mut self,
+        kernel: &mut Kernel,
+        units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>,
+    ) -> Result<(), KernelError> {
+        let current: Vec<_> = self.current.iter().map(|(index, (slot, _))| (*index, *slot)).collect();
+        for (index, slot) in current {
+            let Some(now) = units.get(&index) else { continue };
+            let before = self.records.get(&slot).map_or([recorded::NOTHING; 2], |record| record.units);
+            let changed = Direction::ALL.map(Direction::index).map(|at| recorded::change(before[at], now[at]));
+            if changed != before {
+                self.change(kernel, slot, |record| record.units = changed)?;
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, kernel: &mut Kernel, interface: &Interface, now: Instant) -> Result<(), KernelError> {
         let Interface { index, name, .. } = interface;
         let framing = interface.framing().unwrap_or(Framing::Ethernet);
@@ -136,6 +155,8 @@ impl InterfaceRegistry {
             what: format!("the interface {name}"),
             limit: usize::from(MAX_INTERFACES) - 1,
         })?;
+        // Without them there is no coverage; that they cannot be read is said by each snapshot.
+        let packets = statistics().ok().and_then(|mut all| all.remove(name)).unwrap_or_default().packets;
         self.change(kernel, slot, |record| {
             record.name = [0; INTERFACE_NAME_BYTES];
             // The kernel gives no longer names.
@@ -144,6 +165,8 @@ impl InterfaceRegistry {
             record.state = state::CURRENT;
             record.framing = framing as u16;
             record.created = nanoseconds(SystemTime::now());
+            record.kernel_base = packets;
+            record.units = [recorded::NOTHING; Direction::COUNT];
         })?;
         Ok(slot)
     }
@@ -192,20 +215,36 @@ impl InterfaceRegistry {
         Ok(())
     }
 
-    /// What was counted for each interface.
-    pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<InterfaceSnapshot>, KernelError> {
+    /// What was counted for each interface; `statistics` is what the kernel has.
+    pub(super) fn snapshot(
+        &self,
+        kernel: &Kernel,
+        statistics: Option<&HashMap<String, Statistics>>,
+    ) -> Result<Vec<InterfaceSnapshot>, KernelError> {
         let mut interfaces = Vec::new();
         for (slot, interface) in self.current.values() {
-            let InterfaceRecord { base, created, .. } = self.records.get(slot).copied().unwrap_or_default();
+            let record = self.records.get(slot).copied().unwrap_or_default();
+            let counters = kernel.interface_counters(*slot)? - record.base;
+            let theirs = statistics.and_then(|statistics| statistics.get(&interface.name)).map(|statistics| {
+                Direction::ALL.map(Direction::index).map(|direction| {
+                    statistics.packets[direction].saturating_sub(record.kernel_base[direction])
+                })
+            });
             interfaces.push(InterfaceSnapshot {
                 name: interface.name.clone(),
-                counters: kernel.interface_counters(*slot)? - base,
-                created: from_nanoseconds(created),
+                counters,
+                created: from_nanoseconds(record.created),
+                kernel: theirs,
+                coverage: Direction::ALL.map(Direction::index).map(|direction| {
+                    let unit = recorded::to_unit(record.units[direction]);
+                    coverage(unit, counters.totals[direction], theirs?[direction])
+                }),
             });
         }
         let counters = self.gone(kernel)?;
         if counters != InterfaceCounters::default() {
-            interfaces.push(InterfaceSnapshot { name: GONE.to_owned(), counters, created: kernel.created() });
+            let (name, created) = (GONE.to_owned(), kernel.created());
+            interfaces.push(InterfaceSnapshot { name, counters, created, kernel: None, coverage: [None; 2] });
         }
         Ok(interfaces)
     }
@@ -221,6 +260,38 @@ impl InterfaceRegistry {
             }
         }
         Ok(gone)
+    }
+}
+
+/// How a record says in what a device counts.
+mod recorded {
+    use crate::interfaces::Unit;
+
+    /// Nothing was recorded yet.
+    pub(super) const NOTHING: u32 = 0;
+    /// It is not known, or it has changed, so that the device's total is of both.
+    const UNKNOWN: u32 = 3;
+
+    pub(super) const fn from_unit(unit: Option<Unit>) -> u32 {
+        match unit {
+            Some(Unit::Segments) => 1,
+            Some(Unit::Buffers) => 2,
+            None => UNKNOWN,
+        }
+    }
+
+    pub(super) const fn to_unit(number: u32) -> Option<Unit> {
+        match number {
+            1 => Some(Unit::Segments),
+            2 => Some(Unit::Buffers),
+            _ => None,
+        }
+    }
+
+    /// What is recorded of a device that counted in `before` until now, and from now on in `unit`.
+    pub(super) const fn change(before: u32, unit: Option<Unit>) -> u32 {
+        let now = from_unit(unit);
+        if before == NOTHING || before == now { now } else { UNKNOWN }
     }
 }
 

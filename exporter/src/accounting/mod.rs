@@ -6,11 +6,12 @@ mod interfaces;
 mod process;
 
 use std::{
+    collections::HashMap,
     fs,
     time::{Duration, Instant},
 };
 
-use tidewaiter_common::{api::MAX_APIS, interface::MAX_INTERFACES};
+use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
 use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
@@ -18,7 +19,7 @@ use crate::{
     api::Api,
     chain::chain,
     config::AttachMode,
-    interfaces::Interface,
+    interfaces::{Interface, Unit, statistics},
     kernel::{Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
 };
@@ -64,6 +65,11 @@ impl Accounting {
         self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
     }
 
+    /// Takes note of what the devices of interfaces count from now on, by the interface's index.
+    pub fn note_units(&mut self, units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>) -> Result<(), KernelError> {
+        self.interfaces.note_units(&mut self.kernel, units)
+    }
+
     /// Looks at some of the flows, and forgets those that have been quiet for long.
     pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
         self.flows.sweep(&mut self.kernel)
@@ -94,7 +100,9 @@ impl Accounting {
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
     pub fn snapshot(&mut self) -> Snapshot {
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
-        let interfaces = collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel));
+        let statistics = collect(&mut collectors, "statistics", statistics);
+        let interfaces =
+            collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
         let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel));
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }

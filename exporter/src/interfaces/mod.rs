@@ -1,13 +1,24 @@
-//! The network interfaces of this host: which there are, and which are to be accounted.
+//! The network interfaces of this host: which there are, which are to be accounted, and what their devices count.
 
+mod device;
+mod ethtool;
 mod follow;
+mod statistics;
+mod unit;
 
 use std::collections::HashSet;
 
 use rtnetlink::packet_route::link::LinkLayerType;
 use tidewaiter_common::frame::Framing;
 
-pub use self::follow::{Follower, Links};
+use tidewaiter_common::direction::Direction;
+
+pub use self::{
+    device::{Device, Offload, SuperPackets},
+    follow::{Follower, Links},
+    statistics::{Statistics, StatisticsError, statistics},
+    unit::{Unit, Unknown, coverage},
+};
 use crate::{
     api::join,
     config::{
@@ -68,6 +79,18 @@ impl Links {
     /// Those of the interfaces that `selection` names, but whose frames cannot be read.
     pub fn unreadable(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {
         self.named(selection).filter(|interface| interface.framing().is_none())
+    }
+
+    /// What the device of `interface` counts in each direction, by [`Direction::index`].
+    pub fn units(&self, interface: &Interface) -> [Result<Unit, Unknown>; Direction::COUNT] {
+        let device = self.device(interface);
+        Direction::ALL.map(|direction| unit::unit(interface.link_layer, &device, direction))
+    }
+
+    /// What the device of `interface` is; one of which nothing is known if the kernel did not tell.
+    #[must_use]
+    pub fn device(&self, interface: &Interface) -> Device {
+        self.devices.get(&interface.index).cloned().unwrap_or_default()
     }
 
     fn named(&self, selection: &InterfaceSelection) -> impl Iterator<Item = &Interface> {

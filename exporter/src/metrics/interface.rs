@@ -30,6 +30,16 @@ impl InterfaceCollector {
             self.totals(|totals| totals.buffers),
         )?;
         families.counter(
+            "interface_kernel_packets",
+            "The kernel's own count since the programs were attached: of packets or of socket buffers, as the device has it",
+            self.known(|InterfaceSnapshot { kernel, .. }| kernel.map_or([None; Direction::COUNT], |kernel| kernel.map(Some))),
+        )?;
+        families.gauge(
+            "coverage_ratio",
+            "Packets that the programs saw for each one that the kernel counted, where it is known what that counts",
+            self.known(|interface| interface.coverage),
+        )?;
+        families.counter(
             "uncounted_packets",
             "Packets that were counted for no API, by the reason why",
             self.uncounted(|counters| counters.packets),
@@ -47,6 +57,19 @@ impl InterfaceCollector {
                 let labels = [("interface", name.as_str()), ("direction", direction.as_str())];
                 (labels, value(counters.totals[direction.index()]))
             })
+        })
+    }
+
+    /// What is known of each interface and direction.
+    fn known<T>(
+        &self,
+        values: impl Fn(&InterfaceSnapshot) -> [Option<T>; Direction::COUNT],
+    ) -> impl Iterator<Item = ([(&'static str, &str); 2], T)> {
+        self.0.interfaces.iter().flat_map(move |interface| {
+            let samples = Direction::ALL.into_iter().zip(values(interface)).filter_map(|(direction, value)| {
+                Some(([("interface", interface.name.as_str()), ("direction", direction.as_str())], value?))
+            });
+            samples.collect::<Vec<_>>()
         })
     }
 

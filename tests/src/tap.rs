@@ -1,0 +1,67 @@
+//! A wire of two tap devices: what one host transmits is read by this process, and written to the other host's device.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::AsFd as _,
+    thread,
+};
+
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl};
+
+use crate::{
+    namespace::Namespace,
+    network::{INTERFACE, Network},
+};
+
+// From `include/uapi/linux/if_tun.h`.
+const TUNSETIFF: Opcode = 0x4004_54ca;
+const TUNSETOFFLOAD: Opcode = 0x4004_54d0;
+/// `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`: frames behind a header that tells what a super-packet is made of.
+const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
+/// `TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_TSO_ECN`, `TUN_F_USO4` and `TUN_F_USO6`: every super-packet may come.
+const EVERY_OFFLOAD: usize = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40;
+/// Room for the largest super-packet.
+const LARGEST: usize = 1 << 17;
+
+/// Two hosts on a wire of taps, which take super-packets whole. The wire is there until its devices are deleted.
+#[must_use]
+pub fn network() -> Network {
+    let network = Network { server: Namespace::new(), client: Namespace::new() };
+    let [server, client] = [&network.server, &network.client].map(tap);
+    let copy = |file: &File| file.try_clone().expect("a descriptor is free");
+    for (from, to) in [(copy(&server), copy(&client)), (client, server)] {
+        thread::spawn(|| forward(from, to));
+    }
+    network.set_up();
+    network
+}
+
+/// Makes a tap device in `namespace`.
+fn tap(namespace: &Namespace) -> File {
+    let file = namespace.run(|| {
+        let file = File::options().read(true).write(true).open("/dev/net/tun").expect("the kernel has taps");
+        // `struct ifreq`: a name of 16 bytes, and 24 of which the first two are the flags.
+        let mut request = [0_u8; 40];
+        request[..INTERFACE.len()].copy_from_slice(INTERFACE.as_bytes());
+        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+        // SAFETY: TUNSETIFF takes a `struct ifreq`, and TUNSETOFFLOAD a number (`drivers/net/tun.c`).
+        unsafe {
+            ioctl(file.as_fd(), Setter::<TUNSETIFF, _>::new(request)).expect("can be made");
+            ioctl(file.as_fd(), IntegerSetter::<TUNSETOFFLOAD>::new_usize(EVERY_OFFLOAD)).expect("is known");
+        }
+        file
+    });
+    // The kernel takes apart super-packets with constant identification numbers unless it is told not to.
+    crate::command::output(namespace.command("ethtool").args(["-K", INTERFACE, "tx-tcp-mangleid-segmentation", "on"]));
+    file
+}
+
+/// Carries frames from one device to the other, until one is deleted.
+fn forward(mut from: File, mut to: File) {
+    let mut frame = vec![0; LARGEST];
+    while let Ok(length) = from.read(&mut frame) {
+        // A device that is down takes nothing.
+        to.write_all(&frame[..length]).ok();
+    }
+}
