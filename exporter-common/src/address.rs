@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv6Addr};
 /// An IPv6 address, or an IPv4 address mapped into one (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
 /// In words, each as it lies in a packet: BPF handles those four at a time, and bytes one by one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Address([u32; 4]);
 

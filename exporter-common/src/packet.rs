@@ -98,8 +98,16 @@ pub mod tcp_flag {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
+    /// Hand the data on at once.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgement number counts.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 0x20;
+    /// Congestion was met, RFC 3168.
+    pub const ECE: u8 = 0x40;
+    /// The sender has slowed down, RFC 3168.
+    pub const CWR: u8 = 0x80;
 }
 
 /// An IP version.

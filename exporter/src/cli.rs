@@ -1,11 +1,15 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::config::{LogFormat, LogLevel};
+use crate::{
+    config::{LogFormat, LogLevel},
+    replay::Format,
+};
 
 /// Counts every packet per API in the kernel and serves the counts to Prometheus.
 #[derive(Debug, Parser)]
@@ -26,6 +30,8 @@ pub enum Command {
     Run(RunArguments),
     /// Validate a configuration and print what it resolves to.
     Check(CheckArguments),
+    /// Run the packets of captures through the programs, and print what would have been counted.
+    Replay(ReplayArguments),
     /// Remove what a tidewaiter that is gone has left attached and pinned.
     Detach(DetachArguments),
     /// Say what this kernel and this user can do, and what to do about what is missing.
@@ -47,6 +53,32 @@ pub struct RunArguments {
     /// What the command line sets over the file and the environment.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// Options of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArguments {
+    /// Captures: pcap or pcapng, either of which may be compressed with gzip.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The configuration file, for its APIs [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
+    #[arg(long, value_name = "FILE", env = "TIDEWAITER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Addresses that are this host's, repeatable [default: what receives the SYN, else what has the lower port].
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    pub local: Vec<IpNet>,
+    /// Print each flow too.
+    #[arg(long)]
+    pub flows: bool,
+    /// How to print it.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+/// Reads a network, or an address, which is a network of one.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "expected an address or a network such as 10.0.0.0/8 or 2001:db8::/32".to_owned())
 }
 
 /// Options of `detach`.

@@ -10,14 +10,15 @@ use tidewaiter::{
     capabilities::CapabilityError,
     chain::chain,
     check,
-    cli::{CheckArguments, Cli, Command, DetachArguments, Overrides, RunArguments},
-    config::{Configuration, error::ConfigurationError},
+    cli::{CheckArguments, Cli, Command, DetachArguments, Overrides, ReplayArguments, RunArguments},
+    config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
     interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
+    replay::{Replay, ReplayError},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let result = match command.unwrap_or(Command::Run(run)) {
         Command::Run(arguments) => self::run(&arguments),
         Command::Check(arguments) => check(&arguments),
+        Command::Replay(arguments) => replay(arguments),
         Command::Detach(arguments) => detach(arguments),
         Command::Doctor => doctor(),
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
@@ -55,6 +57,24 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
     let links = links()?;
     links.validate(&configuration.interfaces)?;
     print(&check::describe(&configuration, &links)?)
+}
+
+fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
+    let ReplayArguments { files, config, local, flows, format } = arguments;
+    let configuration = Configuration::load(config.as_deref(), &Overrides::default())?;
+    logging::start(Log { level: LogLevel::Warn, ..configuration.log });
+    let apis = match configuration.apis {
+        ApiSource::Configured(apis) => apis,
+        // A capture has no listening sockets.
+        ApiSource::Discovered(_) => Vec::new(),
+    };
+    let outcome = Replay { files, local, apis }.run()?;
+    let failures: Vec<_> = outcome.failures.iter().map(|failure| chain(failure)).collect();
+    print(&outcome.report(format, flows)?)?;
+    for failure in &failures {
+        eprintln!("tidewaiter: {failure}");
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Result<ExitCode> {
@@ -99,11 +119,13 @@ fn runtime() -> io::Result<Runtime> {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let daemon = error.downcast_ref::<DaemonError>();
+    let replay = error.downcast_ref::<ReplayError>();
     let is_configuration = error.is::<ConfigurationError>() || matches!(daemon, Some(DaemonError::Configuration(_)));
-    let is_permission = match daemon {
-        Some(DaemonError::Capability(CapabilityError::Missing(_))) => true,
+    let is_permission = match (daemon, replay) {
+        (Some(DaemonError::Capability(CapabilityError::Missing(_))), _)
+        | (_, Some(ReplayError::Capability(CapabilityError::Missing(_)))) => true,
         // Capabilities of another user namespace than the first are no good for BPF.
-        Some(DaemonError::Kernel(error)) => error.is_not_permitted(),
+        (Some(DaemonError::Kernel(error)), _) | (_, Some(ReplayError::Kernel(error))) => error.is_not_permitted(),
         _ => false,
     };
     ExitCode::from(match (is_configuration, is_permission) {

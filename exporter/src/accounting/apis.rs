@@ -89,14 +89,9 @@ impl ApiRegistry {
         self.slots.in_use()
     }
 
-    /// The name of the API in `slot`.
-    pub(super) fn name(&self, slot: ApiSlot) -> &str {
-        let record = self.records.get(&slot).filter(|record| record.state == state::CURRENT);
-        match record {
-            Some(record) => name(record).unwrap_or(reserved::UNMAPPED),
-            None if slot.is_mapped() => reserved::REMOVED,
-            None => reserved::UNMAPPED,
-        }
+    /// Names of the APIs, by slot.
+    pub(super) fn names(&self) -> BTreeMap<ApiSlot, String> {
+        self.current.iter().map(|(Identity { name, .. }, (slot, _))| (*slot, name.clone())).collect()
     }
 
     /// Makes `wanted` the APIs that are counted: those that were counted before go on from where they are.

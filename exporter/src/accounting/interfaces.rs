@@ -99,6 +99,15 @@ impl InterfaceRegistry {
         failures
     }
 
+    /// Counts for an interface without anything attached to it.
+    pub(super) fn pretend(&mut self, kernel: &mut Kernel, interface: &Interface) -> Result<(), KernelError> {
+        let framing = interface.framing().unwrap_or(Framing::Ethernet);
+        let slot = self.take_slot(kernel, interface, framing)?;
+        kernel.set_interface(interface.index, slot, framing)?;
+        self.current.insert(interface.index, (slot, interface.clone()));
+        Ok(())
+    }
+
     /// Takes note of what the devices count from now on, by index of the interface.
     pub(super) fn note_units(
         &mut self,

@@ -6,12 +6,16 @@ mod interfaces;
 mod process;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     time::{Duration, Instant},
 };
 
-use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
+use tidewaiter_common::{
+    api::{ApiSlot, MAX_APIS},
+    direction::Direction,
+    interface::MAX_INTERFACES,
+};
 use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
@@ -63,6 +67,18 @@ impl Accounting {
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
         self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
+    }
+
+    /// Has packets counted for an interface although nothing is attached to it, and it need not be there: by running the
+    /// programs on packets that are said to pass it.
+    pub fn pretend_interface(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        self.interfaces.pretend(&mut self.kernel, interface)
+    }
+
+    /// Names of the APIs that are counted, by slot.
+    #[must_use]
+    pub fn api_names(&self) -> BTreeMap<ApiSlot, String> {
+        self.apis.names()
     }
 
     /// Takes note of what the devices of interfaces count from now on, by the interface's index.

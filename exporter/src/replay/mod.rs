@@ -1,3 +1,238 @@
-//! Replaying captures: the packets of a file instead of those of an interface.
+//! `tidewaiter replay`: the packets of captures instead of those of interfaces, counted by the very same programs.
+//!
+//! The captures are read twice: first for how many flows there are, so that the tables have room for all of them, and for
+//! which end of each is this host; then to run the programs on each frame (`BPF_PROG_TEST_RUN`).
 
 pub mod capture;
+mod progress;
+mod report;
+mod survey;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use caps::Capability;
+use ipnet::IpNet;
+use thiserror::Error;
+use tidewaiter_common::{
+    api::ApiSlot,
+    flow::{Flow, FlowKey},
+};
+
+use self::{
+    capture::{Capture, CapturedFrame, error::CaptureError, link_layer::Framing},
+    progress::Progress,
+    survey::Survey,
+};
+pub use self::report::{Format, ReportError};
+use crate::{
+    accounting::Accounting,
+    api::Api,
+    capabilities::{self, CapabilityError},
+    chain::chain,
+    config::AttachMode,
+    interfaces::{Interface, LinkLayer},
+    kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
+    snapshot::Snapshot,
+};
+
+/// What a replay keeps while it reads files, which may be anybody's: they are read without any of the others.
+const KEPT: [Capability; 4] =
+    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON, Capability::CAP_DAC_READ_SEARCH];
+
+/// How many refused frames are listed; all are counted.
+const LISTED: usize = 20;
+
+/// Why nothing could be replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// A capability is missing or could not be given up.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// The kernel side failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// There are more flows than tables can have room for.
+    #[error("found {0} flows, more than there can be in a table: replay fewer files at a time")]
+    TooManyFlows(usize),
+}
+
+/// What is to be replayed.
+#[derive(Debug)]
+pub struct Replay {
+    /// The captures.
+    pub files: Vec<PathBuf>,
+    /// Addresses of this host.
+    pub local: Vec<IpNet>,
+    /// The APIs.
+    pub apis: Vec<Api>,
+}
+
+/// What the exporter would have said.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All counts.
+    pub snapshot: Snapshot,
+    /// All flows; the interface in their keys says nothing.
+    pub flows: HashMap<FlowKey, Flow>,
+    /// Names of the APIs, by slot.
+    pub names: BTreeMap<ApiSlot, String>,
+    /// Frames that were found, and their bytes on the wire.
+    pub frames: u64,
+    /// Bytes on the wire of all of them.
+    pub bytes: u64,
+    /// Frames that the kernel would not run a program on.
+    pub refused: u64,
+    /// The first of them.
+    pub refusals: Vec<Refusal>,
+    /// Frames whose link type cannot be read, by the number of that.
+    pub unreadable: BTreeMap<u16, u64>,
+    /// What was wrong with files: each was read as far as it could be.
+    pub failures: Vec<CaptureError>,
+}
+
+/// A frame that the kernel would not run a program on.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The capture.
+    pub file: PathBuf,
+    /// The frame's number in it, from 1.
+    pub frame: u64,
+    /// Its length on the wire in bytes.
+    pub length: u32,
+    /// Bytes of it that were captured.
+    pub captured: usize,
+    /// What the kernel said.
+    pub reason: String,
+}
+
+impl Replay {
+    /// Replays all of it.
+    ///
+    /// # Errors
+    /// Only if there is nothing to be told: a file that is not right is one of [`Outcome::failures`].
+    pub fn run(&self) -> Result<Outcome, ReplayError> {
+        capabilities::require()?;
+        capabilities::keep_only(&KEPT)?;
+        let mut progress = Progress::start(&self.files);
+        let mut survey = Survey::new(self.local.clone());
+        // What is wrong with a file is told by the second reading.
+        self.each_frame(&mut progress, |_, frame| survey.look(&frame));
+
+        let mut accounting = Accounting::new(load(survey.flows())?, AttachMode::Auto, Duration::MAX)?;
+        accounting.apply_apis(&self.apis)?;
+        for (index, name, link_layer) in INTERFACES {
+            accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
+        }
+        let mut tally = Tally::default();
+        let failures = self.each_frame(&mut progress, |file, frame| {
+            tally.run(accounting.kernel(), &survey, file, frame);
+        });
+        progress.end();
+
+        let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
+        for table in [FlowTable::Established, FlowTable::New] {
+            for (key, flow) in accounting.kernel().all_flows(table)? {
+                // What has moved to the other table leaves an empty entry.
+                if flow.counters.iter().any(|counters| counters.packets > 0) {
+                    let key = FlowKey { interface: 0, ..key };
+                    flows.entry(key).and_modify(|sum| sum.merge(&flow)).or_insert(flow);
+                }
+            }
+        }
+        let names = accounting.api_names();
+        let mut snapshot = accounting.snapshot();
+        // These are about a process that runs on, not about captures.
+        (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
+        snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
+        let Tally { frames, bytes, refused, refusals, unreadable } = tally;
+        Ok(Outcome { snapshot, flows, names, frames, bytes, refused, refusals, unreadable, failures })
+    }
+
+    /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
+    fn each_frame(
+        &self,
+        progress: &mut Progress,
+        mut hand_on: impl FnMut(&Path, CapturedFrame<'_>),
+    ) -> Vec<CaptureError> {
+        let mut failures = Vec::new();
+        for file in &self.files {
+            let mut capture = match Capture::open(file) {
+                Ok(capture) => capture,
+                Err(error) => {
+                    failures.push(error);
+                    continue;
+                }
+            };
+            loop {
+                match capture.next_frame() {
+                    Some(Ok(frame)) => hand_on(file, frame),
+                    Some(Err(error)) => {
+                        failures.push(error);
+                        break;
+                    }
+                    None => break,
+                }
+                progress.show(capture.position());
+            }
+            progress.next_file();
+        }
+        failures
+    }
+}
+
+/// The interfaces that frames are said to pass: there need be none with these indexes.
+const INTERFACES: [(u32, &str, LinkLayer); 2] =
+    [(ETHERNET, "ethernet", LinkLayer::Ethernet), (IP, "ip", LinkLayer::Ip)];
+/// Of frames with an Ethernet header. (The loopback interface has index 1.)
+const ETHERNET: u32 = 2;
+/// Of frames without one.
+const IP: u32 = 3;
+
+/// Loads the programs with room for `flows`.
+fn load(flows: usize) -> Result<Kernel, ReplayError> {
+    // Flows of both framings are two; and the table that forgets does so as soon as one CPU finds nothing free, while
+    // others keep some.
+    let room = u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
+    let Some(room) = room else { return Err(ReplayError::TooManyFlows(flows)) };
+    let flows = FlowCapacity { established: room, new: room };
+    Ok(Kernel::load(LoadOptions { flows, replay: true, ..LoadOptions::default() })?)
+}
+
+/// What became of the frames.
+#[derive(Debug, Default)]
+struct Tally {
+    frames: u64,
+    bytes: u64,
+    refused: u64,
+    refusals: Vec<Refusal>,
+    unreadable: BTreeMap<u16, u64>,
+}
+
+impl Tally {
+    /// Runs a program on `frame`.
+    fn run(&mut self, kernel: &mut Kernel, survey: &Survey, file: &Path, frame: CapturedFrame<'_>) {
+        let CapturedFrame { number, timestamp, length, framing, data } = frame;
+        self.frames += 1;
+        self.bytes += u64::from(length);
+        let interface = match framing {
+            Framing::Ethernet => ETHERNET,
+            Framing::Ip => IP,
+            Framing::Unreadable { link_type } => {
+                *self.unreadable.entry(link_type).or_default() += 1;
+                return;
+            }
+        };
+        let packet = CapturedPacket { data, length, time: timestamp, interface };
+        if let Err(error) = kernel.replay(survey.direction(&frame), packet) {
+            self.refused += 1;
+            if self.refusals.len() < LISTED {
+                let (file, captured, reason) = (file.to_owned(), data.len(), chain(&error));
+                self.refusals.push(Refusal { file, frame: number, length, captured, reason });
+            }
+        }
+    }
+}
