@@ -4,14 +4,8 @@
 //! an API has claimed for some addresses needs a second look, in a table keyed by address too.
 
 use crate::{
-    address::Address,
-    counters::Counters,
-    direction::Direction,
-    frame::Frame,
-    packet::Packet,
-    reason::Reason,
-    role::Role,
-    transport::Transport,
+    address::Address, counters::Counters, direction::Direction, frame::Frame, packet::Packet, reason::Reason,
+    role::Role, transport::Transport,
 };
 
 /// Ports of one transport.

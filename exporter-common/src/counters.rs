@@ -43,10 +43,7 @@ impl core::ops::Sub for Counters {
 
     /// What was counted since `before`.
     fn sub(self, before: Self) -> Self {
-        Self {
-            packets: self.packets.saturating_sub(before.packets),
-            bytes: self.bytes.saturating_sub(before.bytes),
-        }
+        Self { packets: self.packets.saturating_sub(before.packets), bytes: self.bytes.saturating_sub(before.bytes) }
     }
 }
 

@@ -242,7 +242,8 @@ impl Following {
         }
         self.unreadable = unreadable;
         let selected = links.select(&self.selection);
-        let units = selected.iter().map(|interface| (interface.index, links.units(interface).map(Result::ok))).collect();
+        let units =
+            selected.iter().map(|interface| (interface.index, links.units(interface).map(Result::ok))).collect();
         let mut accounting = shared.accounting();
         let mut failures = accounting.apply_interfaces(&selected);
         failures.extend(accounting.note_units(&units).err());

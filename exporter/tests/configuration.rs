@@ -15,7 +15,7 @@ use tidewaiter::{
     api::{Api, PortRange, Role, Transport},
     cli::{LogOverrides, Overrides},
     config::{
-        ApiSource, AttachMode, Configuration, Discovery, InterfacePatterns, InterfaceSelection, Log, LogFormat,
+        ApiSource, AttachMode, Configuration, Discovery, Flows, InterfacePatterns, InterfaceSelection, Log, LogFormat,
         LogLevel, error::Place,
     },
 };
@@ -27,6 +27,12 @@ const BAD_CONFIGURATION: Option<i32> = Some(78);
 const EXAMPLE: &str = r#"listen = "127.0.0.1:9000"
 interfaces = ["lo", "eth*"]
 attach = "clsact"
+pin_path = "/sys/fs/bpf/tidewaiter/edge"
+persist = true
+
+[flows]
+capacity = 4096
+idle_timeout = "2m"
 
 [discovery]
 interval = "1m 30s"
@@ -94,12 +100,13 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "discovery", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
             r#"FILE:2: discovery.limits: unknown key, expected one of "interval", "limit", "forget_after""#,
         ),
+        ("[flows]\nsize = 1", r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout""#),
         ("[log]\nfile = \"x\"", r#"FILE:2: log.file: unknown key, expected one of "level", "format""#),
         (
             "[[api]]\nname = \"a\"\nports = [1]\n[[api]]\nname = \"b\"\nports = [2]\nprotocol = \"tcp\"",
@@ -133,9 +140,27 @@ fn values_of_the_wrong_type_are_told_with_the_right_one() {
         ("ports = 80", "FILE:3: api.0.ports: found 80, expected a list"),
         ("ports = [1]\nrole = 1", r#"FILE:4: api.0.role: found 1, expected "server" or "client""#),
         ("ports = [1]\ntransport = 1", "FILE:4: api.0.transport: found 1, expected a string or a list of strings"),
-        ("ports = [1]\ntransport = [1]", r#"FILE:4: api.0.transport.0: found 1, expected "tcp" or "udp""#),
+        ("ports = [1]\ntransport = [1]", r#"FILE:4: api.0.transport.0: found 1, expected "tcp", "udp" or "sctp""#),
         ("ports = [1]\naddress = 5", "FILE:4: api.0.address: found 5, expected a string or a list of strings"),
     ]);
+}
+
+#[test]
+fn what_flows_and_pins_cannot_be_is_told() {
+    let capacity =
+        |found| format!("FILE:2: flows.capacity: found {found}, expected 1024 to 16777216, or 0 for no flows");
+    assert_refused(&[
+        (
+            "pin_path = \"pins\"",
+            "FILE:1: pin_path: found \"pins\", expected an absolute path such as \"/sys/fs/bpf/tidewaiter/edge\"",
+        ),
+        ("persist = 1", "FILE:1: persist: found 1, expected true or false"),
+        ("[flows]\ncapacity = 1023", &capacity("1023")),
+        ("[flows]\ncapacity = 16777217", &capacity("16777217")),
+        ("[flows]\ncapacity = -1", &capacity("-1")),
+        ("[flows]\nidle_timeout = \"999ms\"", "FILE:2: flows.idle_timeout: found \"999ms\", expected at least \"1s\""),
+    ]);
+    assert_eq!(load("[flows]\ncapacity = 0").flows.capacity, 0);
 }
 
 #[test]
@@ -265,14 +290,14 @@ fn missing_keys_are_told_with_the_line_of_their_table() {
 #[test]
 fn other_values_of_apis_are_told() {
     assert_api_refused(&[
-        ("ports = [1]\ntransport = \"sctp\"", r#"FILE:4: api.0.transport: found "sctp", expected one of "tcp", "udp""#),
+        ("ports = [1]\ntransport = \"quic\"", r#"FILE:4: api.0.transport: found "quic", expected one of "tcp", "udp", "sctp""#),
         (
-            "ports = [1]\ntransport = [\"tcp\", \"sctp\"]",
-            r#"FILE:4: api.0.transport.1: found "sctp", expected one of "tcp", "udp""#,
+            "ports = [1]\ntransport = [\"tcp\", \"quic\"]",
+            r#"FILE:4: api.0.transport.1: found "quic", expected one of "tcp", "udp", "sctp""#,
         ),
         (
             "ports = [1]\ntransport = []",
-            r#"FILE:4: api.0.transport: found an empty list, expected "tcp", "udp" or both"#,
+            r#"FILE:4: api.0.transport: found an empty list, expected "tcp", "udp" or others"#,
         ),
         ("ports = [1]\nrole = \"peer\"", r#"FILE:4: api.0.role: found "peer", expected one of "server", "client""#),
         (
@@ -376,7 +401,7 @@ FILE:13: api.1.address: found an empty list, expected at least one address, or n
 FILE:7: api.0.name: found "", expected a name that is not empty
 FILE:11: api.1.name: found "other", this name is reserved, expected another
 FILE:8: api.0.ports: found an empty list, expected at least one port
-FILE:9: api.0.transport: found an empty list, expected "tcp", "udp" or both"#,
+FILE:9: api.0.transport: found an empty list, expected "tcp", "udp" or others"#,
     )]);
 }
 
@@ -398,11 +423,13 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, apis, log } = load("");
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load("");
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
+    assert_eq!((pin_path, persist), (None, false));
+    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout: Duration::from_mins(1) });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
@@ -411,7 +438,7 @@ fn an_empty_file_has_the_defaults() {
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, apis, log } = load(EXAMPLE);
+    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
@@ -423,6 +450,8 @@ fn a_full_file_resolves_to_what_it_says() {
         [true, true, true, false, false]
     );
     assert_eq!(attach, AttachMode::Clsact);
+    assert_eq!((pin_path.as_deref(), persist), (Some(Path::new("/sys/fs/bpf/tidewaiter/edge")), true));
+    assert_eq!(flows, Flows { capacity: 4096, idle_timeout: Duration::from_mins(2) });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let interval = Duration::from_secs(90);
     assert_eq!(discovery, Discovery { interval, limit: 512, forget_after: Duration::ZERO });
@@ -529,6 +558,9 @@ file        FILE
 listen      0.0.0.0:9473
 interfaces  lo (lo)
 attach      auto
+pin_path    one for this network namespace
+persist     false
+flows       at most 262144, forgotten 1m after the last packet
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
 api         dns: client, tcp,udp 53 at ::1
@@ -546,6 +578,8 @@ fn the_environment_comes_between_the_file_and_the_command_line() {
         ("TIDEWAITER_DISCOVERY__LIMIT", "5"),
         ("TIDEWAITER_DISCOVERY__FORGET_AFTER", "7m"),
         ("TIDEWAITER_LOG__LEVEL", "warn"),
+        ("TIDEWAITER_PERSIST", "true"),
+        ("TIDEWAITER_FLOWS__CAPACITY", "4096"),
     ];
     let lines = |arguments: &[&str]| {
         let checked = check(contents, &variables, arguments);
@@ -557,6 +591,9 @@ file        FILE
 listen      2.2.2.2:2
 interfaces  lo (lo)
 attach      auto
+pin_path    one for this network namespace
+persist     true
+flows       at most 4096, forgotten 1m after the last packet
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
 ";
@@ -608,7 +645,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "discovery", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

@@ -16,6 +16,7 @@ use tidewaiter_common::direction::Direction;
 use ureq::{Agent, Body, http::Response};
 
 use crate::{
+    bpf_file_system::BpfFileSystem,
     command::{Process, output},
     metrics::Metrics,
     namespace::Namespace,
@@ -52,29 +53,41 @@ pub struct Exporter<'a> {
     process: Process,
     log: Arc<Mutex<String>>,
     _directory: TempDir,
+    /// Where it pins; dropped after the process has ended.
+    _bpf: Arc<BpfFileSystem>,
 }
 
 impl<'a> Exporter<'a> {
     /// Starts it with `configuration`, and waits until it is ready.
     #[must_use]
     pub fn start(namespace: &'a Namespace, configuration: &str) -> Self {
-        let exporter = Self::spawn(namespace, configuration);
+        Self::start_after(&Arc::new(BpfFileSystem::mount()), namespace, configuration, &[])
+    }
+
+    /// As [`Exporter::start`], with more `arguments`, where others have left their pins in `bpf`.
+    #[must_use]
+    pub fn start_after(
+        bpf: &Arc<BpfFileSystem>,
+        namespace: &'a Namespace,
+        configuration: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let exporter = Self::spawn(bpf, namespace, configuration, arguments);
         wait_until("the exporter to be ready", || {
             let log = exporter.log();
             assert!(exporter.is_running(), "it ended: {log}");
-            exporter.status("/readyz") == Some(200) && log.contains("serving metrics")
+            log.contains("serving metrics") && exporter.status("/readyz") == Some(200)
         });
         exporter
     }
 
-    /// Starts it with `configuration`.
-    #[must_use]
-    pub fn spawn(namespace: &'a Namespace, configuration: &str) -> Self {
+    fn spawn(bpf: &Arc<BpfFileSystem>, namespace: &'a Namespace, configuration: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("tidewaiter.toml");
         fs::write(&file, configuration).expect("can be written");
         let mut command = namespace.command(binary());
-        command.args(["--listen", ADDRESS, "--config"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["--listen", ADDRESS, "--config"]).arg(&file).args(arguments);
+        command.env("TIDEWAITER_PIN_PATH", bpf.pin_path()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
 
         let log = Arc::new(Mutex::new(String::new()));
@@ -86,7 +99,7 @@ impl<'a> Exporter<'a> {
                 *copy.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Self { namespace, process, log, _directory: directory }
+        Self { namespace, process, log, _directory: directory, _bpf: Arc::clone(bpf) }
     }
 
     /// Its process.

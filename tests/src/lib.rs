@@ -10,6 +10,7 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+pub mod bpf_file_system;
 pub mod command;
 pub mod exporter;
 pub mod frames;

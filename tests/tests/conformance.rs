@@ -40,10 +40,8 @@ struct Contents {
 }
 
 fn corpus() -> Option<PathBuf> {
-    let folder = env::var_os("TIDEWAITER_CORPUS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"),
-        PathBuf::from,
-    );
+    let folder = env::var_os("TIDEWAITER_CORPUS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from);
     folder.join("expected.tsv").exists().then_some(folder)
 }
 
@@ -68,7 +66,8 @@ fn expected(folder: &Path) -> BTreeMap<String, Contents> {
             "FRAMES" => (contents.frames, contents.ip_frames) = (first, second),
             "FRAGMENTS" => contents.fragments = first,
             number => {
-                let ends = [(a, a_port), (b, b_port)].map(|(address, port)| end(address, port.parse().expect("a port")));
+                let ends =
+                    [(a, a_port), (b, b_port)].map(|(address, port)| end(address, port.parse().expect("a port")));
                 let [a, b] = ends;
                 contents.flows.insert((number.parse().expect("a number"), a, b), (first, second));
             }
@@ -84,8 +83,10 @@ fn replayed(file: &Path) -> Contents {
     let count = |value: &Value| (value["packets"].as_u64().unwrap(), value["bytes"].as_u64().unwrap());
     let sum = |a: Count, b: Count| (a.0 + b.0, a.1 + b.1);
 
-    let mut contents =
-        Contents { frames: (report["frames"].as_u64().unwrap(), report["bytes"].as_u64().unwrap()), ..Contents::default() };
+    let mut contents = Contents {
+        frames: (report["frames"].as_u64().unwrap(), report["bytes"].as_u64().unwrap()),
+        ..Contents::default()
+    };
     let mut beside_ip = (report["refused"].as_u64().unwrap(), 0);
     for refusal in report["refusals"].as_array().unwrap() {
         beside_ip.1 += refusal["length"].as_u64().unwrap();

@@ -215,7 +215,15 @@ impl ApiRegistry {
                 }
                 entry.set_by_address(api.role);
                 addresses.extend(api.addresses.iter().map(|&address| {
-                    (AddressKey { address: address.to_canonical().into(), port, transport: transport as u8, role: api.role as u8 }, *slot)
+                    (
+                        AddressKey {
+                            address: address.to_canonical().into(),
+                            port,
+                            transport: transport as u8,
+                            role: api.role as u8,
+                        },
+                        *slot,
+                    )
                 }));
             }
         }

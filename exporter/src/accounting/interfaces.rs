@@ -235,9 +235,9 @@ impl InterfaceRegistry {
             let record = self.records.get(slot).copied().unwrap_or_default();
             let counters = kernel.interface_counters(*slot)? - record.base;
             let theirs = statistics.and_then(|statistics| statistics.get(&interface.name)).map(|statistics| {
-                Direction::ALL.map(Direction::index).map(|direction| {
-                    statistics.packets[direction].saturating_sub(record.kernel_base[direction])
-                })
+                Direction::ALL
+                    .map(Direction::index)
+                    .map(|direction| statistics.packets[direction].saturating_sub(record.kernel_base[direction]))
             });
             interfaces.push(InterfaceSnapshot {
                 name: interface.name.clone(),

@@ -135,6 +135,7 @@ fn expected(expected: &str) -> &str {
     match expected {
         "a sequence" => "a list",
         "i64" => "a whole number",
+        "a boolean" => "true or false",
         other => other,
     }
 }

@@ -146,7 +146,8 @@ impl Check<'_> {
 
     fn flows(&mut self, raw: &RawFlows) -> Flows {
         let RawFlows { capacity, idle_timeout } = raw;
-        let in_range = u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
+        let in_range =
+            u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
         let capacity = in_range.unwrap_or_else(|| {
             let (least, most) = (FLOW_CAPACITY.start(), FLOW_CAPACITY.end());
             self.problem("flows.capacity", format!("found {capacity}, expected {least} to {most}, or 0 for no flows"));

@@ -16,10 +16,7 @@ use tower_http::compression::CompressionLayer;
 use tracing::error;
 
 pub use self::server::serve;
-use crate::{
-    accounting::Accounting,
-    metrics::{self, exposition::Format},
-};
+use crate::{accounting::Accounting, metrics::exposition::Format};
 
 /// What the handlers share with the rest of the program.
 #[derive(Clone, Debug)]
@@ -60,7 +57,7 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let accept = accept.join(",");
     let format = Format::negotiate((!accept.is_empty()).then_some(accept.as_str()));
     let snapshot = Arc::new(shared.accounting().snapshot());
-    match format.encode(&metrics::registry(&snapshot)) {
+    match format.encode(&snapshot) {
         Ok(body) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
         Err(error) => {
             error!(%error, ?format, "cannot write the metrics");

@@ -219,7 +219,8 @@ fn attach_or_replace(
         Err(error) if !has_kind(&error, io::ErrorKind::AlreadyExists) => return Err(error.into()),
         _ => {}
     }
-    let there = SchedClassifierLink::attached(interface, attach_type, priority, handle, None).map_err(TcError::IoError)?;
+    let there =
+        SchedClassifierLink::attached(interface, attach_type, priority, handle, None).map_err(TcError::IoError)?;
     let id = match program.attach_to_link(there) {
         Err(error) if has_kind(&error, io::ErrorKind::NotFound) => {
             let options = NlOptions { priority, handle, ..NlOptions::default() };

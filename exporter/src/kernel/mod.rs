@@ -120,8 +120,7 @@ impl Kernel {
 
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
         let now = SystemTime::now();
-        let mut kernel =
-            Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now };
+        let mut kernel = Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now };
         if is_inherited {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {

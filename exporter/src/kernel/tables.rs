@@ -1,6 +1,9 @@
 //! The maps: what userspace fills, and the counters that it reads.
 
-use std::{io, os::fd::{AsFd as _, BorrowedFd}};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use tidewaiter_common::{
@@ -72,8 +75,8 @@ impl Kernel {
         let mut cursor = Some(Cursor::default());
         let mut mapped = Vec::new();
         while let Some(from) = cursor {
-            let batch = lookup_batch(ports, from, BATCH)
-                .map_err(|source| KernelError::Batch { map: name::PORTS, source })?;
+            let batch =
+                lookup_batch(ports, from, BATCH).map_err(|source| KernelError::Batch { map: name::PORTS, source })?;
             mapped.extend(batch.entries.into_iter().filter(|(_, entry)| *entry != PortEntry::UNMAPPED));
             cursor = batch.next;
         }
@@ -182,7 +185,10 @@ impl Kernel {
         }
     }
 
-    pub(super) fn map<'a, M: TryFrom<&'a Map, Error = MapError>>(&'a self, name: &'static str) -> Result<M, KernelError> {
+    pub(super) fn map<'a, M: TryFrom<&'a Map, Error = MapError>>(
+        &'a self,
+        name: &'static str,
+    ) -> Result<M, KernelError> {
         let map = self.ebpf.map(name).ok_or(KernelError::Missing { kind: "map", name })?;
         M::try_from(map).map_err(|_| KernelError::Missing { kind: "map", name })
     }

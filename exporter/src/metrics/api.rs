@@ -27,15 +27,21 @@ impl ApiCollector {
             "Bytes on the wire (whole frames without their check sequence), by API; unmapped is traffic of no API",
             self.samples(|counters| counters.bytes),
         )?;
+        let untracked =
+            self.0.apis.iter().map(|api| ([("api", api.name.as_str()), ("role", role(api))], api.counters.untracked));
+        families.counter(
+            "api_untracked_packets",
+            "Packets of the API that are part of no flow, because the flow table was full",
+            untracked,
+        )?;
         families.gauge("api_info", "What each API is found by; always 1", self.info())
     }
 
     fn samples(&self, value: impl Fn(Counters) -> u64) -> impl Iterator<Item = ([(&'static str, &str); 3], u64)> {
-        self.0.apis.iter().flat_map(move |ApiSnapshot { name, role, counters, .. }| {
-            let role = role.map_or("none", Role::as_str);
+        self.0.apis.iter().flat_map(move |api| {
             Direction::ALL.map(|direction| {
-                let labels = [("api", name.as_str()), ("role", role), ("direction", direction.as_str())];
-                (labels, value(counters.wire[direction.index()]))
+                let labels = [("api", api.name.as_str()), ("role", role(api)), ("direction", direction.as_str())];
+                (labels, value(api.counters.wire[direction.index()]))
             })
         })
     }
@@ -51,4 +57,8 @@ impl ApiCollector {
             (labels, 1)
         })
     }
+}
+
+fn role(api: &ApiSnapshot) -> &'static str {
+    api.role.map_or("none", Role::as_str)
 }

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: a function of a [`Snapshot`].
 
 mod api;
+mod created;
 mod exporter;
 pub mod exposition;
 mod interface;
@@ -16,9 +17,7 @@ use prometheus_client::{
 
 use crate::snapshot::Snapshot;
 
-/// The metrics of `snapshot`.
-#[must_use]
-pub fn registry(snapshot: &Arc<Snapshot>) -> Registry {
+fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("tidewaiter");
     ours.register_collector(Box::new(api::ApiCollector(Arc::clone(snapshot))));

@@ -22,12 +22,12 @@ use tidewaiter_common::{
     flow::{Flow, FlowKey},
 };
 
+pub use self::report::{Format, ReportError};
 use self::{
     capture::{Capture, CapturedFrame, error::CaptureError, link_layer::Framing},
     progress::Progress,
     survey::Survey,
 };
-pub use self::report::{Format, ReportError};
 use crate::{
     accounting::Accounting,
     api::Api,
@@ -196,7 +196,8 @@ const IP: u32 = 3;
 fn load(flows: usize) -> Result<Kernel, ReplayError> {
     // Flows of both framings are two; and the table that forgets does so as soon as one CPU finds nothing free, while
     // others keep some.
-    let room = u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
+    let room =
+        u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
     let Some(room) = room else { return Err(ReplayError::TooManyFlows(flows)) };
     let flows = FlowCapacity { established: room, new: room };
     Ok(Kernel::load(LoadOptions { flows, replay: true, ..LoadOptions::default() })?)

@@ -18,10 +18,7 @@ use tidewaiter_common::{
 use super::Outcome;
 use crate::{
     api::{Role, reserved},
-    metrics::{
-        self,
-        exposition::{ExpositionError, Format as Exposition},
-    },
+    metrics::exposition::{ExpositionError, Format as Exposition},
     snapshot::{Counters, Direction, Reason},
 };
 
@@ -138,7 +135,7 @@ impl Outcome {
             Format::Table => Ok(self.rows(flows).table()?),
             Format::Json => Ok(serde_json::to_string_pretty(&self.rows(flows))? + "\n"),
             Format::Prometheus => {
-                let text = Exposition::ClassicText.encode(&metrics::registry(&Arc::new(self.snapshot)))?;
+                let text = Exposition::ClassicText.encode(&Arc::new(self.snapshot))?;
                 Ok(String::from_utf8_lossy(&text).into_owned())
             }
         }
@@ -213,12 +210,20 @@ impl Report {
         let mut text = String::new();
         let Self { frames, bytes, apis, uncounted, flows, refused, refusals, unreadable, failures: _ } = self;
         writeln!(text, "{frames} frames, {bytes} bytes")?;
-        writeln!(text, "\n{:<24} {:<8}{:>12} {:>14} {:>12} {:>14}", "api", "role", "receive", "bytes", "transmit", "bytes")?;
+        writeln!(
+            text,
+            "\n{:<24} {:<8}{:>12} {:>14} {:>12} {:>14}",
+            "api", "role", "receive", "bytes", "transmit", "bytes"
+        )?;
         for ApiRow { api, role, receive, transmit } in apis {
             writeln!(text, "{api:<24} {role:<8}{receive} {transmit}")?;
         }
         if !uncounted.is_empty() {
-            writeln!(text, "\n{:<33}{:>12} {:>14} {:>12} {:>14}", "uncounted", "receive", "bytes", "transmit", "bytes")?;
+            writeln!(
+                text,
+                "\n{:<33}{:>12} {:>14} {:>12} {:>14}",
+                "uncounted", "receive", "bytes", "transmit", "bytes"
+            )?;
             for UncountedRow { reason, receive, transmit } in uncounted {
                 writeln!(text, "{reason:<33}{receive} {transmit}")?;
             }

@@ -1,18 +1,15 @@
 //! The formats that `/metrics` is written in, and which of them a client gets.
 
-use std::fmt::{self, Write as _};
+mod text;
 
-use prometheus_client::{
-    encoding::{
-        prometheus_protobuf::{
-            self, EncodeError,
-            prometheus_data_model::{LabelPair, Metric, MetricFamily, MetricType},
-        },
-        text,
-    },
-    registry::Registry,
-};
+use std::{fmt, sync::Arc};
+
+use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
+use prost::Message as _;
 use thiserror::Error;
+
+use super::{created, registry};
+use crate::snapshot::Snapshot;
 
 /// A format of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +26,10 @@ pub enum Format {
 #[derive(Debug, Error)]
 pub enum ExpositionError {
     /// As text.
-    #[error("cannot write the metrics as text")]
+    #[error("cannot write the metrics")]
     Text(#[from] fmt::Error),
-    /// As protobuf.
-    #[error("cannot write the metrics as protobuf: {0}")]
-    Protobuf(#[from] EncodeError),
-    /// A kind of metric that the classic text writer does not know.
-    #[error("cannot write {name}, a metric of type {kind}, as classic text")]
+    /// A kind of metric that cannot be written as text.
+    #[error("cannot write {name}, a metric of type {kind}, as text")]
     Kind {
         /// The metric.
         name: String,
@@ -87,59 +81,20 @@ impl Format {
         best.0
     }
 
-    /// Writes the metrics of `registry`.
-    pub fn encode(self, registry: &Registry) -> Result<Vec<u8>, ExpositionError> {
+    /// Writes the metrics of `snapshot`.
+    pub fn encode(self, snapshot: &Arc<Snapshot>) -> Result<Vec<u8>, ExpositionError> {
+        let mut families = prometheus_protobuf::encode(&registry(snapshot))?;
+        created::stamp(&mut families, snapshot);
+        self.write(&families)
+    }
+
+    fn write(self, families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {
         match self {
-            Self::Protobuf => Ok(prometheus_protobuf::encode_to_vec(registry)?),
-            Self::OpenMetrics => {
-                let mut text = String::new();
-                text::encode(&mut text, registry)?;
-                Ok(text.into_bytes())
-            }
-            Self::ClassicText => {
-                let mut text = String::new();
-                for family in prometheus_protobuf::encode(registry)? {
-                    write_classic(&mut text, &family)?;
-                }
-                Ok(text.into_bytes())
-            }
+            Self::Protobuf => Ok(families.iter().flat_map(MetricFamily::encode_length_delimited_to_vec).collect()),
+            Self::OpenMetrics => text::open_metrics(families),
+            Self::ClassicText => text::classic(families),
         }
     }
-}
-
-/// Writes `family` in the text format 0.0.4 of Prometheus' "Exposition formats".
-///
-/// `prometheus-client` writes `OpenMetrics` text alone, in which a counter's name has no `_total`.
-fn write_classic(text: &mut String, family: &MetricFamily) -> Result<(), ExpositionError> {
-    let MetricFamily { name, help, metric, .. } = family;
-    let kind = match family.r#type() {
-        MetricType::Counter => "counter",
-        MetricType::Gauge => "gauge",
-        _ => return Err(ExpositionError::Kind { name: name.clone(), kind: family.r#type }),
-    };
-    writeln!(text, "# HELP {name} {}", escape(help, false))?;
-    writeln!(text, "# TYPE {name} {kind}")?;
-    for Metric { label, counter, gauge, .. } in metric {
-        text.push_str(name);
-        write_labels(text, label)?;
-        let value = counter.as_ref().map(|counter| counter.value).or(gauge.as_ref().map(|gauge| gauge.value));
-        writeln!(text, " {}", value.unwrap_or(f64::NAN))?;
-    }
-    Ok(())
-}
-
-fn write_labels(text: &mut String, labels: &[LabelPair]) -> fmt::Result {
-    let mut separator = '{';
-    for LabelPair { name, value } in labels {
-        write!(text, "{separator}{name}=\"{}\"", escape(value, true))?;
-        separator = ',';
-    }
-    if separator == ',' { text.write_char('}') } else { Ok(()) }
-}
-
-fn escape(text: &str, quotes: bool) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('\n', "\\n");
-    if quotes { escaped.replace('"', "\\\"") } else { escaped }
 }
 
 #[cfg(test)]
@@ -148,6 +103,8 @@ mod tests {
         metrics::{counter::Counter, family::Family, gauge::Gauge},
         registry::Registry,
     };
+
+    use prometheus_client::encoding::prometheus_protobuf;
 
     use super::Format;
 
@@ -181,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn classic_text_is_as_its_specification_says() {
+    fn text_is_as_its_specifications_say() {
         let mut registry = Registry::default();
         let counter = Family::<Vec<(String, String)>, Counter>::default();
         counter.get_or_create(&vec![("path".to_owned(), "C:\\\"a\"\nb".to_owned())]).inc_by(3);
@@ -190,15 +147,29 @@ mod tests {
         gauge.set(-7);
         registry.register("temperature", "How cold", gauge);
 
-        let text = String::from_utf8(Format::ClassicText.encode(&registry).expect("encodes")).expect("is UTF-8");
+        let mut families = prometheus_protobuf::encode(&registry).expect("encodes");
+        let created = prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 };
+        families[0].metric[0].counter.as_mut().expect("is one").start_timestamp = Some(created);
+        let write = |format: Format| String::from_utf8(format.write(&families).expect("is written")).expect("is UTF-8");
         assert_eq!(
-            text,
+            write(Format::ClassicText),
             "# HELP requests_total back\\\\slash.\n\
              # TYPE requests_total counter\n\
              requests_total{path=\"C:\\\\\\\"a\\\"\\nb\"} 3\n\
              # HELP temperature How cold.\n\
              # TYPE temperature gauge\n\
              temperature -7\n"
+        );
+        assert_eq!(
+            write(Format::OpenMetrics),
+            "# HELP requests back\\\\slash.\n\
+             # TYPE requests counter\n\
+             requests_total{path=\"C:\\\\\\\"a\\\"\\nb\"} 3\n\
+             requests_created{path=\"C:\\\\\\\"a\\\"\\nb\"} 1700000000.005\n\
+             # HELP temperature How cold.\n\
+             # TYPE temperature gauge\n\
+             temperature -7\n\
+             # EOF\n"
         );
     }
 }
