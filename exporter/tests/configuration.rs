@@ -290,7 +290,10 @@ fn missing_keys_are_told_with_the_line_of_their_table() {
 #[test]
 fn other_values_of_apis_are_told() {
     assert_api_refused(&[
-        ("ports = [1]\ntransport = \"quic\"", r#"FILE:4: api.0.transport: found "quic", expected one of "tcp", "udp", "sctp""#),
+        (
+            "ports = [1]\ntransport = \"quic\"",
+            r#"FILE:4: api.0.transport: found "quic", expected one of "tcp", "udp", "sctp""#,
+        ),
         (
             "ports = [1]\ntransport = [\"tcp\", \"quic\"]",
             r#"FILE:4: api.0.transport.1: found "quic", expected one of "tcp", "udp", "sctp""#,
