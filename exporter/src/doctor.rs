@@ -94,8 +94,8 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             "BPF file system",
             features::bpf_file_system(),
             Verdict::Lacking,
-            "not used yet: counters do not survive a restart",
-            "not used yet; to mount it: mount -t bpf bpf /sys/fs/bpf",
+            "counters survive the exporter, however that ends",
+            "counters are lost with the exporter; to mount it: mount -t bpf bpf /sys/fs/bpf",
         ),
     ];
     let capabilities = [

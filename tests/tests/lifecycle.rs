@@ -7,12 +7,14 @@ use std::{
     fs,
     net::TcpListener,
     process::{Command, Output},
+    sync::Arc,
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use rustix::process::Signal;
 use tidewaiter_tests::{
-    command::output,
+    bpf_file_system::BpfFileSystem,
+    command::{Process, output},
     exporter::{ADDRESS, Exporter, binary},
     namespace::Namespace,
     wait::wait_until,
@@ -75,12 +77,14 @@ fn nothing_is_left_after_a_signal_to_end() {
 fn after_a_kill_a_restart_works_at_once_with_one_program_for_each_hook() {
     for (mode, expected) in MODES {
         let namespace = Namespace::new();
+        let bpf = Arc::new(BpfFileSystem::mount());
+        let start = || Exporter::start_after(&bpf, &namespace, &configuration(mode), &[]);
         for _ in 0..3 {
-            let mut exporter = Exporter::start(&namespace, &configuration(mode));
+            let mut exporter = start();
             assert_eq!(attached(&namespace), expected, "{mode}");
             exporter.end(Signal::KILL);
         }
-        let mut exporter = Exporter::start(&namespace, &configuration(mode));
+        let mut exporter = start();
         assert_eq!(attached(&namespace), expected, "{mode}");
         exporter.end(Signal::TERM);
         assert_eq!(attached(&namespace), (0, 0), "{mode}");
@@ -88,20 +92,32 @@ fn after_a_kill_a_restart_works_at_once_with_one_program_for_each_hook() {
 }
 
 #[test]
-fn other_programs_on_the_hooks_are_left_alone() {
-    let namespace = Namespace::new();
-    let mut first = Exporter::start(&namespace, &configuration("tcx"));
-    let second = configuration("tcx");
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("second.toml");
-    fs::write(&file, second).expect("can be written");
-    let mut command = namespace.command(binary());
-    command.args(["--listen", "127.0.0.1:9474", "--config"]).arg(&file);
-    let second = tidewaiter_tests::command::Process::start(&mut command);
-    wait_until("both to be attached", || attached(&namespace) == (4, 0));
-    first.end(Signal::TERM);
-    assert_eq!(attached(&namespace), (2, 0), "the other one's programs stay");
-    drop(second);
+fn two_exporters_share_the_hooks_if_each_has_pins_of_its_own() {
+    for (mode, both, one) in [("tcx", (4, 0), (2, 0)), ("clsact", (0, 4), (0, 2))] {
+        let namespace = Namespace::new();
+        let bpf = BpfFileSystem::mount();
+        let mut first = Exporter::start(&namespace, &configuration(mode));
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("second.toml");
+        fs::write(&file, configuration(mode)).expect("can be written");
+        let another = |address: &str| {
+            let mut command = namespace.command(binary());
+            command.args(["--listen", address, "--config"]).arg(&file).env("TIDEWAITER_PIN_PATH", bpf.pin_path());
+            command
+        };
+        let second = Process::start(&mut another("127.0.0.1:9474"));
+        wait_until("both to be attached", || attached(&namespace) == both);
+        // With the pins of another it would take his programs for its own.
+        let third = another("127.0.0.1:9475").output().expect("runs");
+        let message = String::from_utf8_lossy(&third.stderr);
+        assert_eq!(third.status.code(), Some(1), "{message}");
+        assert!(message.contains("give this one a pin_path of its own"), "{message}");
+
+        first.end(Signal::TERM);
+        assert_eq!(attached(&namespace), one, "the other one's programs stay");
+        drop(second);
+        assert_eq!(attached(&namespace), (0, 0));
+    }
 }
 
 #[test]
