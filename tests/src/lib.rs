@@ -17,6 +17,7 @@ pub mod frames;
 pub mod metrics;
 pub mod namespace;
 pub mod network;
+pub mod random;
 pub mod tap;
 pub mod traffic;
 pub mod wait;
