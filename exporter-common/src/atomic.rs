@@ -25,6 +25,26 @@ pub unsafe fn add(word: *mut u64, value: u64) {
     unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, Ordering::Relaxed);
 }
 
+/// Adds `value` to `*word`, and answers with what it was.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("{value} = atomic_fetch_add((u64 *)({word} + 0), {value})", word = in(reg) word, value = inout(reg) value);
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, Ordering::SeqCst)
+}
+
 /// Sets `bits` in `*word`, and answers with what it was.
 ///
 /// # Safety

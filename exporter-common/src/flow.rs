@@ -68,43 +68,81 @@ impl FlowKey {
     }
 }
 
-/// What passed between the two ends of a flow. All times are nanoseconds of the kernel's monotonic clock, as exact as its
-/// coarse one (a few milliseconds).
+/// What passed between the two ends of a flow.
 ///
 /// Every CPU writes to it, so packets, bytes and `seen` are changed by atomic instructions alone. The times are not: two
 /// CPUs that write `last` at once write the same tick, or nearly so.
+///
+/// The time of the last packet is written with each of them, so it is in ticks of the kernel, which cost next to nothing
+/// to read. Ticks and clocks drift apart, if slowly; so that of the first one, which may be long ago, is the clock's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
-    /// Packets and bytes on the wire, by [`Direction::index`].
-    pub counters: [Counters; Direction::COUNT],
-    /// When its first packet passed.
+    /// Packets and bytes that were counted last, by [`Direction::index`]: see [`Flow::counters`].
+    recent: [Recent; Direction::COUNT],
+    /// What was counted before those.
+    earlier: [Counters; Direction::COUNT],
+    /// When its first packet passed, in nanoseconds of the kernel's monotonic clock, as of the tick before.
     pub first: u64,
-    /// When its last packet passed.
+    /// When its last packet passed, in ticks of the kernel (`jiffies`).
     pub last: u64,
     /// What was seen of it beside: see [`Flow::tcp_flags`] and [`Flow::has_moved`].
     pub seen: u64,
     /// The API that it belongs to.
     pub api: ApiSlot,
-    /// With the next, pads the flow to 64 bytes, a line of the cache. (In pieces that BPF can write.)
-    pub reserved: u16,
+    /// With the next, pads to 8 bytes, in pieces that BPF can write.
+    reserved: u16,
     /// See `reserved`.
-    pub reserved_word: u32,
+    reserved_word: u32,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 80 && align_of::<Flow>() == 8);
+
+/// Packets and bytes in one word, so that one atomic instruction counts both: they are half of what a flow costs.
+///
+/// Bytes are in the lower 40 bits, packets above. Before either is full, what was counted is added to the flow's earlier
+/// counters; the upper half of each range is room for those who count meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+struct Recent(u64);
+
+impl Recent {
+    const BYTES_BITS: u32 = 40;
+    /// The highest bit of each.
+    const HALF_FULL: u64 = 1 << 63 | 1 << (Self::BYTES_BITS - 1);
+
+    #[inline(always)]
+    const fn of(wire: Wire) -> u64 {
+        wire.packets << Self::BYTES_BITS | wire.bytes
+    }
+
+    #[inline(always)]
+    const fn counters(self) -> Counters {
+        Counters { packets: self.0 >> Self::BYTES_BITS, bytes: self.0 & ((1 << Self::BYTES_BITS) - 1) }
+    }
+}
 
 impl Flow {
     /// A flow without a packet yet.
     #[must_use]
     #[inline(always)]
-    pub const fn new(api: ApiSlot, now: u64) -> Self {
+    pub const fn new(api: ApiSlot, first: u64, tick: u64) -> Self {
         let none = Counters { packets: 0, bytes: 0 };
-        Self { counters: [none; 2], first: now, last: now, seen: 0, api, reserved: 0, reserved_word: 0 }
+        let (recent, earlier) = ([Recent(0); 2], [none; 2]);
+        Self { recent, earlier, first, last: tick, seen: 0, api, reserved: 0, reserved_word: 0 }
+    }
+
+    /// Packets and bytes on the wire that went in `direction`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counters(&self, direction: Direction) -> Counters {
+        let earlier = self.earlier[direction.index()];
+        let recent = self.recent[direction.index()].counters();
+        Counters { packets: earlier.packets + recent.packets, bytes: earlier.bytes + recent.bytes }
     }
 
     /// The bits of [`Flow::seen`] that `packet` sets when it goes in `direction`.
@@ -140,7 +178,7 @@ impl Flow {
     #[must_use]
     pub const fn is_established(&self, protocol: u32) -> bool {
         use Direction::{Receive, Transmit};
-        let [receive, transmit] = [self.counters[0].packets, self.counters[1].packets];
+        let [receive, transmit] = [self.counters(Receive).packets, self.counters(Transmit).packets];
         let is_steady = receive >= ONE_WAY_PACKETS || transmit >= ONE_WAY_PACKETS;
         if protocol != protocol::TCP as u32 {
             return is_steady || (receive > 0 && transmit > 0);
@@ -151,26 +189,41 @@ impl Flow {
         is_answered || (is_plain && is_steady)
     }
 
-    /// Counts one socket buffer that passed `now` and has `bits` ([`Flow::bits`]).
+    /// Counts one socket buffer that passed at `tick` and has `bits` ([`Flow::bits`]).
     ///
     /// # Safety
     /// `flow` must point to a flow that may be written to, and that whatever is not a method of this type writes to as these
     /// do.
     #[inline(always)]
-    pub unsafe fn count(flow: *mut Self, direction: Direction, wire: Wire, bits: u64, now: u64) {
+    pub unsafe fn count(flow: *mut Self, direction: Direction, wire: Wire, bits: u64, tick: u64) {
         // SAFETY: the caller's; the fields are aligned.
         unsafe {
-            let counters = &raw mut (*flow).counters[direction.index()];
-            atomic::add(&raw mut (*counters).packets, wire.packets);
-            atomic::add(&raw mut (*counters).bytes, wire.bytes);
+            let recent = (&raw mut (*flow).recent[direction.index()]).cast();
+            if atomic::fetch_add(recent, Recent::of(wire)) & Recent::HALF_FULL != 0 {
+                Self::settle(recent, &raw mut (*flow).earlier[direction.index()]);
+            }
             // Nearly always they are all set, and an atomic instruction costs more than a look.
             if (&raw const (*flow).seen).read_volatile() & bits != bits {
                 atomic::fetch_or(&raw mut (*flow).seen, bits);
             }
             let last = &raw mut (*flow).last;
-            if last.read_volatile() < now {
-                last.write_volatile(now);
+            if last.read_volatile() < tick {
+                last.write_volatile(tick);
             }
+        }
+    }
+
+    /// Moves what `recent` holds to `to`.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`]: both are parts of flows.
+    #[inline(always)]
+    unsafe fn settle(recent: *mut u64, to: *mut Counters) {
+        // SAFETY: the caller's.
+        unsafe {
+            let Counters { packets, bytes } = Recent(atomic::swap(recent, 0)).counters();
+            atomic::add(&raw mut (*to).packets, packets);
+            atomic::add(&raw mut (*to).bytes, bytes);
         }
     }
 
@@ -183,7 +236,9 @@ impl Flow {
         // SAFETY: as in `count`.
         unsafe {
             for place in [0, 1] {
-                let (from, to) = (&raw mut (*from).counters[place], &raw mut (*to).counters[place]);
+                let to = &raw mut (*to).earlier[place];
+                Self::settle((&raw mut (*from).recent[place]).cast(), to);
+                let from = &raw mut (*from).earlier[place];
                 atomic::add(&raw mut (*to).packets, atomic::swap(&raw mut (*from).packets, 0));
                 atomic::add(&raw mut (*to).bytes, atomic::swap(&raw mut (*from).bytes, 0));
             }
@@ -214,24 +269,24 @@ impl Flow {
         unsafe { atomic::fetch_or(&raw mut (*flow).seen, MOVED) };
     }
 
-    /// Makes the flow one that has not moved, and that began with a packet that passed `now` and has `bits`. That packet
+    /// Makes the flow one that has not moved, and that began with a packet that passed at `first` and has `bits`. That packet
     /// was counted before.
     ///
     /// # Safety
     /// As for [`Flow::count`].
     #[inline(always)]
-    pub unsafe fn begin_anew(flow: *mut Self, bits: u64, now: u64) {
+    pub unsafe fn begin_anew(flow: *mut Self, bits: u64, first: u64) {
         // SAFETY: as in `count`.
         unsafe {
-            (&raw mut (*flow).first).write_volatile(now);
+            (&raw mut (*flow).first).write_volatile(first);
             atomic::swap(&raw mut (*flow).seen, bits);
         }
     }
 
     /// Adds what was counted of the same flow elsewhere.
     pub fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.counters.iter_mut().zip(other.counters) {
-            *mine += theirs;
+        for direction in Direction::ALL {
+            self.earlier[direction.index()] += other.counters(direction);
         }
         self.seen |= other.seen & !MOVED;
         self.first = self.first.min(other.first);

@@ -32,6 +32,8 @@ pub mod wire;
 pub const ACCOUNT_RECEIVE: &str = "account_receive";
 /// Name of the BPF program that accounts transmitted packets.
 pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
+/// Name of the BPF program that says what tick of the kernel it is: never attached.
+pub const CLOCK: &str = "clock";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
 

@@ -3,7 +3,11 @@
 //! While a capture is replayed, the truth of some of this stands in other fields: those of the context that
 //! `BPF_PROG_TEST_RUN` lets userspace set.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
+    programs::TcContext,
+};
 use tidewaiter_common::{direction::Direction, wire::Buffer};
 
 /// A switch that userspace sets before the programs are loaded, so that the verifier removes what is for the other case.
@@ -94,12 +98,36 @@ pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
     if is_replay() { field!(ctx, mark) } else { field!(ctx, ifindex) }
 }
 
-/// The time in nanoseconds: the kernel's monotonic clock as of its last tick, or that of the capture.
+/// The time in ticks of the kernel (`jiffies`): to read it is one load, where every clock is a call. While a capture is
+/// replayed it is that of the capture, in nanoseconds.
 #[inline(always)]
-pub(crate) fn now(ctx: &TcContext) -> u64 {
+pub(crate) fn ticks(ctx: &TcContext) -> u64 {
     if is_replay() {
         return field!(ctx, tstamp, "u64");
     }
     // SAFETY: the helper takes nothing and cannot fail.
+    unsafe { bpf_jiffies64() }
+}
+
+/// The time in nanoseconds, of the kernel's monotonic clock as of its last tick: that of `ticks`, if it is now. While a
+/// capture is replayed they are the same.
+#[inline(always)]
+pub(crate) fn nanoseconds(ticks: u64) -> u64 {
+    if is_replay() {
+        return ticks;
+    }
+    // SAFETY: as above.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Leaves the tick in the context's control buffer, lower half first.
+#[inline(always)]
+pub(crate) fn tell_ticks(ctx: &TcContext) {
+    // SAFETY: the helper takes nothing and cannot fail.
+    let ticks = unsafe { bpf_jiffies64() };
+    // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows writing to this field.
+    unsafe {
+        (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(ticks as u32);
+        (&raw mut (*ctx.skb.skb).cb[1]).write_volatile((ticks >> 32) as u32);
+    }
 }

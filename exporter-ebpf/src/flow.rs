@@ -13,7 +13,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    context::{now, tracks_flows},
+    context::{nanoseconds, ticks, tracks_flows},
     maps::{API_COUNTERS, FLOWS, NEW_FLOWS},
 };
 
@@ -29,7 +29,7 @@ struct Sight<'a> {
     direction: u32,
     bits: u64,
     wire: Wire,
-    now: u64,
+    tick: u64,
 }
 
 /// Counts the socket buffer that `packet` was read from for its flow.
@@ -47,11 +47,11 @@ pub(crate) fn track<F: Frame>(
         return;
     }
     let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return };
-    let (bits, now) = (Flow::bits(packet, direction), now(ctx));
+    let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
     match FLOWS.get_ptr_mut(&key) {
         // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-        Some(flow) => unsafe { Flow::count(flow, direction, wire, bits, now) },
-        None => track_new(&Sight { key: &key, api, direction: direction as u32, bits, wire, now }),
+        Some(flow) => unsafe { Flow::count(flow, direction, wire, bits, tick) },
+        None => track_new(&Sight { key: &key, api, direction: direction as u32, bits, wire, tick }),
     }
 }
 
@@ -64,11 +64,11 @@ pub(crate) fn track<F: Frame>(
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn track_new(sight: &Sight<'_>) {
-    let &Sight { key, api, direction, bits, wire, now } = sight;
+    let &Sight { key, api, direction, bits, wire, tick } = sight;
     let direction = Direction::from_number(direction);
-    let Some(flow) = new_flow(key, api, now) else { return };
+    let Some(flow) = new_flow(key, api, tick) else { return };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-    unsafe { Flow::count(flow, direction, wire, bits, now) };
+    unsafe { Flow::count(flow, direction, wire, bits, tick) };
     // SAFETY: as above.
     if !unsafe { Flow::has_moved(flow) } {
         // SAFETY: as above; a copy, which may be of two moments.
@@ -76,7 +76,7 @@ extern "C" fn track_new(sight: &Sight<'_>) {
         if !copy.is_established(key.protocol) {
             return;
         }
-        let established = Flow { first: copy.first, ..Flow::new(api, now) };
+        let established = Flow::new(api, copy.first, tick);
         match FLOWS.insert(key, &established, BPF_NOEXIST.into()) {
             Ok(()) | Err(ALREADY_THERE) => {}
             Err(_) => return leave_untracked(api, wire),
@@ -89,18 +89,18 @@ extern "C" fn track_new(sight: &Sight<'_>) {
         Some(established) => unsafe { Flow::move_counters(flow, established) },
         // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
         // SAFETY: as above.
-        None => unsafe { Flow::begin_anew(flow, bits, now) },
+        None => unsafe { Flow::begin_anew(flow, bits, nanoseconds(tick)) },
     }
 }
 
 /// The entry for `key` in the table of flows that are not established.
 #[inline(always)]
-fn new_flow(key: &FlowKey, api: ApiSlot, now: u64) -> Option<*mut Flow> {
+fn new_flow(key: &FlowKey, api: ApiSlot, tick: u64) -> Option<*mut Flow> {
     if let Some(flow) = NEW_FLOWS.get_ptr_mut(key) {
         return Some(flow);
     }
     // Another CPU may be faster: then its entry is as good.
-    let _: Result<(), i32> = NEW_FLOWS.insert(key, &Flow::new(api, now), BPF_NOEXIST.into());
+    let _: Result<(), i32> = NEW_FLOWS.insert(key, &Flow::new(api, nanoseconds(tick), tick), BPF_NOEXIST.into());
     NEW_FLOWS.get_ptr_mut(key)
 }
 

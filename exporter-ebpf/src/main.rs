@@ -34,6 +34,14 @@ fn account_transmit(ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// Tells userspace what tick it is, in which flows say when they were last seen: in the context, which it gets back. Never
+/// attached.
+#[classifier]
+fn clock(ctx: TcContext) -> i32 {
+    context::tell_ticks(&ctx);
+    NEXT
+}
+
 /// Does nothing: what benchmarks compare the others with. The daemon never loads it.
 #[classifier]
 fn baseline(_ctx: TcContext) -> i32 {

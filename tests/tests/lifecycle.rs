@@ -61,7 +61,8 @@ fn nothing_is_left_after_a_signal_to_end() {
             let namespace = Namespace::new();
             let mut exporter = Exporter::start(&namespace, &configuration(mode));
             let programs = loaded_by(&exporter);
-            assert_eq!((programs.len(), attached(&namespace)), (2, expected), "{mode}");
+            // Both that are attached, and the clock.
+            assert_eq!((programs.len(), attached(&namespace)), (3, expected), "{mode}");
             assert!(programs.is_subset(&loaded()));
 
             let status = exporter.end(signal);

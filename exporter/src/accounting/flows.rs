@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::kernel::{FlowTable, Kernel, KernelError, Walk};
 
 /// Goes over the flow table, some flows at a time, and forgets those that have been quiet.
@@ -32,9 +30,9 @@ impl FlowSweeper {
     /// Looks at some more flows.
     pub(super) fn sweep(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
         let (flows, is_over) = kernel.some_flows(FlowTable::Established, &mut self.walk)?;
-        let quiet_since = monotonic().saturating_sub(self.idle_timeout);
+        let quiet_since = kernel.ticks()?.ago(self.idle_timeout);
         for (key, flow) in flows {
-            if Duration::from_nanos(flow.last) < quiet_since {
+            if flow.last < quiet_since {
                 kernel.remove_flow(FlowTable::Established, &key)?;
             } else {
                 self.found += 1;
@@ -45,10 +43,4 @@ impl FlowSweeper {
         }
         Ok(())
     }
-}
-
-/// The clock of the flows' times, as of its last tick.
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }

@@ -19,7 +19,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, REPLAY, TRACK_FLOWS,
     direction::Direction,
     record::{InstanceRecord, LAYOUT},
 };
@@ -34,7 +34,7 @@ pub use self::{
     attach::Hook,
     error::KernelError,
     flows::{FlowTable, Walk},
-    programs::{CapturedPacket, ProgramStatistics, TestRun},
+    programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
 };
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
@@ -117,6 +117,7 @@ impl Kernel {
         for direction in Direction::ALL {
             load_program(&mut ebpf, program_name(direction))?;
         }
+        load_program(&mut ebpf, CLOCK)?;
 
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
         let now = SystemTime::now();

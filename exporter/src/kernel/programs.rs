@@ -6,7 +6,8 @@ use aya::{
     Ebpf,
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
-use tidewaiter_common::{BASELINE, direction::Direction};
+use rustix::time::{ClockId, clock_getres};
+use tidewaiter_common::{BASELINE, CLOCK, direction::Direction};
 
 use super::{Kernel, KernelError, program_name};
 
@@ -19,6 +20,24 @@ pub struct ProgramStatistics {
     pub runs: u64,
     /// How long it ran, added up over all CPUs.
     pub run_time: Duration,
+}
+
+/// The ticks of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    /// The last one.
+    pub now: u64,
+    /// Time from one to the next.
+    pub length: Duration,
+}
+
+impl Ticks {
+    /// The tick that was so long ago.
+    #[must_use]
+    pub fn ago(&self, duration: Duration) -> u64 {
+        let ticks = duration.as_nanos().checked_div(self.length.as_nanos()).unwrap_or_default();
+        self.now.saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX))
+    }
 }
 
 /// The result of running a program by itself.
@@ -47,9 +66,10 @@ pub struct CapturedPacket<'a> {
 /// without what it needs around it, `bpf_test_init` in `net/bpf/test_run.c`).
 const REPLAYED_BYTES: usize = 2_048;
 
-/// `struct __sk_buff` of `include/uapi/linux/bpf.h`, as far as a replay sets it.
+/// `struct __sk_buff` of `include/uapi/linux/bpf.h`, as far as it is set or read here.
 mod context {
     pub(super) const MARK: usize = 8;
+    pub(super) const CB: usize = 48;
     pub(super) const TSTAMP: usize = 152;
     pub(super) const WIRE_LEN: usize = 160;
     pub(super) const BYTES: usize = 192;
@@ -78,6 +98,25 @@ impl Kernel {
     /// about 3.7 KB.
     pub fn test_run(&mut self, direction: Direction, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
         test_run(&mut self.ebpf, program_name(direction), frame, None, repeat)
+    }
+
+    /// What tick of the kernel it is, in which flows say when they were last seen.
+    pub fn ticks(&mut self) -> Result<Ticks, KernelError> {
+        let mut context = [0; context::BYTES];
+        // Any frame will do that is not too short.
+        let options =
+            TestRunOptions { data_in: Some(&[0; 64]), ctx_out: Some(&mut context), repeat: 1, ..TestRunOptions::new() };
+        classifier(&mut self.ebpf, CLOCK)?
+            .test_run(options)
+            .map_err(|source| KernelError::TestRun { program: CLOCK, source: source.into() })?;
+        let word =
+            |at: usize| u64::from(u32::from_ne_bytes([context[at], context[at + 1], context[at + 2], context[at + 3]]));
+        // The coarse clock goes on with each tick, so its resolution is the length of one.
+        let length = clock_getres(ClockId::MonotonicCoarse);
+        Ok(Ticks {
+            now: word(context::CB) | word(context::CB + 4) << 32,
+            length: Duration::new(length.tv_sec.unsigned_abs(), length.tv_nsec.unsigned_abs() as u32),
+        })
     }
 
     /// Runs a program that does nothing, for comparison; otherwise as [`Kernel::test_run`].

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
     api::ApiSlot,
+    direction::Direction,
     flow::{Flow, FlowKey},
 };
 
@@ -137,7 +138,7 @@ impl Replay {
         for table in [FlowTable::Established, FlowTable::New] {
             for (key, flow) in accounting.kernel().all_flows(table)? {
                 // What has moved to the other table leaves an empty entry.
-                if flow.counters.iter().any(|counters| counters.packets > 0) {
+                if Direction::ALL.iter().any(|direction| flow.counters(*direction).packets > 0) {
                     let key = FlowKey { interface: 0, ..key };
                     flows.entry(key).and_modify(|sum| sum.merge(&flow)).or_insert(flow);
                 }

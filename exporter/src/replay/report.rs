@@ -185,7 +185,7 @@ impl Outcome {
     fn flow_row(&self, key: &FlowKey, flow: &Flow) -> FlowRow {
         let FlowKey { local, remote, interface: _, local_port, remote_port, protocol } = *key;
         let sent = |direction: Direction| Sent {
-            count: flow.counters[direction.index()].into(),
+            count: flow.counters(direction).into(),
             tcp_flags: (protocol == u32::from(protocol::TCP)).then(|| tcp_flags(flow.tcp_flags(direction))),
         };
         FlowRow {
