@@ -37,7 +37,7 @@ pub struct InterfaceEntry {
     pub index: u32,
     /// The interface's slot.
     pub slot: u16,
-    /// A [`Framing`](crate::frame::Framing), as its number: what the interface's frames begin with.
+    /// A [`Framing`], as its number: what the interface's frames begin with.
     pub framing: u16,
 }
 

@@ -32,7 +32,7 @@ pub const UDP_HEADER: usize = 8;
 /// Length of the common header of SCTP (RFC 9260).
 pub const SCTP_HEADER: usize = 12;
 
-/// The most tags in a frame that are read: those of QinQ, and as many again.
+/// The most tags in a frame that are read: those of `QinQ`, and as many again.
 pub const MAX_VLAN_TAGS: usize = 4;
 /// The most IPv6 extension headers that are read: RFC 8200 section 4.1 names seven, and one of them may come twice.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -48,7 +48,7 @@ pub(crate) mod ethertype {
     pub(crate) const IPV6: u16 = 0x86dd;
     pub(crate) const VLAN: u16 = 0x8100;
     pub(crate) const PROVIDER_VLAN: u16 = 0x88a8;
-    /// QinQ as it was before IEEE 802.1ad gave it a number.
+    /// `QinQ` as it was before IEEE 802.1ad gave it a number.
     pub(crate) const OLD_QINQ: u16 = 0x9100;
     /// Ethernet within something else (`ETH_P_TEB`, `include/uapi/linux/if_ether.h`).
     pub(crate) const ETHERNET: u16 = 0x6558;
@@ -76,7 +76,7 @@ pub mod protocol {
     pub const GRE: u8 = 47;
     /// Authentication header, RFC 4302.
     pub const AUTHENTICATION: u8 = 51;
-    /// ICMPv6, RFC 4443.
+    /// `ICMPv6`, RFC 4443.
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options, RFC 8200.
     pub const DESTINATION: u8 = 60;

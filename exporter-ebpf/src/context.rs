@@ -4,7 +4,6 @@
 //! `BPF_PROG_TEST_RUN` lets userspace set.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     programs::TcContext,
 };
@@ -55,7 +54,7 @@ macro_rules! field {
                 concat!("{value} = *(", $size, " *)({skb} + {offset})"),
                 value = out(reg) value,
                 skb = in(reg) skb,
-                offset = const core::mem::offset_of!(__sk_buff, $field),
+                offset = const core::mem::offset_of!(aya_ebpf::bindings::__sk_buff, $field),
                 options(pure, readonly, nostack, preserves_flags),
             );
         }

@@ -2,6 +2,11 @@
 //!
 //! Whatever happens in here, the packet was counted for its API before.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "what is handed over by value is copied, and the stack has 512 bytes"
+)]
+
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
 use tidewaiter_common::{
     api::ApiSlot,

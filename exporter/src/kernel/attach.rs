@@ -100,7 +100,9 @@ impl Kernel {
         // What was attached the other way before would count everything a second time.
         if let Some(pins) = &self.pins {
             for other in Hook::ALL.into_iter().filter(|other| *other != hook) {
-                Direction::ALL.into_iter().for_each(|direction| pins.detach(other, index, direction));
+                for direction in Direction::ALL {
+                    pins.detach(other, index, direction);
+                }
             }
         }
         Ok(hook)
@@ -157,7 +159,11 @@ impl Kernel {
         let attached = self.attached.remove(&index);
         for direction in Direction::ALL {
             match &self.pins {
-                Some(pins) => Hook::ALL.into_iter().for_each(|hook| pins.detach(hook, index, direction)),
+                Some(pins) => {
+                    for hook in Hook::ALL {
+                        pins.detach(hook, index, direction);
+                    }
+                }
                 None if attached.as_ref().is_some_and(|attached| attached.hook == Hook::Clsact) => {
                     remove_filter(index, direction, self.filter_handle);
                 }
