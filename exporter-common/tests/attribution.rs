@@ -7,16 +7,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use etherparse::PacketBuilder;
+use etherparse::{IpNumber, PacketBuilder};
 use proptest::prelude::*;
 use tidewaiter_common::{
-    address::Address,
     api::{AddressKey, ApiSlot, ApiTables, PortEntry, attribute},
     direction::Direction::{self, Receive, Transmit},
+    frame::Framing,
     packet::Packet,
     reason::Reason,
     role::Role::{self, Client, Server},
-    transport::Transport::{self, Tcp, Udp},
+    transport::Transport::{self, Sctp, Tcp, Udp},
 };
 
 const ORDERS: ApiSlot = ApiSlot(1);
@@ -77,6 +77,11 @@ fn frame(transport: Transport, source: SocketAddr, destination: SocketAddr) -> V
     let written = match transport {
         Tcp => ip.tcp(source.port(), destination.port(), 1, 1000).write(&mut frame, b"payload"),
         Udp => ip.udp(source.port(), destination.port()).write(&mut frame, b"payload"),
+        // The builder knows nothing of SCTP, whose ports are where all have them.
+        Sctp => {
+            let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+            ip.write(&mut frame, IpNumber::SCTP, &[ports.as_slice(), &[0; 8], b"payload"].concat())
+        }
     };
     written.expect("a Vec takes all");
     frame
@@ -84,7 +89,7 @@ fn frame(transport: Transport, source: SocketAddr, destination: SocketAddr) -> V
 
 fn parse(frame: &[u8]) -> Packet {
     let mut packet = Packet::UNREAD;
-    packet.read(frame).expect("well-formed");
+    packet.read(frame, Framing::Ethernet).expect("well-formed");
     packet
 }
 
@@ -149,11 +154,19 @@ fn transports_are_told_apart() {
         (BILLING, Server, Udp, 53, None),
         (BILLING, Client, Tcp, 853, None),
         (ORDERS, Client, Udp, 853, None),
+        (BILLING, Server, Sctp, 38412, None),
+        (ORDERS, Client, Sctp, 53, None),
     ];
     assert_both_ways(&claims, Tcp, "10.0.0.1:53", "10.0.0.2:40000", ORDERS);
     assert_both_ways(&claims, Udp, "10.0.0.1:53", "10.0.0.2:40000", BILLING);
     assert_both_ways(&claims, Tcp, "10.0.0.1:40000", "10.0.0.2:853", BILLING);
     assert_both_ways(&claims, Udp, "10.0.0.1:40000", "10.0.0.2:853", ORDERS);
+    assert_both_ways(&claims, Sctp, "10.0.0.1:38412", "10.0.0.2:40000", BILLING);
+    assert_both_ways(&claims, Sctp, "10.0.0.1:40000", "10.0.0.2:53", ORDERS);
+    assert_both_ways(&claims, Sctp, "10.0.0.1:53", "10.0.0.2:40000", UNMAPPED);
+    for transport in [Tcp, Udp] {
+        assert_both_ways(&claims, transport, "10.0.0.1:38412", "10.0.0.2:40000", UNMAPPED);
+    }
 }
 
 #[test]
@@ -279,7 +292,7 @@ fn ends() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn transports() -> impl Strategy<Value = Transport> {
-    prop_oneof![Just(Tcp), Just(Udp)]
+    prop_oneof![Just(Tcp), Just(Udp), Just(Sctp)]
 }
 
 /// Claims of APIs that each have a slot of their own.
