@@ -100,7 +100,7 @@ struct Conversation {
 
 impl Conversation {
     fn new(protocol: u8) -> Self {
-        Self { flow: Flow::new(ApiSlot(3), 1000), protocol, now: 1000 }
+        Self { flow: Flow::new(ApiSlot(3), 1000, 1000), protocol, now: 1000 }
     }
 
     fn see(&mut self, direction: Direction, tcp_flags: u8, wire: Wire) {
@@ -246,14 +246,21 @@ fn flags_are_kept_for_each_direction_and_protocols_other_than_tcp_have_none() {
     }
 }
 
+fn counters(flow: &Flow) -> [Counters; Direction::COUNT] {
+    Direction::ALL.map(|direction| flow.counters(direction))
+}
+
 #[test]
 fn a_flow_says_what_passed_and_when() {
     let mut conversation = Conversation::new(protocol::UDP);
     for (direction, packets, bytes) in [(Receive, 1, 100), (Transmit, 3, 4000), (Receive, 2, 150)] {
         conversation.see(direction, 0, Wire { packets, bytes });
     }
-    let Flow { counters, first, last, api, .. } = conversation.flow;
-    assert_eq!(counters, [Counters { packets: 3, bytes: 250 }, Counters { packets: 3, bytes: 4000 }]);
+    let Flow { first, last, api, .. } = conversation.flow;
+    assert_eq!(
+        counters(&conversation.flow),
+        [Counters { packets: 3, bytes: 250 }, Counters { packets: 3, bytes: 4000 }]
+    );
     assert_eq!((first, last, api), (1000, 1030, ApiSlot(3)));
 
     // A CPU that is behind turns no clock back.
@@ -261,6 +268,24 @@ fn a_flow_says_what_passed_and_when() {
     // SAFETY: nobody else has the flow.
     unsafe { Flow::count(&raw mut flow, Receive, ONE, 0, 1020) };
     assert_eq!((flow.first, flow.last), (1000, 1030));
+}
+
+#[test]
+fn flows_of_terabytes_are_counted_to_the_byte() {
+    let mut conversation = Conversation::new(protocol::UDP);
+    // Many times what one word has room for, in packets as in bytes.
+    let wire = Wire { packets: (1 << 18) + 1, bytes: (1 << 34) + 3 };
+    for round in 1..=1000 {
+        conversation.see(Receive, 0, wire);
+        let expected = Counters { packets: round * wire.packets, bytes: round * wire.bytes };
+        assert_eq!(counters(&conversation.flow), [expected, Counters::default()]);
+    }
+    let mut to = Flow::new(ApiSlot(3), 0, 0);
+    // SAFETY: nobody else has the flows.
+    unsafe { Flow::move_counters(&raw mut conversation.flow, &raw mut to) };
+    let all = Counters { packets: 1000 * wire.packets, bytes: 1000 * wire.bytes };
+    assert_eq!(counters(&to), [all, Counters::default()]);
+    assert_eq!(counters(&conversation.flow), [Counters::default(); 2]);
 }
 
 #[test]
@@ -277,11 +302,10 @@ fn merged_flows_are_as_one() {
         let mut part = part;
         // SAFETY: as above.
         unsafe { Flow::set_moved(&raw mut part) };
-        let mut merged = Flow::new(ApiSlot(3), u64::MAX);
-        merged.last = 0;
+        let mut merged = Flow::new(ApiSlot(3), u64::MAX, 0);
         merged.merge(&whole);
         merged.merge(&part);
-        assert_eq!(merged.counters, [Counters { packets: 1, bytes: 60 }, Counters { packets: 2, bytes: 200 }]);
+        assert_eq!(counters(&merged), [Counters { packets: 1, bytes: 60 }, Counters { packets: 2, bytes: 200 }]);
         assert_eq!(Direction::ALL.map(|one| merged.tcp_flags(one)), [SYN, SYN | ACK]);
         assert_eq!((merged.first, merged.last), (1000, 2010));
         // SAFETY: as above.
@@ -294,7 +318,7 @@ fn what_moves_leaves_nothing_behind_but_that_it_has_moved() {
     let mut conversation = Conversation::new(protocol::TCP);
     conversation.see(Receive, SYN, ONE);
     conversation.see(Transmit, SYN | ACK, Wire { packets: 2, bytes: 200 });
-    let (mut from, mut to) = (conversation.flow, Flow::new(ApiSlot(3), 0));
+    let (mut from, mut to) = (conversation.flow, Flow::new(ApiSlot(3), 0, 0));
     // SAFETY: nobody else has the flows.
     unsafe {
         assert!(!Flow::has_moved(&raw mut from));
@@ -303,8 +327,8 @@ fn what_moves_leaves_nothing_behind_but_that_it_has_moved() {
         assert!(Flow::has_moved(&raw mut from));
         assert!(!Flow::has_moved(&raw mut to));
     }
-    assert_eq!(from.counters, [Counters::default(); 2]);
-    assert_eq!(to.counters, conversation.flow.counters);
+    assert_eq!(counters(&from), [Counters::default(); 2]);
+    assert_eq!(counters(&to), counters(&conversation.flow));
     assert_eq!(Direction::ALL.map(|one| to.tcp_flags(one)), [SYN, SYN | ACK]);
 
     // Another conversation with the same ends: nothing of the first makes it an established one.
@@ -316,5 +340,5 @@ fn what_moves_leaves_nothing_behind_but_that_it_has_moved() {
         assert!(!Flow::has_moved(&raw mut from));
     }
     assert!(!from.is_established(protocol::TCP.into()));
-    assert_eq!((from.first, from.counters[0].packets, from.tcp_flags(Receive)), (5000, 1, ACK));
+    assert_eq!((from.first, from.counters(Receive).packets, from.tcp_flags(Receive)), (5000, 1, ACK));
 }
