@@ -19,7 +19,7 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     metrics::{exposition::Format, registry},
     snapshot::{
-        ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
+        ApiCounters, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
         ProcessSnapshot, Reason, Snapshot, TableSnapshot,
     },
 };
@@ -46,14 +46,17 @@ const UPDATE: &str = "UPDATE_GOLDEN";
 
 /// A snapshot with something of everything.
 fn snapshot() -> Snapshot {
+    let created = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
     let counters = |packets: u64| {
-        [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 })
+        let wire = [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
+        ApiCounters { wire, untracked: packets / 10 }
     };
     let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
         name: name.to_owned(),
         role: Some(role),
         api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
         counters: counters(packets),
+        created,
     };
     let mut interface = InterfaceCounters::default();
     for direction in Direction::ALL {
@@ -67,7 +70,7 @@ fn snapshot() -> Snapshot {
     let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
     Snapshot {
         apis: vec![
-            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10) },
+            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10), created },
             api("orders", Role::Server, vec![Transport::Tcp, Transport::Udp], ports, 20),
             // What a label must survive.
             api("\"dätabase\"\\\n", Role::Client, vec![Transport::Tcp], vec![5432.into()], 9_007_199_254_740_991 / 200),
@@ -76,17 +79,25 @@ fn snapshot() -> Snapshot {
                 role: Some(Role::Server),
                 api: None,
                 counters: counters(30),
+                created,
             },
         ],
         interfaces: vec![
             InterfaceSnapshot {
                 name: "eth0".to_owned(),
                 counters: interface,
+                created,
                 kernel: Some([900, 1250]),
                 // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
                 coverage: [Some(1.0), None],
             },
-            InterfaceSnapshot { name: GONE.to_owned(), counters: interface, kernel: None, coverage: [None; 2] },
+            InterfaceSnapshot {
+                name: GONE.to_owned(),
+                counters: interface,
+                created,
+                kernel: None,
+                coverage: [None; 2],
+            },
         ],
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
