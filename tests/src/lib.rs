@@ -10,9 +10,14 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+pub mod accounting;
+pub mod bpf;
+pub mod bulk;
+pub mod capture;
 pub mod command;
 pub mod exporter;
 pub mod frames;
+pub mod layers;
 pub mod metrics;
 pub mod namespace;
 pub mod network;
