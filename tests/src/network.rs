@@ -77,6 +77,9 @@ impl Network {
     /// The server's addresses.
     pub const SERVERS: [IpAddr; 2] = [IpAddr::V4(Self::SERVER4), IpAddr::V6(Self::SERVER6)];
 
+    /// The client's addresses.
+    pub const CLIENTS: [IpAddr; 2] = [IpAddr::V4(Self::CLIENT4), IpAddr::V6(Self::CLIENT6)];
+
     /// Makes two hosts, joins them, and waits until the wire is quiet.
     #[must_use]
     pub fn new(offload: Offload) -> Self {
