@@ -192,6 +192,25 @@ impl Flow {
         }
     }
 
+    /// Takes all packets that were counted out of the flow; answers with how many there were.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn take_packets(flow: *mut Self) -> u64 {
+        let mut packets = 0;
+        for place in [0, 1] {
+            // SAFETY: as in `count`.
+            unsafe {
+                let counters = &raw mut (*flow).counters[place];
+                packets += atomic::swap(&raw mut (*counters).packets, 0);
+                atomic::swap(&raw mut (*counters).bytes, 0);
+            }
+        }
+        packets
+    }
+
     /// Whether the flow has moved to the flow table. Nothing that this CPU counted before is later than the answer.
     ///
     /// # Safety
