@@ -4,16 +4,23 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tidewaiter::{api::Transport, kernel::FlowTable, snapshot::Counters};
 use tidewaiter_common::direction::Direction;
 use tidewaiter_tests::{
+    accounting::{account, counted, flows},
+    bpf::{Link, Program},
     bulk::{Datagrams, Streams},
     command::output,
     exporter::Exporter,
+    frames::{Kind, frame},
     metrics::{Count, Metrics},
-    network::{INTERFACE, KernelCounters, Network, Offload},
+    namespace::Namespace,
+    network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
 };
 
 const CONFIGURATION: &str = r#"
@@ -168,6 +175,113 @@ fn tunnel(offload: Offload, version: u8) {
     let received = metrics.api("tunnel", "server", Direction::Receive);
     assert!(received.packets > 100_000, "{received:?}");
     assert_eq!(metrics.api("orders", "server", Direction::Receive), Count::default());
+}
+
+/// The index of the wire at `host`.
+fn index(host: &Namespace) -> u32 {
+    let link: serde_json::Value = serde_json::from_str(&host.ip(&format!("-j link show {INTERFACE}"))).unwrap();
+    link[0]["ifindex"].as_u64().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn super_packets_with_tags_are_counted_to_the_packet() {
+    // (What is received with tags is not merged by a kernel without VLAN devices.)
+    let offload = Offload::Transmit;
+    let network = network(offload);
+    // What is transmitted gets a tag, which the stack writes into the frame before the device counts it, and what is
+    // received loses it again behind our program.
+    let links: Vec<Link> = [&network.server, &network.client]
+        .into_iter()
+        .flat_map(|host| {
+            output(host.command("ethtool").args(["-K", INTERFACE, "txvlan", "off", "rxvlan", "off"]));
+            let index = index(host);
+            host.run(|| {
+                [
+                    Program::push_tag(7).attach(index, Direction::Transmit),
+                    Program::pop_tag().attach(index, Direction::Receive),
+                ]
+            })
+        })
+        .collect();
+    network.wait_until_quiet();
+    let exporter = Exporter::start(&network.server, CONFIGURATION);
+    let before = network.kernel_counters();
+    let addresses = Network::SERVERS.map(|server| SocketAddr::new(server, 8080));
+    Streams { count: 2, bytes: 50_000_000, buffer: 16_384 }.run(&network.server, &network.client, &addresses);
+    let metrics = assert_agreement(&network, &exporter, before, offload, "tagged");
+    let Count { packets, bytes } = metrics.api("orders", "server", Direction::Transmit);
+    assert!(packets > 100_000 && bytes > 200_000_000, "{packets} packets, {bytes} bytes");
+    drop(links);
+}
+
+#[test]
+fn millions_of_packets_on_all_cpus_at_once_are_counted_to_the_packet() {
+    const FLOWS: u16 = 16;
+    const RECEIVED: u32 = 125_000;
+    const TRANSMITTED: usize = 50_000;
+    // A veth device takes frames of XDP only if its peer merges, or has a program itself.
+    let network = network(Offload::Both);
+    let Network { server, client } = &network;
+    // What merges has a ring that can be full: only one CPU may fill it, which then empties it.
+    output(client.command("ethtool").args(["-K", INTERFACE, "gro", "off"]));
+    for host in [client, server] {
+        output(host.command("ethtool").args(["-L", INTERFACE, "rx", "2", "tx", "2"]));
+    }
+    network.wait_until_quiet();
+    let mut accounting = account(server, INTERFACE, 1024, Duration::MAX);
+    let before = network.kernel_counters();
+    let kind = Kind { transport: Transport::Udp, options: false, payload: 22 };
+    let ours = (Network::SERVERS[0], 8080);
+    let theirs = |flow| (Network::CLIENTS[0], 40_000 + flow);
+    let index = index(client);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for cpu in 0..2 {
+            scope.spawn(move || {
+                client.run(|| {
+                    stay_on(cpu);
+                    let program = Program::redirect(index);
+                    for flow in 0..FLOWS {
+                        program.run_live(&frame(kind, theirs(flow), ours), RECEIVED).expect("is run");
+                    }
+                });
+            });
+            scope.spawn(move || {
+                server.run(|| {
+                    stay_on(cpu);
+                    let frames: Vec<_> = (0..FLOWS).map(|flow| frame(kind, ours, theirs(flow))).collect();
+                    send_frames(INTERFACE, &frames, TRANSMITTED).expect("is sent");
+                });
+            });
+        }
+    });
+    let took = start.elapsed();
+
+    let length = frame(kind, theirs(0), ours).len() as u64;
+    let each = [2 * u64::from(RECEIVED), 2 * TRANSMITTED as u64];
+    let sent = each.map(|packets| packets * u64::from(FLOWS));
+    let kernel = network.kernel_counters() - before;
+    eprintln!("{sent:?} packets in {took:?}, of which the device has {kernel:?}");
+    let kernel = kernel.on_the_wire(Offload::Both);
+    assert_eq!(kernel.packets, sent, "the generators have lost some");
+
+    let counters = |packets: [u64; 2]| packets.map(|packets| Counters { packets, bytes: packets * length });
+    let (orders, unmapped, interface) = counted(&mut accounting);
+    assert_eq!(interface.totals.map(|totals| totals.wire), counters(sent));
+    assert_eq!(orders.wire, counters(sent));
+    assert_eq!((orders.untracked, unmapped.wire), (0, Default::default()));
+    let flows = flows(&mut accounting, FlowTable::Established);
+    assert_eq!(flows.len(), usize::from(FLOWS));
+    for (key, flow) in flows {
+        assert_eq!(flow.counters, counters(each), "{key:?}");
+    }
+}
+
+/// Keeps this thread on one CPU.
+fn stay_on(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu % thread::available_parallelism().expect("is known").get());
+    sched_setaffinity(None, &cpus).expect("is permitted");
 }
 
 /// The addresses of `from` and `to` with IP version `version`.
