@@ -247,6 +247,26 @@ impl Flow {
         }
     }
 
+    /// Takes all packets that were counted out of the flow; answers with how many there were.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn take_packets(flow: *mut Self) -> u64 {
+        let mut packets = 0;
+        for place in [0, 1] {
+            // SAFETY: as in `count`.
+            unsafe {
+                packets += Recent(atomic::swap((&raw mut (*flow).recent[place]).cast(), 0)).counters().packets;
+                let earlier = &raw mut (*flow).earlier[place];
+                packets += atomic::swap(&raw mut (*earlier).packets, 0);
+                atomic::swap(&raw mut (*earlier).bytes, 0);
+            }
+        }
+        packets
+    }
+
     /// Whether the flow has moved to the flow table. Nothing that this CPU counted before is later than the answer.
     ///
     /// # Safety

@@ -28,7 +28,8 @@ pub struct Buffer {
     pub is_tagged: bool,
     /// `wire_len` of a super-packet that is transmitted: bytes on the wire as the kernel worked them out (`qdisc_pkt_len_init`,
     /// `net/core/dev.c`), which knows what tunnel the packet is in. It is 0 where it is not to be trusted: on
-    /// receive, where it lacks the headers.
+    /// receive, where it lacks the headers, and for TCP, whose headers it takes to stand right behind the fixed IPv6 header
+    /// when the packet is forwarded (`ip6_rcv_core`, `net/ipv6/ip6_input.c`).
     pub wire_length: u32,
 }
 
@@ -45,7 +46,8 @@ impl Wire {
     /// What `buffer` is on the wire when each of its segments repeats `headers` bytes.
     ///
     /// Segments are `gso_segs`, or ceil((len − headers) / `gso_size`) where the device left that at 0, as virtio and
-    /// tun do. Bytes are len + (segments − 1) × headers, or what the kernel says they are, and a tag for each segment.
+    /// tun do. Bytes are len + (segments − 1) × headers, or what the kernel says they are if that is more, and a tag for
+    /// each segment. (It says less where it has missed headers, and cannot be right where it had to guess the segments too.)
     #[inline(always)]
     #[must_use]
     pub fn of(buffer: Buffer, headers: u32) -> Self {
@@ -58,11 +60,8 @@ impl Wire {
             0 => length.saturating_sub(headers).div_ceil(segment_size).max(1),
             segments => segments,
         };
-        let bytes = if wire_length > length {
-            u64::from(wire_length)
-        } else {
-            u64::from(length) + u64::from(packets - 1) * u64::from(headers)
-        };
+        let read = u64::from(length) + u64::from(packets - 1) * u64::from(headers);
+        let bytes = if segments == 0 { read } else { read.max(wire_length.into()) };
         Self { packets: u64::from(packets), bytes: bytes + u64::from(packets) * tag }
     }
 }
@@ -114,5 +113,7 @@ mod tests {
         let buffer =
             Buffer { length: 104 + 3000, segments: 3, segment_size: 1000, is_tagged: false, wire_length: 3 * 1104 };
         assert_eq!(Wire::of(buffer, 42), Wire { packets: 3, bytes: 3 * 1104 });
+        assert_eq!(Wire::of(buffer, 110), Wire { packets: 3, bytes: 3 * 1104 + 2 * 6 }, "it has missed some headers");
+        assert_eq!(Wire::of(Buffer { segments: 0, ..buffer }, 104), Wire { packets: 3, bytes: 3 * 1104 });
     }
 }

@@ -73,9 +73,12 @@ fn account_read<F: Frame>(
     packet: &Packet,
     read: Result<(), Reason>,
 ) {
-    let buffer = buffer(ctx, direction);
+    let mut buffer = buffer(ctx, direction);
     let mut headers = packet.headers as u32;
-    if buffer.is_super_packet() && packet.transport != Some(Transport::Tcp) && read.is_ok() {
+    if packet.transport == Some(Transport::Tcp) {
+        // There is nothing within that repeats, and what the kernel made of it may be wrong.
+        buffer.wire_length = 0;
+    } else if buffer.is_super_packet() && read.is_ok() {
         headers = segment_headers(ctx.skb.skb, packet, headers);
     }
     let wire = Wire::of(buffer, headers);

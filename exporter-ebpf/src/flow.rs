@@ -84,7 +84,9 @@ extern "C" fn track_new(sight: &Sight<'_>) {
         let established = Flow::new(api, copy.first, tick);
         match FLOWS.insert(key, &established, BPF_NOEXIST.into()) {
             Ok(()) | Err(ALREADY_THERE) => {}
-            Err(_) => return leave_untracked(api, wire),
+            // They are part of no flow then, nor of this one should there be room for it later.
+            // SAFETY: as above.
+            Err(_) => return leave_untracked(api, unsafe { Flow::take_packets(flow) }),
         }
         // SAFETY: as above.
         unsafe { Flow::set_moved(flow) };
@@ -111,9 +113,9 @@ fn new_flow(key: &FlowKey, api: ApiSlot, tick: u64) -> Option<*mut Flow> {
 
 /// Counts packets of a flow that found the flow table full.
 #[inline(always)]
-fn leave_untracked(api: ApiSlot, wire: Wire) {
+fn leave_untracked(api: ApiSlot, packets: u64) {
     if let Some(counters) = API_COUNTERS.get_ptr_mut(api.0.into()) {
         // SAFETY: this CPU's own entry, as in `account`.
-        unsafe { (*counters).untracked += wire.packets };
+        unsafe { (*counters).untracked += packets };
     }
 }

@@ -10,10 +10,15 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+pub mod accounting;
+pub mod bpf;
 pub mod bpf_file_system;
+pub mod bulk;
+pub mod capture;
 pub mod command;
 pub mod exporter;
 pub mod frames;
+pub mod layers;
 pub mod metrics;
 pub mod namespace;
 pub mod network;

@@ -1,6 +1,6 @@
 //! Reading `/metrics` as a test wants to.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops};
 
 use tidewaiter_common::direction::Direction;
 
@@ -11,6 +11,14 @@ pub struct Count {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+impl ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
 }
 
 /// The samples of classic text, by series: `name{label="value",…}` with the labels sorted.

@@ -1,4 +1,5 @@
-//! A wire of two tap devices: what one host transmits is read by this process, and written to the other host's device.
+//! Devices whose other end is this process, and a wire of two of them: what one host transmits is read here, and written to
+//! the other host's device.
 
 use std::{
     fs::File,
@@ -17,8 +18,10 @@ use crate::{
 // From `include/uapi/linux/if_tun.h`.
 const TUNSETIFF: Opcode = 0x4004_54ca;
 const TUNSETOFFLOAD: Opcode = 0x4004_54d0;
+/// `IFF_TUN` and `IFF_NO_PI`: IP packets and nothing else.
+const TUN: u16 = 0x0001 | 0x1000;
 /// `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`: frames behind a header that tells what a super-packet is made of.
-const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
+const TAP: u16 = 0x0002 | 0x1000 | 0x4000;
 /// `TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_TSO_ECN`, `TUN_F_USO4` and `TUN_F_USO6`: every super-packet may come.
 const EVERY_OFFLOAD: usize = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40;
 /// Room for the largest super-packet.
@@ -28,7 +31,7 @@ const LARGEST: usize = 1 << 17;
 #[must_use]
 pub fn network() -> Network {
     let network = Network { server: Namespace::new(), client: Namespace::new() };
-    let [server, client] = [&network.server, &network.client].map(tap);
+    let [server, client] = [&network.server, &network.client].map(|host| tap(host, INTERFACE));
     let copy = |file: &File| file.try_clone().expect("a descriptor is free");
     for (from, to) in [(copy(&server), copy(&client)), (client, server)] {
         thread::spawn(|| forward(from, to));
@@ -37,24 +40,36 @@ pub fn network() -> Network {
     network
 }
 
-/// Makes a tap device in `namespace`.
-fn tap(namespace: &Namespace) -> File {
-    let file = namespace.run(|| {
+/// Makes a tap device called `name` in `namespace`, which is there as long as the file is open. Each frame stands behind a
+/// `struct virtio_net_hdr`.
+#[must_use]
+pub fn tap(namespace: &Namespace, name: &str) -> File {
+    let file = open(namespace, name, TAP);
+    // SAFETY: TUNSETOFFLOAD takes a number (`drivers/net/tun.c`).
+    unsafe { ioctl(file.as_fd(), IntegerSetter::<TUNSETOFFLOAD>::new_usize(EVERY_OFFLOAD)).expect("is known") }
+    // The kernel takes apart super-packets with constant identification numbers unless it is told not to.
+    crate::command::output(namespace.command("ethtool").args(["-K", name, "tx-tcp-mangleid-segmentation", "on"]));
+    file
+}
+
+/// Makes a tun device called `name` in `namespace`, which is there as long as the file is open: what is read and written
+/// are IP packets.
+#[must_use]
+pub fn tun(namespace: &Namespace, name: &str) -> File {
+    open(namespace, name, TUN)
+}
+
+fn open(namespace: &Namespace, name: &str, flags: u16) -> File {
+    namespace.run(|| {
         let file = File::options().read(true).write(true).open("/dev/net/tun").expect("the kernel has taps");
         // `struct ifreq`: a name of 16 bytes, and 24 of which the first two are the flags.
         let mut request = [0_u8; 40];
-        request[..INTERFACE.len()].copy_from_slice(INTERFACE.as_bytes());
-        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
-        // SAFETY: TUNSETIFF takes a `struct ifreq`, and TUNSETOFFLOAD a number (`drivers/net/tun.c`).
-        unsafe {
-            ioctl(file.as_fd(), Setter::<TUNSETIFF, _>::new(request)).expect("can be made");
-            ioctl(file.as_fd(), IntegerSetter::<TUNSETOFFLOAD>::new_usize(EVERY_OFFLOAD)).expect("is known");
-        }
+        request[..name.len()].copy_from_slice(name.as_bytes());
+        request[16..18].copy_from_slice(&flags.to_ne_bytes());
+        // SAFETY: TUNSETIFF takes a `struct ifreq` (`drivers/net/tun.c`).
+        unsafe { ioctl(file.as_fd(), Setter::<TUNSETIFF, _>::new(request)).expect("can be made") };
         file
-    });
-    // The kernel takes apart super-packets with constant identification numbers unless it is told not to.
-    crate::command::output(namespace.command("ethtool").args(["-K", INTERFACE, "tx-tcp-mangleid-segmentation", "on"]));
-    file
+    })
 }
 
 /// Carries frames from one device to the other, until one is deleted.

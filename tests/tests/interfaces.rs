@@ -2,9 +2,13 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::IpAddr,
+    time::Duration,
+};
 
-use tidewaiter::interfaces::Follower;
+use tidewaiter::interfaces::{Follower, statistics};
 use tidewaiter_common::{direction::Direction, transport::Transport};
 use tidewaiter_tests::{
     command::output,
@@ -13,6 +17,7 @@ use tidewaiter_tests::{
     metrics::Count,
     namespace::Namespace,
     network::send_frames,
+    tap,
     wait::wait_until,
 };
 use tokio::time::timeout;
@@ -148,13 +153,59 @@ fn the_default_is_the_interfaces_of_default_routes_and_loopback() {
 }
 
 #[test]
-fn an_interface_without_ethernet_headers_is_said_and_left_alone() {
+fn an_interface_without_ethernet_headers_is_accounted_like_any_other() {
+    // Fewer than the device's queue of 500 has room for.
+    const TIMES: usize = 400;
     let namespace = Namespace::new();
-    add(&namespace, "ship0");
-    namespace.ip("tuntap add ship-tun mode tun");
+    let mut tun = tap::tun(&namespace, "ship-tun");
+    // No word of its own.
+    namespace.ip("link set ship-tun addrgenmode none multicast off");
+    namespace.ip("link set ship-tun up");
     let exporter = Exporter::start(&namespace, CONFIGURATION);
-    assert!(is_accounted(&exporter, "ship0") && !is_accounted(&exporter, "ship-tun"));
-    assert!(exporter.log().contains("its frames have no Ethernet header"), "{}", exporter.log());
+    let before = namespace.run(statistics).expect("can be read")["ship-tun"];
+
+    let mut expected = [Count::default(); 2];
+    let mut to_api = Count::default();
+    let families: [[IpAddr; 2]; 2] = [
+        [[10, 0, 0, 2].into(), [10, 0, 0, 1].into()],
+        [[2, 2, 2, 2, 2, 2, 2, 2].into(), [1, 1, 1, 1, 1, 1, 1, 1].into()],
+    ];
+    for [client, server] in families {
+        for (transport, is_of_api) in [(Transport::Tcp, true), (Transport::Udp, false), (Transport::Sctp, false)] {
+            let kind = Kind { transport, options: true, payload: 46 };
+            // A packet of it is what follows the Ethernet header.
+            let received = frame(kind, (client, 40_000), (server, 8080)).split_off(14);
+            let transmitted = frame(kind, (server, 8080), (client, 40_000)).split_off(14);
+            let count = Count { packets: TIMES as u64, bytes: (TIMES * received.len()) as u64 };
+            for _ in 0..TIMES {
+                tun.write_all(&received).expect("is taken");
+            }
+            namespace.run(|| send_frames("ship-tun", &[transmitted.clone()], TIMES)).expect("is sent");
+            let mut packet = vec![0; 2 * transmitted.len()];
+            for _ in 0..TIMES {
+                let length = tun.read(&mut packet).expect("is there");
+                assert_eq!(packet[..length], transmitted);
+            }
+            expected = expected.map(|sum| sum + count);
+            if is_of_api {
+                to_api = to_api + count;
+            }
+        }
+    }
+
+    let after = namespace.run(statistics).expect("can be read")["ship-tun"];
+    let metrics = exporter.metrics();
+    for direction in Direction::ALL {
+        let at = direction.index();
+        assert_eq!(metrics.interface("ship-tun", direction), expected[at], "{}", direction.as_str());
+        let kernel =
+            Count { packets: after.packets[at] - before.packets[at], bytes: after.bytes[at] - before.bytes[at] };
+        assert_eq!(kernel, expected[at], "{}", direction.as_str());
+        assert_eq!(metrics.api("orders", "server", direction), to_api, "{}", direction.as_str());
+        let ratio = format!("tidewaiter_coverage_ratio{{direction=\"{}\",interface=\"ship-tun\"}}", direction.as_str());
+        assert_eq!(metrics.0.get(&ratio), Some(&1.0), "{ratio}");
+    }
+    metrics.assert_the_sums_prove_it();
 }
 
 #[test]

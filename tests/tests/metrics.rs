@@ -17,9 +17,9 @@ use prost::Message as _;
 use tidewaiter::{
     api::{Api, PortRange, Role, reserved},
     kernel::ProgramStatistics,
-    metrics::{exposition::Format, registry},
+    metrics::exposition::Format,
     snapshot::{
-        ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
+        ApiCounters, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
         ProcessSnapshot, Reason, Snapshot, TableSnapshot,
     },
 };
@@ -46,14 +46,17 @@ const UPDATE: &str = "UPDATE_GOLDEN";
 
 /// A snapshot with something of everything.
 fn snapshot() -> Snapshot {
+    let created = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
     let counters = |packets: u64| {
-        [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 })
+        let wire = [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
+        ApiCounters { wire, untracked: packets / 10 }
     };
     let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
         name: name.to_owned(),
         role: Some(role),
         api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
         counters: counters(packets),
+        created,
     };
     let mut interface = InterfaceCounters::default();
     for direction in Direction::ALL {
@@ -67,7 +70,7 @@ fn snapshot() -> Snapshot {
     let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
     Snapshot {
         apis: vec![
-            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10) },
+            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10), created },
             api("orders", Role::Server, vec![Transport::Tcp, Transport::Udp], ports, 20),
             // What a label must survive.
             api("\"dätabase\"\\\n", Role::Client, vec![Transport::Tcp], vec![5432.into()], 9_007_199_254_740_991 / 200),
@@ -76,17 +79,25 @@ fn snapshot() -> Snapshot {
                 role: Some(Role::Server),
                 api: None,
                 counters: counters(30),
+                created,
             },
         ],
         interfaces: vec![
             InterfaceSnapshot {
                 name: "eth0".to_owned(),
                 counters: interface,
+                created,
                 kernel: Some([900, 1250]),
                 // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
                 coverage: [Some(1.0), None],
             },
-            InterfaceSnapshot { name: GONE.to_owned(), counters: interface, kernel: None, coverage: [None; 2] },
+            InterfaceSnapshot {
+                name: GONE.to_owned(),
+                counters: interface,
+                created,
+                kernel: None,
+                coverage: [None; 2],
+            },
         ],
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
@@ -107,7 +118,7 @@ fn snapshot() -> Snapshot {
 fn every_metric_is_as_the_golden_files_have_it() {
     let snapshot = Arc::new(snapshot());
     for (format, name) in [(Format::ClassicText, "metrics.txt"), (Format::OpenMetrics, "metrics.openmetrics.txt")] {
-        let text = String::from_utf8(format.encode(&registry(&snapshot)).expect("encodes")).expect("is text");
+        let text = String::from_utf8(format.encode(&snapshot).expect("encodes")).expect("is text");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
         if std::env::var_os(UPDATE).is_some() {
             fs::write(&path, &text).expect("can be written");
@@ -120,7 +131,7 @@ fn every_metric_is_as_the_golden_files_have_it() {
 #[test]
 fn a_part_that_cannot_be_read_leaves_the_rest() {
     let broken = Snapshot { interfaces: Vec::new(), process: None, ..snapshot() };
-    let text = Format::ClassicText.encode(&registry(&Arc::new(broken))).expect("encodes");
+    let text = Format::ClassicText.encode(&Arc::new(broken)).expect("encodes");
     let text = String::from_utf8(text).expect("is text");
     assert!(text.contains("tidewaiter_api_packets_total{api=\"orders\""));
     assert!(text.contains("tidewaiter_collector_success{collector=\"interfaces\"} 0"));

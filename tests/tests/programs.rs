@@ -2,17 +2,20 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use tidewaiter::{
     accounting::Accounting,
     api::{Api, Role},
     config::AttachMode,
     interfaces::{Interface, LinkLayer},
-    kernel::{Kernel, KernelError},
+    kernel::{FlowCapacity, Kernel, KernelError, LoadOptions},
     snapshot::{Counters, Direction, InterfaceCounters, Reason, Snapshot},
 };
-use tidewaiter_common::transport::Transport;
+use tidewaiter_common::{
+    packet::{MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, VLAN_TAG, protocol},
+    transport::Transport,
+};
 use tidewaiter_tests::{
     frames::{End, Kind, frame},
     namespace::Namespace,
@@ -34,12 +37,14 @@ impl Outcome {
     }
 }
 
-/// Accounting that counts port 80 of TCP and UDP as "web", with its programs attached to a loopback interface without
+/// Accounting that counts port 80 of every transport as "web", with its programs attached to a loopback interface without
 /// any traffic, so that they can be run as if a frame passed it.
 fn with_accounting<T: Send>(test: impl FnOnce(&mut Accounting) -> T + Send) -> T {
     Namespace::new().run(|| {
-        let mut accounting = Accounting::new(Kernel::load().expect("the kernel takes the programs"), AttachMode::Auto);
-        let transports = vec![Transport::Tcp, Transport::Udp];
+        let options = LoadOptions { flows: FlowCapacity::for_established(1024), ..LoadOptions::default() };
+        let kernel = Kernel::load(options).expect("the kernel takes the programs");
+        let mut accounting = Accounting::new(kernel, AttachMode::Auto, Duration::MAX).expect("it can be read");
+        let transports = Transport::ALL.to_vec();
         let (name, role) = ("web".to_owned(), Role::Server);
         let web = Api { name, role, transports, ports: vec![80.into()], addresses: Vec::new() };
         accounting.apply_apis(&[web]).expect("is written");
@@ -54,7 +59,7 @@ fn outcome(accounting: &mut Accounting) -> Outcome {
     assert!(collectors.iter().all(|collector| collector.success), "{collectors:?}");
     let [unmapped, web] = apis.try_into().expect("two APIs");
     let [lo] = interfaces.try_into().expect("one interface");
-    Outcome { api: web.counters, unmapped: unmapped.counters, interface: lo.counters }
+    Outcome { api: web.counters.wire, unmapped: unmapped.counters.wire, interface: lo.counters }
 }
 
 /// Runs both programs on `frame`; a frame that the kernel refuses to run them on is said to be so.
@@ -89,15 +94,61 @@ fn each_program_counts_what_it_is_for() {
             }
         }
         let Outcome { api, unmapped, interface } = outcome(accounting);
-        let bytes = [14 + 20 + 20, 14 + 20 + 8, 14 + 40 + 20, 14 + 40 + 8].map(|headers| headers + 20).iter().sum();
+        let transports = 20 + 8 + 12;
+        let bytes = 3 * (14 + 20) + transports + 3 * (14 + 40) + transports + 6 * 20;
         // Received, the API's port is the local one; transmitted, it is the remote one, and on lo that is the mirror.
-        let counts = Counters { packets: 4, bytes };
+        let counts = Counters { packets: 6, bytes };
         assert_eq!(api, [counts, Counters::default()]);
         assert_eq!(unmapped, [counts, counts]);
         assert_eq!(interface.uncounted[1][Reason::Mirror.index()], counts);
         for totals in interface.totals {
-            assert_eq!((totals.wire, totals.buffers), (Counters { packets: 8, bytes: 2 * bytes }, 8));
+            assert_eq!((totals.wire, totals.buffers), (Counters { packets: 12, bytes: 2 * bytes }, 12));
         }
+    });
+}
+
+/// `frame` with `count` tags.
+fn tagged(frame: &[u8], count: usize) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0x00, 0x00, 0x07].repeat(count), &frame[12..]].concat()
+}
+
+/// `frame`, of IPv6, with `count` extension headers of 8 bytes, destination options that say nothing.
+fn extended(frame: &[u8], count: usize) -> Vec<u8> {
+    let (headers, payload) = frame.split_at(14 + 40);
+    let mut headers = headers.to_vec();
+    let mut next_header = std::mem::replace(&mut headers[14 + 6], protocol::DESTINATION);
+    let mut extensions = Vec::new();
+    for _ in 0..count {
+        // Their order is of no consequence, so the first that is made is the last.
+        extensions.splice(0..0, [next_header, 0, 1, 4, 0, 0, 0, 0]);
+        next_header = protocol::DESTINATION;
+    }
+    let length = u16::try_from(extensions.len() + payload.len()).expect("is short");
+    headers[14 + 4..14 + 6].copy_from_slice(&length.to_be_bytes());
+    [headers, extensions, payload.to_vec()].concat()
+}
+
+#[test]
+fn as_many_tags_and_extension_headers_as_are_read_are_read() {
+    with_accounting(|accounting| {
+        let mut expected = Counters::default();
+        for transport in Transport::ALL {
+            for count in 0..=MAX_VLAN_TAGS {
+                for address in [US.0, US.1] {
+                    let frame = tagged(&to_port(transport, address, 80), count);
+                    assert!(run(accounting, &frame));
+                    expected += Counters { packets: 1, bytes: frame.len() as u64 };
+                }
+            }
+            for count in 1..=MAX_EXTENSION_HEADERS {
+                let frame = tagged(&extended(&to_port(transport, US.1, 80), count), MAX_VLAN_TAGS);
+                assert!(run(accounting, &frame));
+                expected += Counters { packets: 1, bytes: frame.len() as u64 };
+            }
+        }
+        let Outcome { api, unmapped: _, interface } = outcome(accounting);
+        assert_eq!(api, [expected, Counters::default()]);
+        assert_eq!(interface.uncounted[1][Reason::Mirror.index()], expected);
     });
 }
 
@@ -109,20 +160,23 @@ fn every_reason_is_counted_under_its_own_name() {
         frame[offset..offset + bytes.len()].copy_from_slice(bytes);
         frame
     };
-    let mut extension = to_port(Transport::Tcp, US.1, 80);
-    extension[20] = 0;
     let mut version = to_port(Transport::Tcp, US.1, 80);
     version[14] = 0x40;
+    let udp = to_port(Transport::Udp, US.1, 80);
+    let sctp = to_port(Transport::Sctp, US.1, 80);
     let cases = [
         (with(12, &[0x08, 0x06]), Reason::NotIp),
-        (with(12, &[0x81, 0x00]), Reason::Vlan),
+        (tagged(&tcp, MAX_VLAN_TAGS + 1), Reason::Vlan),
+        (tagged(&tcp, 1)[..14 + VLAN_TAG - 1].to_vec(), Reason::EthernetTruncated),
         (with(14, &[0x44]), Reason::Ipv4Malformed),
         (with(20, &[0x00, 0x01]), Reason::Fragment),
-        (extension, Reason::Ipv6Extension),
+        (extended(&udp, MAX_EXTENSION_HEADERS + 1), Reason::Ipv6Extension),
+        (extended(&udp, 1)[..14 + 40 + 7].to_vec(), Reason::Ipv6Truncated),
         (version, Reason::Ipv6Malformed),
         (with(46, &[0x40]), Reason::TcpMalformed),
         (with(16, &[0, 39]), Reason::TcpTruncated),
-        (to_port(Transport::Udp, US.1, 80)[..14 + 40 + 7].to_vec(), Reason::UdpTruncated),
+        (udp[..14 + 40 + 7].to_vec(), Reason::UdpTruncated),
+        (sctp[..14 + 40 + 11].to_vec(), Reason::SctpTruncated),
         // The kernel runs no program on less than an IPv4 header; an IPv4 header may have options.
         (with(14, &[0x4f])[..14 + 59].to_vec(), Reason::Ipv4Truncated),
     ];
