@@ -136,6 +136,12 @@ impl Flow {
         Self { recent, earlier, first, last: tick, seen: 0, api, reserved: 0, reserved_word: 0 }
     }
 
+    /// Packets and bytes on the wire, by [`Direction::index`].
+    #[must_use]
+    pub fn wire(&self) -> [Counters; Direction::COUNT] {
+        Direction::ALL.map(|direction| self.counters(direction))
+    }
+
     /// Packets and bytes on the wire that went in `direction`.
     #[inline(always)]
     #[must_use]

@@ -246,10 +246,6 @@ fn flags_are_kept_for_each_direction_and_protocols_other_than_tcp_have_none() {
     }
 }
 
-fn counters(flow: &Flow) -> [Counters; Direction::COUNT] {
-    Direction::ALL.map(|direction| flow.counters(direction))
-}
-
 #[test]
 fn a_flow_says_what_passed_and_when() {
     let mut conversation = Conversation::new(protocol::UDP);
@@ -258,7 +254,7 @@ fn a_flow_says_what_passed_and_when() {
     }
     let Flow { first, last, api, .. } = conversation.flow;
     assert_eq!(
-        counters(&conversation.flow),
+        conversation.flow.wire(),
         [Counters { packets: 3, bytes: 250 }, Counters { packets: 3, bytes: 4000 }]
     );
     assert_eq!((first, last, api), (1000, 1030, ApiSlot(3)));
@@ -278,14 +274,14 @@ fn flows_of_terabytes_are_counted_to_the_byte() {
     for round in 1..=1000 {
         conversation.see(Receive, 0, wire);
         let expected = Counters { packets: round * wire.packets, bytes: round * wire.bytes };
-        assert_eq!(counters(&conversation.flow), [expected, Counters::default()]);
+        assert_eq!(conversation.flow.wire(), [expected, Counters::default()]);
     }
     let mut to = Flow::new(ApiSlot(3), 0, 0);
     // SAFETY: nobody else has the flows.
     unsafe { Flow::move_counters(&raw mut conversation.flow, &raw mut to) };
     let all = Counters { packets: 1000 * wire.packets, bytes: 1000 * wire.bytes };
-    assert_eq!(counters(&to), [all, Counters::default()]);
-    assert_eq!(counters(&conversation.flow), [Counters::default(); 2]);
+    assert_eq!(to.wire(), [all, Counters::default()]);
+    assert_eq!(conversation.flow.wire(), [Counters::default(); 2]);
 }
 
 #[test]
@@ -305,7 +301,7 @@ fn merged_flows_are_as_one() {
         let mut merged = Flow::new(ApiSlot(3), u64::MAX, 0);
         merged.merge(&whole);
         merged.merge(&part);
-        assert_eq!(counters(&merged), [Counters { packets: 1, bytes: 60 }, Counters { packets: 2, bytes: 200 }]);
+        assert_eq!(merged.wire(), [Counters { packets: 1, bytes: 60 }, Counters { packets: 2, bytes: 200 }]);
         assert_eq!(Direction::ALL.map(|one| merged.tcp_flags(one)), [SYN, SYN | ACK]);
         assert_eq!((merged.first, merged.last), (1000, 2010));
         // SAFETY: as above.
@@ -327,8 +323,8 @@ fn what_moves_leaves_nothing_behind_but_that_it_has_moved() {
         assert!(Flow::has_moved(&raw mut from));
         assert!(!Flow::has_moved(&raw mut to));
     }
-    assert_eq!(counters(&from), [Counters::default(); 2]);
-    assert_eq!(counters(&to), counters(&conversation.flow));
+    assert_eq!(from.wire(), [Counters::default(); 2]);
+    assert_eq!(to.wire(), conversation.flow.wire());
     assert_eq!(Direction::ALL.map(|one| to.tcp_flags(one)), [SYN, SYN | ACK]);
 
     // Another conversation with the same ends: nothing of the first makes it an established one.

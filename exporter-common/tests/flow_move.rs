@@ -67,7 +67,7 @@ impl Expected {
             unsafe { sight.count(&raw mut flow) };
         }
         let is_established = flow.is_established(sights[0].protocol.into());
-        Self { counters: counters(&flow), tcp_flags: flags(&flow), is_established }
+        Self { counters: flow.wire(), tcp_flags: flags(&flow), is_established }
     }
 
     /// Sees that all is in one of the tables: in that of the flows which are established, as soon as it is one.
@@ -75,15 +75,11 @@ impl Expected {
     fn assert_is(&self, new: &Flow, established: Option<&Flow>) {
         assert_eq!(established.is_some(), self.is_established, "{new:?} {established:?}");
         let place = established.unwrap_or(new);
-        assert_eq!((counters(place), flags(place)), (self.counters, self.tcp_flags), "{new:?} {established:?}");
+        assert_eq!((place.wire(), flags(place)), (self.counters, self.tcp_flags), "{new:?} {established:?}");
         if established.is_some() {
-            assert_eq!(counters(new), [Counters::default(); 2], "{new:?} {established:?}");
+            assert_eq!(new.wire(), [Counters::default(); 2], "{new:?} {established:?}");
         }
     }
-}
-
-fn counters(flow: &Flow) -> [Counters; 2] {
-    Direction::ALL.map(|direction| flow.counters(direction))
 }
 
 fn flags(flow: &Flow) -> [u8; 2] {
@@ -216,7 +212,7 @@ struct Moment<const CPUS: usize> {
 impl<const CPUS: usize> Moment<CPUS> {
     /// What tells it from others.
     fn key(&self) -> impl Eq + std::hash::Hash + use<CPUS> {
-        let numbers = |flow: &Flow| (counters(flow).map(|counters| (counters.packets, counters.bytes)), flow.seen);
+        let numbers = |flow: &Flow| (flow.wire().map(|counters| (counters.packets, counters.bytes)), flow.seen);
         (numbers(&self.new), numbers(&self.established), self.is_inserted, self.steps)
     }
 

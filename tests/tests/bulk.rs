@@ -273,7 +273,7 @@ fn millions_of_packets_on_all_cpus_at_once_are_counted_to_the_packet() {
     let flows = flows(&mut accounting, FlowTable::Established);
     assert_eq!(flows.len(), usize::from(FLOWS));
     for (key, flow) in flows {
-        assert_eq!(flow.counters, counters(each), "{key:?}");
+        assert_eq!(flow.wire(), counters(each), "{key:?}");
     }
 }
 
