@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tidewaiter_common::{
+    address::Address,
     direction::Direction,
     flow::FlowKey,
     frame::{Frame, Framing},
@@ -56,7 +57,7 @@ fn check(data: &[u8], framing: Framing) {
     assert_eq!(is_plain, is_usual, "{packet:?}");
     assert!(!is_plain || plain == packet, "{plain:?} {packet:?}");
     check_transport(data, &packet, transport.offset);
-    check_keys(&packet, keys);
+    check_keys(data, &packet, keys);
     if let Some(inner) = inner {
         // At least the headers of IP and nothing above it are within.
         assert!((packet.headers + 20..=data.len()).contains(&inner), "{inner} in {packet:?}");
@@ -151,11 +152,18 @@ fn check_transport(data: &[u8], packet: &Packet, offset: usize) {
     assert_eq!((header.len(), tcp_flags), (length, flags));
 }
 
-/// Sees that the two directions of `packet` have the same ends, exchanged.
-fn check_keys(packet: &Packet, keys: [Option<FlowKey>; 2]) {
+/// Sees that the ends of `packet` are in its flow, exchanged for the other direction.
+fn check_keys(data: &[u8], packet: &Packet, keys: [Option<FlowKey>; 2]) {
     let [Some(receive), Some(transmit)] = keys else { panic!("no addresses in {packet:?}") };
     let FlowKey { local, remote, interface, local_port, remote_port, protocol } = receive;
+    let header = &data[packet.network_offset..];
+    let [source, destination] = match packet.network {
+        Network::Ipv4 => [12, 16].map(|offset| header.read(offset).map(Address::v4)),
+        Network::Ipv6 => [8, 24].map(|offset| header.read(offset).map(Address::v6)),
+    };
+    assert_eq!((Some(local), Some(remote)), (destination, source));
     assert_eq!((local_port, remote_port), (packet.destination_port, packet.source_port));
+    assert_eq!(protocol, packet.protocol.into());
     let exchanged =
         FlowKey { local: remote, remote: local, interface, local_port: remote_port, remote_port: local_port, protocol };
     assert_eq!(transmit, exchanged);
