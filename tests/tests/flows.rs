@@ -4,6 +4,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    slice::from_ref,
     sync::Barrier,
     thread,
     time::Duration,
@@ -313,11 +314,11 @@ fn a_flow_is_forgotten_when_it_is_idle_and_begins_anew() {
     let mut accounting = account(server, INTERFACE, 1024, IDLE);
     let (to, from) = (datagram(client(1), SERVER), datagram(SERVER, client(1)));
     for round in 1..=3 {
-        send(far, &[to.clone()], round);
+        send(far, from_ref(&to), round);
         assert!(flows(&mut accounting, Established).is_empty(), "nobody has answered");
         let [(_, new)] = flows(&mut accounting, New).try_into().expect("one flow");
         assert_eq!(new.counters.map(|counters| counters.packets), [round as u64, 0]);
-        send(server, &[from.clone()], 1);
+        send(server, from_ref(&from), 1);
         let [(_, flow)] = flows(&mut accounting, Established).try_into().expect("one flow");
         assert_eq!(flow.counters.map(|counters| counters.packets), [round as u64, 1]);
         accounting.sweep_flows().expect("can be read");
