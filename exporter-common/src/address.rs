@@ -4,7 +4,8 @@ use core::net::{IpAddr, Ipv6Addr};
 
 /// An IPv6 address, or an IPv4 address mapped into one (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
-/// In words, each as it lies in a packet: BPF handles those four at a time, and bytes one by one.
+/// In words, each as it lies in a packet: BPF handles those four at a time, and bytes one by one. (So their order is one,
+/// but not that of the numbers.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Address([u32; 4]);

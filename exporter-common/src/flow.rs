@@ -179,7 +179,7 @@ impl Flow {
     /// TCP: one side has sent a segment that is neither the opening nor the refusal of a connection, and the other has
     /// sent anything but a refusal; that is the third segment of a handshake. So neither a flood of SYN nor a scan makes an
     /// established flow, whatever it is answered with. Others: both sides have sent something. And in any case a flow of
-    /// [`ONE_WAY_PACKETS`] in one direction, for TCP such segments: there are hosts that only ever see one.
+    /// [`ONE_WAY_PACKETS`] in one direction, for TCP with at least one such segment: there are hosts that see one side only.
     #[inline(always)]
     #[must_use]
     pub const fn is_established(&self, protocol: u32) -> bool {
@@ -195,13 +195,13 @@ impl Flow {
         is_answered || (is_plain && is_steady)
     }
 
-    /// Counts one socket buffer that passed at `tick` and has `bits` ([`Flow::bits`]).
+    /// Counts one socket buffer of `api` that passed at `tick` and has `bits` ([`Flow::bits`]).
     ///
     /// # Safety
     /// `flow` must point to a flow that may be written to, and that whatever is not a method of this type writes to as these
     /// do.
     #[inline(always)]
-    pub unsafe fn count(flow: *mut Self, direction: Direction, wire: Wire, bits: u64, tick: u64) {
+    pub unsafe fn count(flow: *mut Self, api: ApiSlot, direction: Direction, wire: Wire, bits: u64, tick: u64) {
         // SAFETY: the caller's; the fields are aligned.
         unsafe {
             let recent = (&raw mut (*flow).recent[direction.index()]).cast();
@@ -215,6 +215,11 @@ impl Flow {
             let last = &raw mut (*flow).last;
             if last.read_volatile() < tick {
                 last.write_volatile(tick);
+            }
+            // Ports may change hands while a flow lasts.
+            let place = &raw mut (*flow).api;
+            if place.read_volatile() != api {
+                place.write_volatile(api);
             }
         }
     }

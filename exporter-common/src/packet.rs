@@ -303,18 +303,17 @@ impl Packet {
             }
             let [next, stated, offset_0, offset_1] = frame.read(self.headers).ok_or(Reason::Ipv6Truncated)?;
             let header = match next_header {
-                protocol::FRAGMENT => {
-                    if u16::from_be_bytes([offset_0, offset_1]) & IPV6_FRAGMENT_OFFSET != 0 {
-                        return Err(Reason::Fragment);
-                    }
-                    8
-                }
+                protocol::FRAGMENT => 8,
                 // In units of 4 bytes less 2 (RFC 4302), all others in units of 8 less 1 (RFC 8200).
                 protocol::AUTHENTICATION => (usize::from(stated) + 2) * 4,
                 _ => (usize::from(stated) + 1) * 8,
             };
             if header > length {
                 return Err(Reason::Ipv6Truncated);
+            }
+            let offset = u16::from_be_bytes([offset_0, offset_1]) & IPV6_FRAGMENT_OFFSET;
+            if next_header == protocol::FRAGMENT && offset != 0 {
+                return Err(Reason::Fragment);
             }
             self.headers += header;
             length -= header;

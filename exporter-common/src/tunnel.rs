@@ -17,6 +17,8 @@ const VXLAN_IDENTIFIER: u8 = 0x08;
 const GENEVE_PORT: u16 = 6081;
 /// GRE flags for a checksum, a key and a sequence number, 4 bytes each (RFC 2784, RFC 2890).
 const GRE_FLAGS: [u16; 3] = [0x8000, 0x2000, 0x1000];
+/// GRE with routing, which RFC 2784 has done away with, and of another version than 0 (that of PPTP, RFC 2637).
+const GRE_UNKNOWN: u16 = 0x4007;
 
 /// What a tunnel's header says of what it carries.
 struct Carried {
@@ -50,6 +52,9 @@ fn carried<F: Frame + ?Sized>(packet: &Packet, frame: &F) -> Option<Carried> {
         }
         (None, protocol::GRE) => {
             let flags = read_u16(frame, packet.headers)?;
+            if flags & GRE_UNKNOWN != 0 {
+                return None;
+            }
             let framing = framing(read_u16(frame, packet.headers + 2)?)?;
             let mut header = 4;
             for flag in GRE_FLAGS {

@@ -55,7 +55,7 @@ pub(crate) fn track<F: Frame>(
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
     match FLOWS.get_ptr_mut(&key) {
         // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-        Some(flow) => unsafe { Flow::count(flow, direction, wire, bits, tick) },
+        Some(flow) => unsafe { Flow::count(flow, api, direction, wire, bits, tick) },
         None => track_new(&Sight { key: &key, api, direction: direction as u32, bits, wire, tick }),
     }
 }
@@ -71,9 +71,10 @@ pub(crate) fn track<F: Frame>(
 extern "C" fn track_new(sight: &Sight<'_>) {
     let &Sight { key, api, direction, bits, wire, tick } = sight;
     let direction = Direction::from_number(direction);
-    let Some(flow) = new_flow(key, api, tick) else { return };
+    // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
+    let Some(flow) = new_flow(key, api, tick) else { return leave_untracked(api, wire.packets) };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-    unsafe { Flow::count(flow, direction, wire, bits, tick) };
+    unsafe { Flow::count(flow, api, direction, wire, bits, tick) };
     // SAFETY: as above.
     if !unsafe { Flow::has_moved(flow) } {
         // SAFETY: as above; a copy, which may be of two moments.
@@ -91,12 +92,20 @@ extern "C" fn track_new(sight: &Sight<'_>) {
         // SAFETY: as above.
         unsafe { Flow::set_moved(flow) };
     }
-    match FLOWS.get_ptr_mut(key) {
+    if let Some(established) = FLOWS.get_ptr_mut(key) {
         // SAFETY: as above, for both.
-        Some(established) => unsafe { Flow::move_counters(flow, established) },
-        // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
-        // SAFETY: as above.
-        None => unsafe { Flow::begin_anew(flow, bits, nanoseconds(tick)) },
+        return unsafe { Flow::move_counters(flow, established) };
+    }
+    // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
+    // SAFETY: as above.
+    unsafe { Flow::begin_anew(flow, bits, nanoseconds(tick)) };
+    // Unless another CPU has put it back meanwhile, and has said that it has moved before this one said that it has not.
+    if let Some(established) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: as above, for both.
+        unsafe {
+            Flow::set_moved(flow);
+            Flow::move_counters(flow, established);
+        }
     }
 }
 

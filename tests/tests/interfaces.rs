@@ -5,6 +5,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::IpAddr,
+    slice::from_ref,
     time::Duration,
 };
 
@@ -180,7 +181,7 @@ fn an_interface_without_ethernet_headers_is_accounted_like_any_other() {
             for _ in 0..TIMES {
                 tun.write_all(&received).expect("is taken");
             }
-            namespace.run(|| send_frames("ship-tun", &[transmitted.clone()], TIMES)).expect("is sent");
+            namespace.run(|| send_frames("ship-tun", from_ref(&transmitted), TIMES)).expect("is sent");
             let mut packet = vec![0; 2 * transmitted.len()];
             for _ in 0..TIMES {
                 let length = tun.read(&mut packet).expect("is there");

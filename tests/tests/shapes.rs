@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, slice::from_ref, thread};
 
 use tidewaiter_common::{
     direction::Direction,
@@ -190,7 +190,7 @@ impl Shapes {
         let packets = [
             ("first", Place::Api("web"), self.ipv4(&[], MORE, &web)),
             ("not to be fragmented", Place::Api("web"), self.ipv4(&[], 0x4000, &web)),
-            ("middle", later, self.ipv4(&[], MORE | 20, &rest)),
+            ("middle", later, self.ipv4(&[], MORE | 0x14, &rest)),
             ("last", later, self.ipv4(&[1; 4], 40, &rest)),
             ("last of one byte", later, self.ipv4(&[], 0x1fff, &Layer::new(web.number, [7]))),
             ("last of ICMP", later, self.ipv4(&[], 40, &Layer::new(ICMP.into(), [0; 8]))),
@@ -337,7 +337,7 @@ fn frames_of_every_shape_are_counted_where_they_belong() {
     for Shapes { direction, cases } in &all {
         for case in cases {
             let host = if *direction == Direction::Receive { &network.client } else { &network.server };
-            host.run(|| send_frames(INTERFACE, std::slice::from_ref(&case.frame), 3)).expect("is sent");
+            host.run(|| send_frames(INTERFACE, from_ref(&case.frame), 3)).expect("is sent");
             let metrics = agree(&exporter, &network, before);
             let [then, now] = [&last, &metrics].map(|metrics| case.place.count(metrics, *direction));
             let count = Count { packets: 3, bytes: 3 * case.frame.len() as u64 };
@@ -355,7 +355,7 @@ fn frames_of_every_shape_are_counted_where_they_belong() {
             *sum = *sum + count;
         }
     }
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for (host, Shapes { cases, .. }) in [&network.client, &network.server].into_iter().zip(&all) {
             let frames: Vec<_> = cases.iter().map(|case| case.frame.clone()).collect();
             scope.spawn(move || host.run(|| send_frames(INTERFACE, &frames, TIMES)).expect("is sent"));

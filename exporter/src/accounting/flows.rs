@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use crate::kernel::{FlowTable, Kernel, KernelError, Walk};
 
-/// Goes over the flow table, some flows at a time, and forgets those that have been quiet.
+/// Goes over the tables of flows, some flows at a time, and forgets those that have been quiet.
 ///
-/// The kernel forgets none of them by itself, so that nothing vanishes that nobody has seen.
+/// The kernel forgets no established flow by itself, so that none vanishes that nobody has seen. The others it forgets only
+/// for want of room; one that stayed for ever would lend its beginning to another with the same ends.
 #[derive(Debug)]
 pub(super) struct FlowSweeper {
     idle_timeout: Duration,
-    walk: Walk,
-    /// Flows that the walk under way has found and left.
+    established: Walk,
+    new: Walk,
+    /// Established flows that the walk under way has found and left.
     found: usize,
     /// The same of the last walk that was ended.
     entries: usize,
@@ -19,28 +21,42 @@ pub(super) struct FlowSweeper {
 
 impl FlowSweeper {
     pub(super) fn new(idle_timeout: Duration) -> Self {
-        Self { idle_timeout, walk: Walk::default(), found: 0, entries: 0 }
+        Self { idle_timeout, established: Walk::default(), new: Walk::default(), found: 0, entries: 0 }
     }
 
-    /// How many flows there were when the last walk was ended.
+    /// How many established flows there were when the last walk was ended.
     pub(super) const fn entries(&self) -> usize {
         self.entries
     }
 
     /// Looks at some more flows.
     pub(super) fn sweep(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
-        let (flows, is_over) = kernel.some_flows(FlowTable::Established, &mut self.walk)?;
         let quiet_since = kernel.ticks()?.ago(self.idle_timeout);
-        for (key, flow) in flows {
-            if flow.last < quiet_since {
-                kernel.remove_flow(FlowTable::Established, &key)?;
-            } else {
-                self.found += 1;
-            }
-        }
+        let (left, is_over) = sweep(kernel, FlowTable::Established, &mut self.established, quiet_since)?;
+        self.found += left;
         if is_over {
             self.entries = std::mem::take(&mut self.found);
         }
-        Ok(())
+        sweep(kernel, FlowTable::New, &mut self.new, quiet_since).map(|_| ())
     }
+}
+
+/// Forgets those of some more flows of `table` that were last seen before the tick `quiet_since`. Answers with how many others
+/// there were, and whether that were the last.
+fn sweep(
+    kernel: &mut Kernel,
+    table: FlowTable,
+    walk: &mut Walk,
+    quiet_since: u64,
+) -> Result<(usize, bool), KernelError> {
+    let (flows, is_over) = kernel.some_flows(table, walk)?;
+    let mut left = flows.len();
+    for (key, _) in flows.into_iter().filter(|(_, flow)| flow.last < quiet_since) {
+        // It was read with many others: by now it may be quiet no more.
+        if kernel.flow(table, &key)?.is_some_and(|flow| flow.last < quiet_since) {
+            kernel.remove_flow(table, &key)?;
+            left -= 1;
+        }
+    }
+    Ok((left, is_over))
 }

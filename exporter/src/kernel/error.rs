@@ -15,7 +15,7 @@ pub enum KernelError {
     #[error("cannot create the BPF maps: {}", chain(.0))]
     Load(#[source] EbpfError),
     /// The object lacks a map or a program, or has it in another type: it is not of this version.
-    #[error("the BPF object has no {kind} named {name}: it was built from another version")]
+    #[error("the BPF object has no {kind} {name}, or has it in another layout: run exporter-ebpf/build")]
     Missing {
         /// "map" or "program".
         kind: &'static str,
