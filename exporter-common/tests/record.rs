@@ -42,8 +42,7 @@ fn counters_are_added_up_and_taken_from_each_other() {
 
 /// Counters that are all different, so that none can stand for another.
 fn api_counters(factor: u64) -> ApiCounters {
-    let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(|number| number * factor);
-    ApiCounters { wire: [counters(a, b), counters(c, d)], untracked: e }
+    ApiCounters { wire: [counters(factor, 2 * factor), counters(3 * factor, 4 * factor)], untracked: 5 * factor }
 }
 
 /// As [`api_counters`].
