@@ -8,6 +8,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     env, fs,
     net::IpAddr,
@@ -116,13 +117,11 @@ fn replayed(file: &Path) -> Contents {
             end(flow[side]["address"].as_str().unwrap(), port)
         });
         let (by_local, by_remote) = (count(&flow["transmit"]), count(&flow["receive"]));
-        let (key, value) = if local == remote {
+        let (key, value) = match local.cmp(&remote) {
             // Such a flow has no directions: all of it is from the one end to itself.
-            ((protocol, local, remote), (sum(by_local, by_remote), (0, 0)))
-        } else if local < remote {
-            ((protocol, local, remote), (by_local, by_remote))
-        } else {
-            ((protocol, remote, local), (by_remote, by_local))
+            Ordering::Equal => ((protocol, local, remote), (sum(by_local, by_remote), (0, 0))),
+            Ordering::Less => ((protocol, local, remote), (by_local, by_remote)),
+            Ordering::Greater => ((protocol, remote, local), (by_remote, by_local)),
         };
         assert_eq!(contents.flows.insert(key, value), None, "one flow, two entries");
     }
