@@ -224,6 +224,21 @@ impl Flow {
         }
     }
 
+    /// Takes note of a packet that passed at `first`: captures need not be in order.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn begin_no_later(flow: *mut Self, first: u64) {
+        // SAFETY: as in `count`.
+        unsafe {
+            let place = &raw mut (*flow).first;
+            if first < place.read_volatile() {
+                place.write_volatile(first);
+            }
+        }
+    }
+
     /// Moves what `recent` holds to `to`.
     ///
     /// # Safety

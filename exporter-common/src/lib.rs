@@ -37,8 +37,8 @@ pub const CLOCK: &str = "clock";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
 
-/// Name of the read-only switch that makes the programs replay captures: the length of a packet is then its `wire_len`,
-/// its interface its `mark`, and the time its `tstamp`.
+/// Name of the read-only switch that makes the programs replay captures: the length of a packet is then the first word
+/// of its `cb`, its interface its `mark`, and the time its `tstamp`.
 pub const REPLAY: &str = "REPLAY";
 
 /// Name of the read-only switch that makes the programs keep flows.

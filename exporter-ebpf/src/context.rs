@@ -62,17 +62,24 @@ macro_rules! field {
         #[cfg(not(target_arch = "bpf"))]
         {
             // SAFETY: as above.
-            value = u64::from(unsafe { (&raw const (*skb).$field).read_volatile() });
+            value = u64::from(unsafe { (&raw const (*skb).$field).cast::<u32>().read_volatile() });
         }
         value
     }};
+}
+
+/// The length of a packet that is replayed: in the control buffer, because the kernel takes no `wire_len` above 65,536, which
+/// frames of the loopback interface are above.
+#[inline(always)]
+fn replayed_length(ctx: &TcContext) -> u32 {
+    field!(ctx, cb)
 }
 
 /// The lengths that the kernel knows of the buffer.
 #[inline(always)]
 pub(crate) fn buffer(ctx: &TcContext, direction: Direction) -> Buffer {
     if is_replay() {
-        return Buffer { length: field!(ctx, wire_len), ..Buffer::default() };
+        return Buffer { length: replayed_length(ctx), ..Buffer::default() };
     }
     let segment_size = field!(ctx, gso_size);
     let wire_length = if segment_size != 0 && direction == Direction::Transmit { field!(ctx, wire_len) } else { 0 };
@@ -88,7 +95,7 @@ pub(crate) fn buffer(ctx: &TcContext, direction: Direction) -> Buffer {
 /// Length of the frame, however much of it there is to read.
 #[inline(always)]
 pub(crate) fn length(ctx: &TcContext) -> usize {
-    (if is_replay() { field!(ctx, wire_len) } else { field!(ctx, len) }) as usize
+    (if is_replay() { replayed_length(ctx) } else { field!(ctx, len) }) as usize
 }
 
 /// Index of the interface that the buffer passes.

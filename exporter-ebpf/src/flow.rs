@@ -18,7 +18,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    context::{nanoseconds, ticks, tracks_flows},
+    context::{is_replay, nanoseconds, ticks, tracks_flows},
     maps::{API_COUNTERS, FLOWS, NEW_FLOWS},
 };
 
@@ -55,7 +55,12 @@ pub(crate) fn track<F: Frame>(
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
     match FLOWS.get_ptr_mut(&key) {
         // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-        Some(flow) => unsafe { Flow::count(flow, api, direction, wire, bits, tick) },
+        Some(flow) => unsafe {
+            Flow::count(flow, api, direction, wire, bits, tick);
+            if is_replay() {
+                Flow::begin_no_later(flow, tick);
+            }
+        },
         None => track_new(&Sight { key: &key, api, direction: direction as u32, bits, wire, tick }),
     }
 }
@@ -75,6 +80,10 @@ extern "C" fn track_new(sight: &Sight<'_>) {
     let Some(flow) = new_flow(key, api, tick) else { return leave_untracked(api, wire.packets) };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
     unsafe { Flow::count(flow, api, direction, wire, bits, tick) };
+    if is_replay() {
+        // SAFETY: as above.
+        unsafe { Flow::begin_no_later(flow, tick) };
+    }
     // SAFETY: as above.
     if !unsafe { Flow::has_moved(flow) } {
         // SAFETY: as above; a copy, which may be of two moments.
@@ -82,7 +91,7 @@ extern "C" fn track_new(sight: &Sight<'_>) {
         if !copy.is_established(key.protocol) {
             return;
         }
-        let established = Flow::new(api, copy.first, tick);
+        let established = Flow::new(api, copy.first, copy.last);
         match FLOWS.insert(key, &established, BPF_NOEXIST.into()) {
             Ok(()) | Err(ALREADY_THERE) => {}
             // They are part of no flow then, nor of this one should there be room for it later.

@@ -31,7 +31,7 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
     for interface in links.unreadable(interfaces) {
         line(
             "",
-            &format_args!("not {}: its frames have no Ethernet header, which cannot be read yet", interface.name),
+            &format_args!("not {}: its link layer is neither Ethernet nor IP, which cannot be read", interface.name),
         )?;
     }
     line("attach", &format!("{attach:?}").to_lowercase())?;

@@ -67,7 +67,7 @@ pub struct ReplayArguments {
     /// Addresses that are this host's, repeatable [default: what receives the SYN, else what has the lower port].
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     pub local: Vec<IpNet>,
-    /// Print each flow too.
+    /// Print each flow too (not as metrics: those have none).
     #[arg(long)]
     pub flows: bool,
     /// How to print it.

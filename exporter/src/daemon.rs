@@ -17,7 +17,7 @@ use crate::{
     config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError},
     discovery::{self, Scan, helper::HelperError},
     http::{self, Shared},
-    interfaces::{Follower, Links},
+    interfaces::{Follower, Links, Unit, Unknown},
     kernel::{
         FlowCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
         pins::{PinError, Pins},
@@ -90,23 +90,14 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let capacity = FlowCapacity::for_established(flows.capacity);
     let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
     let shared = Shared::new(Accounting::new(kernel, attach, flows.idle_timeout)?);
-    let mut discovered = match apis {
-        ApiSource::Configured(apis) => {
-            shared.accounting().apply_apis(&apis)?;
-            None
-        }
-        ApiSource::Discovered(discovery) => Some(discovery::start(discovery)?),
-    };
-    if let InterfaceSelection::Default = selection
-        && links.default_routes.is_empty()
-    {
-        warn!("there is no default route: only the loopback interface is accounted");
-    }
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    if let Some(failure) = following.apply(&shared, &links).pop() {
-        return Err(failure.into());
-    }
-    capabilities::keep_only(&capabilities::KEPT)?;
+    let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
+        Ok(discovered) => discovered,
+        Err(error) => {
+            give_up(&shared);
+            return Err(error);
+        }
+    };
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
     {
@@ -147,6 +138,43 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     Ok(ended?)
 }
 
+/// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that
+/// are found.
+fn start_accounting(
+    shared: &Shared,
+    apis: ApiSource,
+    following: &mut Following,
+    links: &Links,
+) -> Result<Option<Receiver<Scan>>, DaemonError> {
+    let discovered = match apis {
+        ApiSource::Configured(apis) => {
+            shared.accounting().apply_apis(&apis)?;
+            None
+        }
+        ApiSource::Discovered(discovery) => Some(discovery::start(discovery)?),
+    };
+    if let InterfaceSelection::Default = following.selection
+        && links.default_routes.is_empty()
+    {
+        warn!("there is no default route: only the loopback interface is accounted");
+    }
+    if let Some(failure) = following.apply(shared, links).pop() {
+        return Err(failure.into());
+    }
+    capabilities::keep_only(&capabilities::KEPT)?;
+    Ok(discovered)
+}
+
+/// Leaves nothing behind of a start that has failed; but what was there before it goes on counting.
+fn give_up(shared: &Shared) {
+    let mut accounting = shared.accounting();
+    if !accounting.took_over()
+        && let Err(error) = accounting.end()
+    {
+        warn!(%error, "cannot remove all that was pinned");
+    }
+}
+
 /// The folder of pins. Without `persist` it is only there for an end that nobody asked for: then nothing that stands in the
 /// way of pinning stands in the way of accounting.
 fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, DaemonError> {
@@ -156,7 +184,7 @@ fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, Daemo
     };
     match Pins::open(&path) {
         Ok(pins) => Ok(Some(pins)),
-        Err(error @ PinError::Busy { .. }) => Err(KernelError::from(error).into()),
+        Err(error @ (PinError::Busy { .. } | PinError::Foreign { .. })) => Err(KernelError::from(error).into()),
         Err(error) if persist => Err(KernelError::from(error).into()),
         Err(error) => {
             warn!(%error, "nothing is pinned: should this process be killed, its counters are lost");
@@ -238,12 +266,15 @@ impl Following {
     fn apply(&mut self, shared: &Shared, links: &Links) -> Vec<KernelError> {
         let unreadable: Vec<_> = links.unreadable(&self.selection).map(|interface| interface.name.clone()).collect();
         for interface in unreadable.iter().filter(|name| !self.unreadable.contains(name)) {
-            warn!(interface, "its frames have no Ethernet header, which cannot be read yet: not accounting it");
+            warn!(interface, "its link layer is neither Ethernet nor IP, which cannot be read: not accounting it");
         }
         self.unreadable = unreadable;
         let selected = links.select(&self.selection);
-        let units =
-            selected.iter().map(|interface| (interface.index, links.units(interface).map(Result::ok))).collect();
+        let units = selected.iter().map(|interface| (interface.index, links.units(interface)));
+        // Where the kernel did not answer nothing is known, not even that nothing is known.
+        let is_told = |units: &[Result<Unit, Unknown>; 2]| !units.contains(&Err(Unknown::Offload));
+        let told = units.filter(|(_, units)| is_told(units));
+        let units = told.map(|(index, units)| (index, units.map(Result::ok))).collect();
         let mut accounting = shared.accounting();
         let mut failures = accounting.apply_interfaces(&selected);
         failures.extend(accounting.note_units(&units).err());

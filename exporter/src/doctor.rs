@@ -66,7 +66,7 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             "TCX",
             features::tcx(),
             Verdict::Lacking,
-            "programs share their hooks, and end with the process however that ends",
+            "programs share their hooks, and one takes the place of another in one step",
             "programs are attached as clsact filters instead; TCX came with Linux 6.6",
         ),
         feature(
@@ -95,7 +95,7 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             features::bpf_file_system(),
             Verdict::Lacking,
             "counters survive the exporter, however that ends",
-            "counters are lost with the exporter; to mount it: mount -t bpf bpf /sys/fs/bpf",
+            "counters are lost with the exporter, and persist = true is refused; to mount it: mount -t bpf bpf /sys/fs/bpf",
         ),
     ];
     let capabilities = [

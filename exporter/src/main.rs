@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use tidewaiter::{
     capabilities::CapabilityError,
     chain::chain,
@@ -18,7 +18,7 @@ use tidewaiter::{
     interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
-    replay::{Replay, ReplayError},
+    replay::{Format, Replay, ReplayError},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -61,16 +61,27 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
 
 fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
     let ReplayArguments { files, config, local, flows, format } = arguments;
+    if flows && format == Format::Prometheus {
+        let message = "--flows cannot be used with --format prometheus: flows are no metrics";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
     let configuration = Configuration::load(config.as_deref(), &Overrides::default())?;
     logging::start(Log { level: LogLevel::Warn, ..configuration.log });
     let apis = match configuration.apis {
         ApiSource::Configured(apis) => apis,
         // A capture has no listening sockets.
-        ApiSource::Discovered(_) => Vec::new(),
+        ApiSource::Discovered(_) => {
+            eprintln!("tidewaiter: no [[api]] is configured: all traffic is \"unmapped\"");
+            Vec::new()
+        }
     };
     let outcome = Replay { files, local, apis }.run()?;
     let failures: Vec<_> = outcome.failures.iter().map(|failure| chain(failure)).collect();
+    let left_out = outcome.left_out();
     print(&outcome.report(format, flows)?)?;
+    if let Some(left_out) = left_out {
+        eprintln!("tidewaiter: {left_out}");
+    }
     for failure in &failures {
         eprintln!("tidewaiter: {failure}");
     }
@@ -80,12 +91,13 @@ fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
 fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::load(config.as_deref(), &Overrides::default())?;
     logging::start(configuration.log);
-    let path = match pin_path.or(configuration.pin_path) {
-        Some(path) => path,
-        None => Pins::default_path(namespace_cookie()?),
-    };
+    let namespace = namespace_cookie()?;
+    let path = pin_path.or(configuration.pin_path).unwrap_or_else(|| Pins::default_path(namespace));
     match Pins::open_existing(&path)? {
-        Some(pins) => pins.remove()?,
+        Some(pins) => {
+            pins.require_namespace(namespace)?;
+            pins.remove()?;
+        }
         None => print(&format!("nothing is pinned in {}\n", path.display())).map(drop)?,
     }
     Ok(ExitCode::SUCCESS)

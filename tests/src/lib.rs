@@ -16,6 +16,7 @@ pub mod bpf_file_system;
 pub mod bulk;
 pub mod capture;
 pub mod command;
+pub mod corpus;
 pub mod exporter;
 pub mod frames;
 pub mod layers;

@@ -77,6 +77,11 @@ impl Default for Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        run(&format!("ip netns del {}", self.name));
+        // A second panic would hide the first.
+        if thread::panicking() {
+            Command::new("ip").args(["netns", "del", &self.name]).status().ok();
+        } else {
+            run(&format!("ip netns del {}", self.name));
+        }
     }
 }

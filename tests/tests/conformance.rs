@@ -1,7 +1,6 @@
 //! Captures made by others, replayed, against flows that were worked out by others: tshark.
 //!
-//! `TIDEWAITER_CORPUS` names a folder with `expected.tsv` and `pcap/`; without it, `../shared/corpus` beside this
-//! repository is looked for. `expected.tsv` has a header line, then, separated by tabs: file, protocol (or `FRAMES` or
+//! [`tidewaiter_tests::corpus`] says where they are. `expected.tsv` has a header line, then, separated by tabs: file, protocol (or `FRAMES` or
 //! `FRAGMENTS`), first address and port, second address and port, packets and bytes from the first to the second, and
 //! back. For `FRAMES` those are frames and bytes, and frames and bytes of IP; `FRAGMENTS` are later fragments.
 
@@ -10,14 +9,17 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
 use serde_json::Value;
-use tidewaiter_tests::exporter::binary;
+use tidewaiter_tests::{
+    corpus::{corpus, say},
+    exporter::binary,
+};
 
 /// What is known not to match, by file, and why.
 const EXPLAINED: [(&str, &str); 0] = [];
@@ -38,12 +40,6 @@ struct Contents {
     frames: Count,
     ip_frames: Count,
     fragments: Count,
-}
-
-fn corpus() -> Option<PathBuf> {
-    let folder = env::var_os("TIDEWAITER_CORPUS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from);
-    folder.join("expected.tsv").exists().then_some(folder)
 }
 
 fn end(address: &str, port: u16) -> End {
@@ -88,10 +84,7 @@ fn replayed(file: &Path) -> Contents {
         frames: (report["frames"].as_u64().unwrap(), report["bytes"].as_u64().unwrap()),
         ..Contents::default()
     };
-    let mut beside_ip = (report["refused"].as_u64().unwrap(), 0);
-    for refusal in report["refusals"].as_array().unwrap() {
-        beside_ip.1 += refusal["length"].as_u64().unwrap();
-    }
+    let mut beside_ip = (report["refused"].as_u64().unwrap(), report["refused_bytes"].as_u64().unwrap());
     for row in report["uncounted"].as_array().unwrap() {
         let both = sum(count(&row["receive"]), count(&row["transmit"]));
         match row["reason"].as_str().unwrap() {
@@ -130,16 +123,13 @@ fn replayed(file: &Path) -> Contents {
 
 #[test]
 fn captures_of_others_hold_the_flows_that_others_find() {
-    let Some(folder) = corpus() else {
-        println!("SKIP: no captures: TIDEWAITER_CORPUS is not set, and there is no ../shared/corpus");
-        return;
-    };
+    let Some(folder) = corpus() else { return };
     let (mut flows, mut matching, mut unexplained) = (0, 0, BTreeSet::new());
-    println!("{:<50}{:>8}{:>8}{:>10}", "file", "frames", "flows", "matching");
+    say(&format!("{:<50}{:>8}{:>8}{:>10}", "file", "frames", "flows", "matching"));
     for (file, expected) in expected(&folder) {
         let found = replayed(&folder.join("pcap").join(&file));
         let matches = expected.flows.iter().filter(|(key, counts)| found.flows.get(key) == Some(counts)).count();
-        println!("{file:<50}{:>8}{:>8}{matches:>10}", expected.frames.0, expected.flows.len());
+        say(&format!("{file:<50}{:>8}{:>8}{matches:>10}", expected.frames.0, expected.flows.len()));
         flows += expected.flows.len();
         matching += matches;
 
@@ -150,19 +140,19 @@ fn captures_of_others_hold_the_flows_that_others_find() {
             None => {
                 for (key, counts) in &expected.flows {
                     if found.flows.get(key) != Some(counts) {
-                        println!("  {key:?}: expected {counts:?}, found {:?}", found.flows.get(key));
+                        say(&format!("  {key:?}: expected {counts:?}, found {:?}", found.flows.get(key)));
                     }
                 }
                 for (key, counts) in found.flows.iter().filter(|(key, _)| !expected.flows.contains_key(key)) {
-                    println!("  {key:?}: expected none, found {counts:?}");
+                    say(&format!("  {key:?}: expected none, found {counts:?}"));
                 }
                 let sums = |contents: &Contents| (contents.frames, contents.ip_frames, contents.fragments);
-                println!("  frames, of IP, fragments: expected {:?}, found {:?}", sums(&expected), sums(&found));
+                say(&format!("  frames, of IP, fragments: expected {:?}, found {:?}", sums(&expected), sums(&found)));
                 unexplained.insert(file);
             }
         }
     }
-    println!("{matching} of {flows} flows match");
+    say(&format!("{matching} of {flows} flows match"));
     assert_eq!(unexplained, BTreeSet::new());
     let share = f64::from(u32::try_from(matching).unwrap()) / f64::from(u32::try_from(flows).unwrap());
     assert!(share >= LEAST_SHARE, "{share}");

@@ -307,7 +307,7 @@ fn flows_whose_first_packets_come_at_once_lose_none() {
 
 #[test]
 fn a_flow_is_forgotten_when_it_is_idle_and_begins_anew() {
-    const IDLE: Duration = Duration::from_millis(300);
+    const IDLE: Duration = Duration::from_secs(1);
     let network = Network::new(Offload::Off);
     let Network { server, client: far } = &network;
     let mut accounting = account(server, INTERFACE, 1024, IDLE);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
-use std::{env, fs, path::Path, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use tidewaiter::{
     accounting::Accounting,
@@ -12,7 +12,11 @@ use tidewaiter::{
     replay::capture::{Capture, link_layer::Framing},
     snapshot::{Counters, Direction},
 };
-use tidewaiter_tests::{namespace::Namespace, random::Random};
+use tidewaiter_tests::{
+    corpus::{corpus, say},
+    namespace::Namespace,
+    random::Random,
+};
 
 /// Mutated frames, half of each framing; the kernel refuses some.
 const FRAMES: usize = 106_000;
@@ -22,9 +26,7 @@ const NEXT: i32 = -1;
 const LENGTH: usize = 2_000;
 
 fn captures() -> Option<Vec<PathBuf>> {
-    let folder = env::var_os("TIDEWAITER_CORPUS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from);
-    let files = fs::read_dir(folder.join("pcap")).ok()?;
+    let files = fs::read_dir(corpus()?.join("pcap")).expect("can be listed");
     let mut files: Vec<_> = files.map(|file| file.expect("can be listed").path()).collect();
     files.sort_unstable();
     Some(files)
@@ -67,10 +69,7 @@ fn mutate(random: &mut Random, frame: &[u8]) -> Vec<u8> {
 
 #[test]
 fn mutated_captures_are_counted_like_any_others() {
-    let Some(files) = captures() else {
-        println!("SKIP: no captures: TIDEWAITER_CORPUS is not set, and there is no ../shared/corpus");
-        return;
-    };
+    let Some(files) = captures() else { return };
     let frames = frames(&files);
     let mut random = Random::new(0x5eed_0f71_de00);
     Namespace::new().run(|| {
@@ -109,7 +108,7 @@ fn mutated_captures_are_counted_like_any_others() {
                 bytes += frame.len() as u64;
             }
         }
-        println!("{ran} mutated frames were run, the kernel refuses {refused} others");
+        say(&format!("{ran} mutated frames were run, the kernel refuses {refused} others"));
         assert!(ran > 100_000);
 
         let snapshot = accounting.snapshot();

@@ -3,7 +3,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Command, Output},
     sync::{
         Arc,
@@ -256,6 +258,122 @@ fn an_interface_that_vanished_meanwhile_leaves_its_totals() {
     metrics.assert_the_sums_prove_it();
     exporter.end(Signal::TERM);
     assert!(!bpf.pin_path().exists());
+}
+
+#[test]
+fn an_interface_that_was_renamed_meanwhile_begins_under_its_new_name() {
+    let network = Network::new(Offload::Off);
+    let bpf = Arc::new(BpfFileSystem::mount());
+    let configuration = "interfaces = [\"wire*\"]\n[[api]]\nname = \"web\"\nports = [8080]";
+    let mut exporter = Exporter::start_after(&bpf, &network.server, configuration, &[]);
+    let before = network.kernel_counters();
+    send(&network, 20);
+    let seen = exporter.agree_with_kernel(&network, before).interface(INTERFACE, Direction::Receive);
+    exporter.end(Signal::KILL);
+    network.server.ip("link set wire down");
+    network.server.ip("link set wire name wired");
+    network.server.ip("link set wired up");
+    let exporter = Exporter::start_after(&bpf, &network.server, configuration, &[]);
+    network.client.run(|| send_frames(INTERFACE, &[request()], 7)).expect("is sent");
+    wait_until("all to be seen", || exporter.metrics().api("web", "server", Direction::Receive).packets == 27);
+    let metrics = exporter.metrics();
+    assert!(metrics.interface("wired", Direction::Receive).packets >= 7);
+    // Up again, it may have said something of its own before the exporter was back.
+    assert!(metrics.interface("gone", Direction::Receive).packets >= seen.packets);
+    assert_eq!(metrics.interface(INTERFACE, Direction::Receive), Count::default());
+    metrics.assert_the_sums_prove_it();
+}
+
+#[test]
+fn a_device_that_takes_the_place_of_another_is_counted_from_its_beginning() {
+    let network = Network::new(Offload::Off);
+    let bpf = Arc::new(BpfFileSystem::mount());
+    let configuration = "interfaces = [\"ship\", \"lo\"]\n[[api]]\nname = \"web\"\nports = [8080]";
+    let host = &network.server;
+    let make = || {
+        let batch = "link delete ship\nlink add ship index 77 type veth peer name p-ship\n\
+                     link set ship arp off multicast off addrgenmode none up\n\
+                     link set p-ship arp off multicast off addrgenmode none up\n";
+        let file = bpf.path().parent().expect("a folder").join(format!("batch-{}", host.name()));
+        fs::write(&file, batch).expect("can be written");
+        // In one go, so that whoever looks sees the one, then the other.
+        let result = Command::new("ip").args(["-netns", host.name(), "-force", "-batch"]).arg(&file).output();
+        fs::remove_file(&file).expect("is there");
+        result.expect("runs");
+    };
+    let transmit = |count| host.run(|| send_frames("ship", &[answer()], count)).expect("is sent");
+    let seen = |exporter: &Exporter<'_>| exporter.metrics().interface("ship", Direction::Transmit).packets;
+    make();
+    let mut exporter = Exporter::start_after(&bpf, host, configuration, &[]);
+    transmit(10);
+    assert_eq!(seen(&exporter), 10);
+    // While the exporter runs, and while it does not.
+    make();
+    wait_until("the new device to be accounted", || seen(&exporter) == 0);
+    transmit(7);
+    assert_eq!(seen(&exporter), 7);
+    exporter.end(Signal::KILL);
+    make();
+    let exporter = Exporter::start_after(&bpf, host, configuration, &[]);
+    transmit(5);
+    let metrics = exporter.metrics();
+    let labels = [("interface", "ship"), ("direction", "transmit")];
+    assert_eq!(metrics.get("tidewaiter_interface_kernel_packets_total", &labels), Some(5));
+    assert_eq!(metrics.interface("ship", Direction::Transmit).packets, 5);
+    assert_eq!(metrics.interface("gone", Direction::Transmit).packets, 17);
+    assert_eq!(metrics.api("web", "server", Direction::Transmit).packets, 22);
+    metrics.assert_the_sums_prove_it();
+}
+
+#[test]
+fn an_end_that_was_cut_short_leaves_nothing_to_take_over() {
+    let network = Network::new(Offload::Off);
+    for missing in ["INSTANCE", "API_COUNTERS", "INTERFACE_RECORDS"] {
+        let bpf = Arc::new(BpfFileSystem::mount());
+        let mut exporter = Exporter::start_after(&bpf, &network.server, &configuration("web", ""), &[]);
+        send(&network, 20);
+        exporter.end(Signal::KILL);
+        fs::remove_file(bpf.pin_path().join(missing)).expect("is pinned");
+        let exporter = Exporter::start_after(&bpf, &network.server, &configuration("web", ""), &[]);
+        assert!(exporter.log().contains("it is not complete"), "{}", exporter.log());
+        let before = network.kernel_counters();
+        send(&network, 5);
+        assert_all_counted(&exporter, &network, before, "web");
+    }
+}
+
+/// Runs the exporter where it is to refuse that; answers with its exit code and its words.
+fn refused(namespace: &Namespace, arguments: &[&str], pin_path: &Path) -> (Option<i32>, String) {
+    let mut command = namespace.command("timeout");
+    // It would run on if it did not refuse.
+    command.arg("10").arg(binary()).args(arguments).env("TIDEWAITER_PIN_PATH", pin_path);
+    command.env("TIDEWAITER_PERSIST", "true");
+    let output = command.output().expect("runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_others_have_pinned_is_left_alone() {
+    let namespace = Namespace::new();
+    let bpf = BpfFileSystem::mount();
+    let run = ["--listen", "127.0.0.1:9473", "--interface", "lo"];
+    let folder = bpf.path().join("others");
+    fs::create_dir_all(folder.join("programs")).expect("can be made");
+    let detach = ["detach", "--pin-path", folder.to_str().expect("is text")];
+    for arguments in [&run[..], &detach] {
+        let (code, message) = refused(&namespace, arguments, &folder);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("holds programs, which is none of tidewaiter's pins"), "{message}");
+    }
+    assert!(folder.join("programs").exists());
+
+    // What others may write to is not to be trusted.
+    let folder = bpf.path().join("open");
+    fs::create_dir(&folder).expect("can be made");
+    fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("is ours");
+    let (code, message) = refused(&namespace, &run, &folder);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("may be written to by others"), "{message}");
 }
 
 /// When a counter of `OpenMetrics` text says that it was created.

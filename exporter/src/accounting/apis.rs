@@ -116,12 +116,13 @@ impl ApiRegistry {
         self.write_tables(kernel, &identities)?;
 
         let gone: Vec<_> = self.current.extract_if(.., |identity, _| !identities.contains(identity)).collect();
+        let mut written = Ok(());
         for (Identity { name, role }, (slot, _)) in gone {
             info!(api = name, role = role.as_str(), "an API is no more: its totals move to \"removed\"");
             self.slots.retire(slot.0, now);
-            self.change(kernel, slot, |record| record.state = state::RETIRED)?;
+            written = written.and(self.change(kernel, slot, |record| record.state = state::RETIRED));
         }
-        Ok(())
+        written
     }
 
     /// A slot for a new API, with its name on it; `None` if all are taken.
@@ -264,7 +265,9 @@ impl ApiRegistry {
                     *removed.entry(role).or_default() += former;
                 }
             }
-            if record.state == state::RETIRED
+            let is_current = self.current.values().any(|(current, _)| current == slot);
+            if !is_current
+                && record.state != state::FREE
                 && let Some(role) = role(record)
             {
                 *removed.entry(role).or_default() += &(kernel.api_counters(*slot)? - record.base);

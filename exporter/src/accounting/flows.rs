@@ -32,7 +32,8 @@ impl FlowSweeper {
     /// Looks at some more flows.
     pub(super) fn sweep(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
         let quiet_since = kernel.ticks()?.ago(self.idle_timeout);
-        let (left, is_over) = sweep(kernel, FlowTable::Established, &mut self.established, quiet_since)?;
+        let (left, is_over) = sweep(kernel, FlowTable::Established, &mut self.established, quiet_since)
+            .inspect_err(|_| self.found = 0)?;
         self.found += left;
         if is_over {
             self.entries = std::mem::take(&mut self.found);

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     config::AttachMode,
     interfaces::{Interface, Statistics, Unit, coverage, statistics},
-    kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
+    kernel::{Attachment, Kernel, KernelError, from_nanoseconds, nanoseconds},
     slots::Slots,
     snapshot::{GONE, InterfaceSnapshot},
 };
@@ -77,12 +77,28 @@ impl InterfaceRegistry {
 
     /// Makes `wanted` the interfaces that are accounted; answers with what could not be attached to.
     ///
-    /// An interface that was renamed ends under its old name and begins under the new one.
+    /// An interface that was renamed ends under its old name and begins under the new one, with the programs attached all
+    /// the while. One whose programs are no longer attached (another may have been made with its index and its name) ends, and
+    /// begins anew.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, wanted: &[Interface], now: Instant) -> Vec<KernelError> {
         let mut failures = Vec::new();
-        let gone: Vec<_> = self.current.extract_if(.., |_, (_, interface)| !wanted.contains(interface)).collect();
-        for (index, (slot, interface)) in gone {
-            failures.extend(self.retire(kernel, slot, index, &interface.name, now).err());
+        let is_there = |index: u32| wanted.iter().any(|interface| interface.index == index);
+        let is_gone = |index: u32, interface: &Interface| {
+            !wanted.contains(interface) || !kernel.is_attached(index, &interface.name)
+        };
+        let gone: Vec<_> = {
+            let mut is_gone = is_gone;
+            self.current.extract_if(.., |index, (_, interface)| is_gone(*index, interface)).collect()
+        };
+        for (index, (slot, Interface { name, .. })) in gone {
+            let is_renamed = is_there(index) && !wanted.iter().any(|one| one.index == index && one.name == name);
+            failures.extend(self.retire(kernel, slot, (index, &name), is_renamed, now).err());
+        }
+        let is_wanted =
+            |(index, name): &(u32, String)| wanted.iter().any(|one| one.index == *index && one.name == *name);
+        let gone: Vec<_> = self.inherited.extract_if(.., |interface, _| !is_wanted(interface)).collect();
+        for ((index, name), slot) in gone {
+            failures.extend(self.retire(kernel, slot, (index, &name), is_there(index), now).err());
         }
         failures.extend(self.recycle(kernel, now).err());
         for interface in wanted {
@@ -90,11 +106,10 @@ impl InterfaceRegistry {
                 failures.extend(self.add(kernel, interface, now).err());
             }
         }
-        for ((index, name), slot) in std::mem::take(&mut self.inherited) {
-            failures.extend(self.retire(kernel, slot, index, &name, now).err());
-        }
         for index in kernel.left_attached() {
-            kernel.detach(index);
+            if !is_there(index) {
+                kernel.detach(index);
+            }
         }
         failures
     }
@@ -128,23 +143,63 @@ impl InterfaceRegistry {
 
     fn add(&mut self, kernel: &mut Kernel, interface: &Interface, now: Instant) -> Result<(), KernelError> {
         let Interface { index, name, .. } = interface;
+        match self.inherited.remove(&(*index, name.clone())) {
+            Some(slot) => self.take_over(kernel, interface, slot, now),
+            None => self.begin(kernel, interface, now),
+        }
+    }
+
+    /// Goes on accounting an interface that an exporter before us has accounted in `slot`.
+    fn take_over(
+        &mut self,
+        kernel: &mut Kernel,
+        interface: &Interface,
+        slot: InterfaceSlot,
+        now: Instant,
+    ) -> Result<(), KernelError> {
+        let Interface { index, name, .. } = interface;
+        match kernel.attach(*index, name, self.mode) {
+            Ok(Attachment { hook, took_over: true }) => {
+                info!(interface = name, index, hook = hook.as_str(), "going on with an interface");
+                self.current.insert(*index, (slot, interface.clone()));
+                Ok(())
+            }
+            // The programs of before are gone, and so is the device that they were attached to: this is another.
+            Ok(Attachment { took_over: false, .. }) => {
+                self.retire(kernel, slot, (*index, name), true, now)?;
+                self.begin(kernel, interface, now)
+            }
+            Err(error) => {
+                // What is left of before goes on counting, and this is tried again.
+                self.inherited.insert((*index, name.clone()), slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins to account an interface.
+    fn begin(&mut self, kernel: &mut Kernel, interface: &Interface, now: Instant) -> Result<(), KernelError> {
+        let Interface { index, name, .. } = interface;
         let framing = interface.framing().unwrap_or(Framing::Ethernet);
-        let inherited = self.inherited.remove(&(*index, name.clone()));
-        let slot = match inherited {
-            Some(slot) => slot,
-            None => self.take_slot(kernel, interface, framing)?,
-        };
-        let attached =
-            kernel.set_interface(*index, slot, framing).and_then(|()| kernel.attach(*index, name, self.mode));
+        let slot = self.take_slot(kernel, interface, framing)?;
+        let is_attached = kernel.is_attached(*index, name);
+        let attached = kernel.set_interface(*index, slot, framing).and_then(|()| {
+            // Whoever has it from before, under another name, is attached already.
+            if is_attached { Ok(None) } else { kernel.attach(*index, name, self.mode).map(Some) }
+        });
         match attached {
-            Ok(hook) => {
-                let taken_over = inherited.is_some();
-                info!(interface = name, index, hook = hook.as_str(), taken_over, "accounting an interface");
+            Ok(attachment) => {
+                let hook = attachment.map_or("as before", |attachment| attachment.hook.as_str());
+                info!(interface = name, index, hook, "accounting an interface");
                 self.current.insert(*index, (slot, interface.clone()));
                 Ok(())
             }
             Err(error) => {
-                if let Err(error) = self.retire(kernel, slot, *index, name, now) {
+                self.slots.retire(slot.0, now);
+                let given_up = kernel
+                    .clear_interface(*index)
+                    .and(self.change(kernel, slot, |record| record.state = state::RETIRED));
+                if let Err(error) = given_up {
                     warn!(interface = name, %error, "cannot take an interface out of the table");
                 }
                 Err(error)
@@ -164,8 +219,7 @@ impl InterfaceRegistry {
             what: format!("the interface {name}"),
             limit: usize::from(MAX_INTERFACES) - 1,
         })?;
-        // Without them there is no coverage; that they cannot be read is said by each snapshot.
-        let packets = statistics().ok().and_then(|mut all| all.remove(name)).unwrap_or_default().packets;
+        let packets = packets(name);
         self.change(kernel, slot, |record| {
             record.name = [0; INTERFACE_NAME_BYTES];
             // The kernel gives no longer names.
@@ -180,17 +234,22 @@ impl InterfaceRegistry {
         Ok(slot)
     }
 
-    /// Stops accounting the interface that has `slot`; its counters stay until its last packet is counted.
+    /// Stops accounting an interface in `slot`; its counters stay until its last packet is counted. If it `goes_on`, in another
+    /// slot, it stays attached.
     fn retire(
         &mut self,
         kernel: &mut Kernel,
         slot: InterfaceSlot,
-        index: u32,
-        name: &str,
+        (index, name): (u32, &str),
+        goes_on: bool,
         now: Instant,
     ) -> Result<(), KernelError> {
-        kernel.detach(index);
-        let cleared = kernel.clear_interface(index);
+        let cleared = if goes_on {
+            Ok(())
+        } else {
+            kernel.detach(index);
+            kernel.clear_interface(index)
+        };
         self.slots.retire(slot.0, now);
         info!(interface = name, index, "no longer accounting an interface: its totals move to {GONE:?}");
         cleared.and(self.change(kernel, slot, |record| record.state = state::RETIRED))
@@ -270,6 +329,12 @@ impl InterfaceRegistry {
         }
         Ok(gone)
     }
+}
+
+/// The kernel's own count of packets on the interface called `name`. Zeros if it cannot be read: then there is no coverage,
+/// and each snapshot says why.
+fn packets(name: &str) -> [u64; Direction::COUNT] {
+    statistics().ok().and_then(|mut all| all.remove(name)).unwrap_or_default().packets
 }
 
 /// How a record says in what a device counts.

@@ -103,6 +103,12 @@ impl Accounting {
         self.apis.len()
     }
 
+    /// Whether this goes on from what an exporter before this one has left.
+    #[must_use]
+    pub const fn took_over(&self) -> bool {
+        self.kernel.took_over()
+    }
+
     /// Ends the accounting: detaches everything, and removes what is pinned. What was counted can still be read.
     pub fn end(&mut self) -> Result<(), KernelError> {
         self.kernel.end()

@@ -12,7 +12,7 @@ use aya::programs::{
     tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle},
 };
 use tidewaiter_common::direction::Direction;
-use tracing::debug;
+use tracing::info;
 
 use super::{
     Kernel, KernelError,
@@ -20,7 +20,7 @@ use super::{
     program_name,
     programs::classifier,
 };
-use crate::config::AttachMode;
+use crate::{chain::chain, config::AttachMode};
 
 /// The kind of hook that the programs of an interface are attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,15 @@ impl Hook {
     }
 }
 
+/// How the programs of an interface were attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The kind of hook.
+    pub hook: Hook,
+    /// Whether both go on from where those of an exporter before us were.
+    pub took_over: bool,
+}
+
 /// What keeps the programs of one interface attached.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -62,11 +71,12 @@ struct Place<'a> {
 }
 
 impl Kernel {
-    /// Attaches both programs to the interface called `name`, which has `index`.
+    /// Attaches both programs to the interface called `name`, which has `index`: in the place of those of an exporter before
+    /// us, if there are any.
     ///
     /// # Errors
-    /// [`KernelError::Attach`]; then neither program is attached.
-    pub fn attach(&mut self, index: u32, name: &str, mode: AttachMode) -> Result<Hook, KernelError> {
+    /// [`KernelError::Attach`]; then what was attached before is as it was, as far as it was not taken over.
+    pub fn attach(&mut self, index: u32, name: &str, mode: AttachMode) -> Result<Attachment, KernelError> {
         match mode {
             AttachMode::Tcx => self.attach_both(index, name, Hook::Tcx),
             AttachMode::Clsact => self.attach_both(index, name, Hook::Clsact),
@@ -77,38 +87,52 @@ impl Kernel {
         }
     }
 
-    fn attach_both(&mut self, index: u32, name: &str, hook: Hook) -> Result<Hook, KernelError> {
-        self.attached.insert(index, Attached { hook, links: [None, None] });
+    fn attach_both(&mut self, index: u32, name: &str, hook: Hook) -> Result<Attachment, KernelError> {
+        let mut attached = Attached { hook, links: [None, None] };
+        let mut took_over = [false; Direction::COUNT];
         for direction in Direction::ALL {
             let place = Place { index, interface: name, direction };
-            let attached = match hook {
-                Hook::Tcx => self.attach_tcx(place).map(Some),
-                Hook::Clsact => self.attach_filter(place).map(|()| None),
+            let succeeds_other = self.is_pinned_otherwise(place, hook);
+            let result = match hook {
+                Hook::Tcx => self.attach_tcx(place).map(|(link, took_over)| (Some(link), took_over)),
+                Hook::Clsact => self.attach_filter(place).map(|took_over| (None, took_over)),
             };
-            match attached {
-                Ok(link) => {
-                    if let Some(attached) = self.attached.get_mut(&index) {
-                        attached.links[direction.index()] = link;
-                    }
+            match result {
+                Ok((link, taken)) => {
+                    attached.links[direction.index()] = link;
+                    took_over[direction.index()] = taken || succeeds_other;
                 }
                 Err(error) => {
-                    self.detach(index);
+                    // What was taken over goes on counting, for the next who tries.
+                    for undone in Direction::ALL.into_iter().take(direction.index()) {
+                        if !took_over[undone.index()] {
+                            self.detach_one(hook, index, undone);
+                        }
+                    }
                     return Err(error);
                 }
             }
         }
-        // What was attached the other way before would count everything a second time.
-        if let Some(pins) = &self.pins {
-            for other in Hook::ALL.into_iter().filter(|other| *other != hook) {
-                for direction in Direction::ALL {
-                    pins.detach(other, index, direction);
-                }
-            }
-        }
-        Ok(hook)
+        self.attached.insert(index, attached);
+        Ok(Attachment { hook, took_over: took_over == [true; Direction::COUNT] })
     }
 
-    fn attach_tcx(&mut self, place: Place<'_>) -> Result<FdLink, KernelError> {
+    /// Whether an exporter before us has attached its program the other way.
+    fn is_pinned_otherwise(&self, Place { index, direction, .. }: Place<'_>, hook: Hook) -> bool {
+        let mut others = Hook::ALL.into_iter().filter(|other| *other != hook);
+        self.pins.as_ref().is_some_and(|pins| others.any(|other| pins.hook(other, index, direction).exists()))
+    }
+
+    /// Detaches what is attached the other way: both would count everything twice.
+    fn detach_others(&self, Place { index, direction, .. }: Place<'_>, hook: Hook) {
+        if let Some(pins) = &self.pins {
+            for other in Hook::ALL.into_iter().filter(|other| *other != hook) {
+                pins.detach(other, index, direction);
+            }
+        }
+    }
+
+    fn attach_tcx(&mut self, place: Place<'_>) -> Result<(FdLink, bool), KernelError> {
         let Place { index, interface, direction } = place;
         let pin = self.pins.as_ref().map(|pins| pins.hook(Hook::Tcx, index, direction));
         let program = classifier(&mut self.ebpf, program_name(direction))?;
@@ -116,8 +140,11 @@ impl Kernel {
 
         if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
             match take_over(program, pin) {
-                Ok(link) => return Ok(link),
-                Err(error) => debug!(interface, %error, "cannot take over a link: its interface is gone"),
+                Ok(link) => return Ok((link, true)),
+                Err(error) => {
+                    let error = chain(&error);
+                    info!(interface, error, "cannot take over a link, its interface is gone: attaching anew");
+                }
             }
             if let Some(pins) = &self.pins {
                 pins.detach(Hook::Tcx, index, direction);
@@ -130,47 +157,68 @@ impl Kernel {
         let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(interface, attach_type(direction), options).map_err(failed)?;
         let link = take(program, id).map_err(failed)?;
+        // Only now is it known that the kernel has this hook. What passes meanwhile is counted twice, rather than not at all.
+        self.detach_others(place, Hook::Tcx);
         match pin {
             Some(pin) => {
                 let pinned = link.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
-                Ok(pinned.into())
+                Ok((pinned.into(), false))
             }
-            None => Ok(link),
+            None => Ok((link, false)),
         }
     }
 
-    fn attach_filter(&mut self, place: Place<'_>) -> Result<(), KernelError> {
+    fn attach_filter(&mut self, place: Place<'_>) -> Result<bool, KernelError> {
         let Place { index, interface, direction } = place;
         let failed = |source: ProgramError| attach_error(place, source);
         let handle = self.filter_handle;
         let program = classifier(&mut self.ebpf, program_name(direction))?;
-        attach_or_replace(program, interface, direction, handle).map_err(failed)?;
-
-        let Some(pins) = &self.pins else { return Ok(()) };
-        let pin = pins.hook(Hook::Clsact, index, direction);
-        if !pin.exists() {
-            program.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
+        // First the pin: a filter that nothing tells of would stay for ever.
+        if let Some(pins) = &self.pins {
+            let pin = pins.hook(Hook::Clsact, index, direction);
+            if !pin.exists() {
+                program.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
+            }
         }
-        Ok(())
+        let took_over = attach_or_replace(program, interface, direction, handle).map_err(failed)?;
+        self.detach_others(place, Hook::Clsact);
+        Ok(took_over)
+    }
+
+    /// Whether both programs are still attached to the interface called `name`, as far as that can be found out: a link is
+    /// dead when its interface is gone, or when somebody has detached it.
+    pub fn is_attached(&mut self, index: u32, name: &str) -> bool {
+        match self.attached.get(&index) {
+            Some(Attached { hook: Hook::Tcx, .. }) => {}
+            attached => return attached.is_some(),
+        }
+        Direction::ALL.into_iter().all(|direction| {
+            let id = classifier(&mut self.ebpf, program_name(direction)).ok().and_then(|program| program.info().ok());
+            match (id, SchedClassifier::query_tcx(name, attach_type(direction))) {
+                (Some(ours), Ok((_, programs))) => programs.iter().any(|program| program.id() == ours.id()),
+                _ => true,
+            }
+        })
+    }
+
+    fn detach_one(&self, hook: Hook, index: u32, direction: Direction) {
+        match &self.pins {
+            Some(pins) => pins.detach(hook, index, direction),
+            None if hook == Hook::Clsact => remove_filter(index, direction, self.filter_handle),
+            // Closing the last descriptor of an unpinned link detaches it.
+            None => {}
+        }
     }
 
     /// Detaches both programs from the interface with `index`; it may be gone already.
     pub fn detach(&mut self, index: u32) {
         let attached = self.attached.remove(&index);
+        let hook = attached.as_ref().map(|attached| attached.hook);
         for direction in Direction::ALL {
-            match &self.pins {
-                Some(pins) => {
-                    for hook in Hook::ALL {
-                        pins.detach(hook, index, direction);
-                    }
-                }
-                None if attached.as_ref().is_some_and(|attached| attached.hook == Hook::Clsact) => {
-                    remove_filter(index, direction, self.filter_handle);
-                }
-                None => {}
+            for one in Hook::ALL.into_iter().filter(|one| self.pins.is_some() || hook == Some(*one)) {
+                self.detach_one(one, index, direction);
             }
         }
-        // Closing the last descriptor of an unpinned link detaches it.
         drop(attached);
     }
 
@@ -213,13 +261,13 @@ fn link_error(error: LinkError) -> ProgramError {
     }
 }
 
-/// Makes `program` the TC filter with `handle`, in the place of the one that is there.
+/// Makes `program` the TC filter with `handle`, in the place of the one that is there. Says whether there was one.
 fn attach_or_replace(
     program: &mut SchedClassifier,
     interface: &str,
     direction: Direction,
     handle: TcHandle,
-) -> Result<(), ProgramError> {
+) -> Result<bool, ProgramError> {
     let (attach_type, priority) = (attach_type(direction), priority(direction));
     match tc::qdisc_add_clsact(interface) {
         Err(error) if !has_kind(&error, io::ErrorKind::AlreadyExists) => return Err(error.into()),
@@ -227,16 +275,16 @@ fn attach_or_replace(
     }
     let there =
         SchedClassifierLink::attached(interface, attach_type, priority, handle, None).map_err(TcError::IoError)?;
-    let id = match program.attach_to_link(there) {
+    let (id, took_over) = match program.attach_to_link(there) {
         Err(error) if has_kind(&error, io::ErrorKind::NotFound) => {
             let options = NlOptions { priority, handle, ..NlOptions::default() };
-            program.attach_with_options(interface, attach_type, TcAttachOptions::Netlink(options))?
+            (program.attach_with_options(interface, attach_type, TcAttachOptions::Netlink(options))?, false)
         }
-        attached => attached?,
+        attached => (attached?, true),
     };
     // In the keeping of the program it would be removed with that; a filter is to stay until it is removed by name.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(took_over)
 }
 
 /// Where programs of `direction` are attached.

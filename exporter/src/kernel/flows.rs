@@ -12,8 +12,10 @@ use super::{
     tables::{name, read, write},
 };
 
-/// Flows that are read at once: some milliseconds' worth.
-const BATCH: usize = 16_384;
+/// The least flows that are read at once: some milliseconds' worth.
+const LEAST_BATCH: usize = 16_384;
+/// How many batches a walk over a large table takes.
+const BATCHES: usize = 16;
 
 /// A table of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +44,14 @@ impl Kernel {
     /// is.
     pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
         let fd = self.map_descriptor(table.map())?;
-        let batch = lookup_batch(fd, walk.0.take().unwrap_or_default(), BATCH)
+        let batch = lookup_batch(fd, walk.0.take().unwrap_or_default(), self.batch())
             .map_err(|source| KernelError::Batch { map: table.map(), source })?;
         walk.0 = batch.next;
         Ok((batch.entries, walk.0.is_none()))
+    }
+
+    fn batch(&self) -> usize {
+        LEAST_BATCH.max(self.flow_capacity().established as usize / BATCHES)
     }
 
     /// All flows in `table`.

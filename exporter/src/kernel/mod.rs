@@ -31,7 +31,7 @@ use self::{
     programs::load_program,
 };
 pub use self::{
-    attach::Hook,
+    attach::{Attachment, Hook},
     error::KernelError,
     flows::{FlowTable, Walk},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
@@ -88,6 +88,7 @@ pub struct Kernel {
     filter_handle: TcHandle,
     flows: FlowCapacity,
     created: SystemTime,
+    took_over: bool,
 }
 
 impl Kernel {
@@ -98,31 +99,24 @@ impl Kernel {
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
         let LoadOptions { pins, fresh, flows, replay } = options;
         let namespace = namespace_cookie()?;
-
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(tables::name::FLOWS, flows.established.max(1));
-        loader.map_max_entries(tables::name::NEW_FLOWS, flows.new.max(1));
-        let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
-        for (name, switch) in &switches {
-            loader.override_global(name, switch, true);
-        }
-        let mut is_inherited = false;
-        if let Some(pins) = &pins {
-            is_inherited = inherit(pins, namespace, fresh, flows)?;
-            for name in tables::name::ALL {
-                loader.map_pin_path(name, pins.map(name));
+        let took_over = match &pins {
+            Some(pins) => inherit(pins, namespace, fresh, flows)?,
+            None => false,
+        };
+        let ebpf = match load_object(pins.as_ref(), flows, replay) {
+            Ok(ebpf) => ebpf,
+            Err(error) => {
+                // What was there before goes on counting; what is there since then is of no use.
+                if !took_over {
+                    pins.map_or(Ok(()), Pins::remove)?;
+                }
+                return Err(error);
             }
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
-        for direction in Direction::ALL {
-            load_program(&mut ebpf, program_name(direction))?;
-        }
-        load_program(&mut ebpf, CLOCK)?;
-
+        };
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
         let now = SystemTime::now();
-        let mut kernel = Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now };
-        if is_inherited {
+        let mut kernel = Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now, took_over };
+        if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {
             kernel.set_instance(InstanceRecord { layout: LAYOUT, namespace, created: nanoseconds(now) })?;
@@ -142,10 +136,10 @@ impl Kernel {
         self.flows
     }
 
-    /// Whether anything outlives this process.
+    /// Whether this goes on from what an exporter before this one has left.
     #[must_use]
-    pub const fn is_pinned(&self) -> bool {
-        self.pins.is_some()
+    pub const fn took_over(&self) -> bool {
+        self.took_over
     }
 
     /// Ends the accounting in order: detaches everything, and removes what is pinned.
@@ -166,6 +160,26 @@ impl Drop for Kernel {
     }
 }
 
+/// Creates the maps, or opens those that are pinned, and loads the programs.
+fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(tables::name::FLOWS, flows.established.max(1));
+    loader.map_max_entries(tables::name::NEW_FLOWS, flows.new.max(1));
+    let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
+    for (name, switch) in &switches {
+        loader.override_global(name, switch, true);
+    }
+    for (pins, name) in pins.iter().flat_map(|pins| tables::name::ALL.map(|name| (pins, name))) {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+    for direction in Direction::ALL {
+        load_program(&mut ebpf, program_name(direction))?;
+    }
+    load_program(&mut ebpf, CLOCK)?;
+    Ok(ebpf)
+}
+
 /// Makes the folder ready, and says whether there is something in it to take over.
 fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Result<bool, KernelError> {
     let path = pins.path().display();
@@ -184,6 +198,7 @@ fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Res
             return Ok(true);
         }
     }
+    pins.require_namespace(namespace)?;
     pins.clear()?;
     Ok(false)
 }

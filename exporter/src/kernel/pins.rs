@@ -8,9 +8,12 @@
 //! * `clsact-INDEX-DIRECTION`, a program: it says that there is a TC filter, which stays by itself.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,6 +29,7 @@ use aya::{
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     net::{AddressFamily, SocketType, netdevice::index_to_name, socket},
+    process::geteuid,
 };
 use thiserror::Error;
 use tidewaiter_common::{
@@ -53,6 +57,35 @@ pub enum PinError {
     )]
     NotBpf {
         /// The folder that was meant.
+        path: PathBuf,
+    },
+    /// There is something in the folder that is not ours.
+    #[error(
+        "{} holds {name}, which is none of tidewaiter's pins: give it a pin_path of its own",
+        path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        name: String,
+    },
+    /// Others could change what is in the folder.
+    #[error(
+        "{} belongs to another user or may be written to by others: remove it, or set pin_path to a folder of your own",
+        path.display()
+    )]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Filters are attached in another network namespace.
+    #[error(
+        "the TC filters of {} are attached in another network namespace: detach them from within that (nsenter --net)",
+        path.display()
+    )]
+    Elsewhere {
+        /// The folder.
         path: PathBuf,
     },
     /// Another exporter has it.
@@ -109,13 +142,40 @@ impl Pins {
         if !is_bpf {
             return Err(PinError::NotBpf { path: path.to_owned() });
         }
-        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
-        let lock = File::open(path).map_err(io_error("open", path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(PinError::Busy { path: path.to_owned() }),
-            Err(error) => Err(io_error("lock", path)(error.into())),
+        // What is pinned is nobody else's.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the folder", path))?;
+        loop {
+            let lock = File::open(path).map_err(io_error("open", path))?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(PinError::Busy { path: path.to_owned() }),
+                Err(error) => return Err(io_error("lock", path)(error.into())),
+            }
+            let locked = lock.metadata().map_err(io_error("look at", path))?;
+            // One that ends removes its folder while it has the lock: what was locked may be that folder, not this one.
+            match fs::metadata(path) {
+                Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {}
+                _ => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make", path))?;
+                    continue;
+                }
+            }
+            // Maps that somebody else could have put here would be taken for counters.
+            if locked.uid() != geteuid().as_raw() || locked.mode() & 0o022 != 0 {
+                return Err(PinError::Unsafe { path: path.to_owned() });
+            }
+            let pins = Self { path: path.to_owned(), _lock: lock };
+            return match pins.foreign() {
+                Some(name) => Err(PinError::Foreign { path: path.to_owned(), name }),
+                None => Ok(pins),
+            };
         }
+    }
+
+    /// The name of something in the folder that is none of our pins.
+    fn foreign(&self) -> Option<String> {
+        let names = self.entries().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        names.into_iter().find(|name| !name::ALL.contains(&name.as_str()) && parse_hook(name).is_none())
     }
 
     /// As [`Pins::open`], but only if the folder is there.
@@ -153,12 +213,12 @@ impl Pins {
     /// What is in the folder, for an exporter of the network namespace with the cookie `namespace`.
     pub(super) fn inheritance(&self, namespace: u64) -> Inheritance {
         let path = self.map(name::INSTANCE);
-        if !path.exists() {
-            return if self.entries().next().is_some() {
-                Inheritance::Useless("it is not complete")
-            } else {
-                Inheritance::Nothing
-            };
+        if self.entries().next().is_none() {
+            return Inheritance::Nothing;
+        }
+        // Tables of flows may be missing: they begin empty when they get another size.
+        if name::ALL.iter().any(|name| !name::FLOW_TABLES.contains(name) && !self.map(name).exists()) {
+            return Inheritance::Useless("it is not complete");
         }
         match read_first::<InstanceRecord>(&path) {
             Some(InstanceRecord { layout: 0, .. }) => Inheritance::Useless("it is not complete"),
@@ -201,13 +261,30 @@ impl Pins {
         drop(link);
     }
 
-    /// Detaches everything, and removes whatever is in the folder.
+    /// Detaches everything, and removes all pins.
     pub fn clear(&self) -> Result<(), PinError> {
+        // First what says that the rest is whole.
+        let instance = self.map(name::INSTANCE);
+        match fs::remove_file(&instance) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &instance)(error)),
+            _ => {}
+        }
         for (hook, index, direction) in self.hooks() {
             self.detach(hook, index, direction);
         }
         for path in self.entries() {
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Sees that what is attached can be detached from the network namespace with the cookie `namespace`: links can be from
+    /// anywhere, filters cannot.
+    pub fn require_namespace(&self, namespace: u64) -> Result<(), PinError> {
+        let record = read_first::<InstanceRecord>(&self.map(name::INSTANCE));
+        let is_elsewhere = record.is_some_and(|record| record.namespace != namespace);
+        if is_elsewhere && self.hooks().iter().any(|(hook, ..)| *hook == Hook::Clsact) {
+            return Err(PinError::Elsewhere { path: self.path.clone() });
         }
         Ok(())
     }

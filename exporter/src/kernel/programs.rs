@@ -71,7 +71,6 @@ mod context {
     pub(super) const MARK: usize = 8;
     pub(super) const CB: usize = 48;
     pub(super) const TSTAMP: usize = 152;
-    pub(super) const WIRE_LEN: usize = 160;
     pub(super) const BYTES: usize = 192;
 }
 
@@ -79,15 +78,14 @@ impl Kernel {
     /// Runs the program that accounts packets of `direction` on `packet`, once. The programs must have been loaded to replay.
     ///
     /// # Errors
-    /// [`KernelError::TestRun`] if the kernel refuses the packet: one that is shorter than its headers say, or longer on the
-    /// wire than 65,536 bytes.
+    /// [`KernelError::TestRun`] if the kernel refuses the packet: one that is shorter than the headers that it says to have.
     pub fn replay(&mut self, direction: Direction, packet: CapturedPacket<'_>) -> Result<(), KernelError> {
         let CapturedPacket { data, length, time, interface } = packet;
         let data = data.get(..REPLAYED_BYTES).unwrap_or(data);
         let mut context = [0; context::BYTES];
         context[context::MARK..][..4].copy_from_slice(&interface.to_ne_bytes());
         context[context::TSTAMP..][..8].copy_from_slice(&time.to_ne_bytes());
-        context[context::WIRE_LEN..][..4].copy_from_slice(&length.to_ne_bytes());
+        context[context::CB..][..4].copy_from_slice(&length.to_ne_bytes());
         test_run(&mut self.ebpf, program_name(direction), data, Some(&context), 1).map(|_| ())
     }
 

@@ -31,6 +31,8 @@ pub(super) mod name {
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
+    /// Those that the programs can do without what is in them.
+    pub(in crate::kernel) const FLOW_TABLES: [&str; 2] = [FLOWS, NEW_FLOWS];
     /// All of them: what is pinned.
     pub(in crate::kernel) const ALL: [&str; 10] = [
         PORTS,

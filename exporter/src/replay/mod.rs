@@ -10,6 +10,7 @@ mod survey;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
     api::ApiSlot,
+    counters::Counters,
     direction::Direction,
     flow::{Flow, FlowKey},
 };
@@ -40,9 +42,11 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// What a replay keeps while it reads files, which may be anybody's: they are read without any of the others.
-const KEPT: [Capability; 4] =
+/// What a replay keeps while it looks at files, which may be anybody's: what it needs to load the programs later.
+const KEPT_FOR_LOADING: [Capability; 4] =
     [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON, Capability::CAP_DAC_READ_SEARCH];
+/// And what it keeps once they are loaded.
+const KEPT: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_DAC_READ_SEARCH];
 
 /// How many refused frames are listed; all are counted.
 const LISTED: usize = 20;
@@ -59,6 +63,17 @@ pub enum ReplayError {
     /// There are more flows than tables can have room for.
     #[error("found {0} flows, more than there can be in a table: replay fewer files at a time")]
     TooManyFlows(usize),
+    /// A file cannot be read twice.
+    #[error("{} is not a regular file: captures are read twice, so write it to a file first", .0.display())]
+    NotAFile(PathBuf),
+    /// Some packets are in no flow: the file was another when it was read again.
+    #[error("only {found} of {expected} packets were found in flows: has a file changed while it was read?")]
+    Incomplete {
+        /// Packets of all flows.
+        found: u64,
+        /// Packets of all APIs.
+        expected: u64,
+    },
 }
 
 /// What is to be replayed.
@@ -87,6 +102,8 @@ pub struct Outcome {
     pub bytes: u64,
     /// Frames that the kernel would not run a program on.
     pub refused: u64,
+    /// Bytes on the wire of those.
+    pub refused_bytes: u64,
     /// The first of them.
     pub refusals: Vec<Refusal>,
     /// Frames whose link type cannot be read, by the number of that.
@@ -116,14 +133,18 @@ impl Replay {
     /// # Errors
     /// Only if there is nothing to be told: a file that is not right is one of [`Outcome::failures`].
     pub fn run(&self) -> Result<Outcome, ReplayError> {
+        if let Some(other) = self.files.iter().find(|file| fs::metadata(file).is_ok_and(|file| !file.is_file())) {
+            return Err(ReplayError::NotAFile(other.clone()));
+        }
         capabilities::require()?;
-        capabilities::keep_only(&KEPT)?;
+        capabilities::keep_only(&KEPT_FOR_LOADING)?;
         let mut progress = Progress::start(&self.files);
         let mut survey = Survey::new(self.local.clone());
         // What is wrong with a file is told by the second reading.
         self.each_frame(&mut progress, |_, frame| survey.look(&frame));
 
         let mut accounting = Accounting::new(load(survey.flows())?, AttachMode::Auto, Duration::MAX)?;
+        capabilities::keep_only(&KEPT)?;
         accounting.apply_apis(&self.apis)?;
         for (index, name, link_layer) in INTERFACES {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
@@ -144,13 +165,18 @@ impl Replay {
                 }
             }
         }
+        let found = flows.values().flat_map(Flow::wire).sum::<Counters>().packets;
         let names = accounting.api_names();
         let mut snapshot = accounting.snapshot();
+        let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
+        if found != expected {
+            return Err(ReplayError::Incomplete { found, expected });
+        }
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        let Tally { frames, bytes, refused, refusals, unreadable } = tally;
-        Ok(Outcome { snapshot, flows, names, frames, bytes, refused, refusals, unreadable, failures })
+        let Tally { frames, bytes, refused, refused_bytes, refusals, unreadable } = tally;
+        Ok(Outcome { snapshot, flows, names, frames, bytes, refused, refused_bytes, refusals, unreadable, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
@@ -165,6 +191,7 @@ impl Replay {
                 Ok(capture) => capture,
                 Err(error) => {
                     failures.push(error);
+                    progress.next_file();
                     continue;
                 }
             };
@@ -210,6 +237,7 @@ struct Tally {
     frames: u64,
     bytes: u64,
     refused: u64,
+    refused_bytes: u64,
     refusals: Vec<Refusal>,
     unreadable: BTreeMap<u16, u64>,
 }
@@ -231,6 +259,7 @@ impl Tally {
         let packet = CapturedPacket { data, length, time: timestamp, interface };
         if let Err(error) = kernel.replay(survey.direction(&frame), packet) {
             self.refused += 1;
+            self.refused_bytes += u64::from(length);
             if self.refusals.len() < LISTED {
                 let (file, captured, reason) = (file.to_owned(), data.len(), chain(&error));
                 self.refusals.push(Refusal { file, frame: number, length, captured, reason });

@@ -59,6 +59,7 @@ struct Report {
     flows: Option<Vec<FlowRow>>,
     /// Frames that the kernel would not run a program on.
     refused: u64,
+    refused_bytes: u64,
     refusals: Vec<RefusalRow>,
     unreadable: Vec<UnreadableRow>,
     failures: Vec<String>,
@@ -129,6 +130,16 @@ struct UnreadableRow {
 }
 
 impl Outcome {
+    /// What a reader of any report should know of frames that are not in it; `None` if all are.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        let unreadable: u64 = self.unreadable.values().sum();
+        let refused = self.refused;
+        (refused + unreadable > 0).then(|| {
+            format!("{refused} frames that the kernel refuses and {unreadable} of unknown link types were not counted")
+        })
+    }
+
     /// Reports it as `format`; each flow too if `flows`.
     pub fn report(self, format: Format, flows: bool) -> Result<String, ReportError> {
         match format {
@@ -169,6 +180,7 @@ impl Outcome {
             uncounted: uncounted.filter(|row| row.receive.packets + row.transmit.packets > 0).collect(),
             flows: flows.then(|| self.flow_rows()),
             refused: self.refused,
+            refused_bytes: self.refused_bytes,
             refusals: refusals.collect(),
             unreadable: unreadable.collect(),
             failures: self.failures.iter().map(|failure| crate::chain::chain(failure)).collect(),
@@ -208,7 +220,7 @@ impl Outcome {
 impl Report {
     fn table(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        let Self { frames, bytes, apis, uncounted, flows, refused, refusals, unreadable, failures: _ } = self;
+        let Self { frames, bytes, apis, uncounted, flows, refused, refusals, unreadable, .. } = self;
         writeln!(text, "{frames} frames, {bytes} bytes")?;
         writeln!(
             text,

@@ -32,11 +32,13 @@ impl Frame for OnTheWire<'_> {
 /// One end of a flow.
 type End = (Address, u16);
 
-/// The two ends of a flow, in an order that says nothing, and its protocol.
+/// The two ends of a flow, in an order that says nothing, its protocol, and what its frames begin with, because those of
+/// one framing pass another interface than those of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ends {
     ends: [End; 2],
     protocol: u32,
+    framing: ReadableFraming,
 }
 
 /// Which of the two ends is this host's: its place in [`Ends`].
@@ -128,5 +130,5 @@ fn ends(frame: &CapturedFrame<'_>) -> Option<(Ends, Local, u8)> {
         FlowKey::of(&packet, frame.data, Direction::Receive, 0)?;
     let (source, destination) = ((remote, remote_port), (local, local_port));
     let (ends, place) = if source <= destination { ([source, destination], 1) } else { ([destination, source], 0) };
-    Some((Ends { ends, protocol }, place, packet.tcp_flags))
+    Some((Ends { ends, protocol, framing }, place, packet.tcp_flags))
 }

@@ -15,7 +15,7 @@ const TOTAL: &str = "_total";
 pub(super) fn classic(families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {
     let mut text = String::new();
     for family in families {
-        write_head(&mut text, &family.name, family)?;
+        write_head(&mut text, &family.name, &escape(&family.help, false), family)?;
         for metric in &family.metric {
             write_sample(&mut text, &family.name, &metric.label, value(metric))?;
         }
@@ -31,7 +31,8 @@ pub(super) fn open_metrics(families: &[MetricFamily]) -> Result<Vec<u8>, Exposit
             MetricType::Counter => family.name.strip_suffix(TOTAL).unwrap_or(&family.name),
             _ => &family.name,
         };
-        write_head(&mut text, name, family)?;
+        // Other than in the classic format, quotes are escaped here too.
+        write_head(&mut text, name, &escape(&family.help, true), family)?;
         for metric in &family.metric {
             write_sample(&mut text, &family.name, &metric.label, value(metric))?;
             let created = metric.counter.as_ref().and_then(|counter| counter.start_timestamp.as_ref());
@@ -47,13 +48,13 @@ pub(super) fn open_metrics(families: &[MetricFamily]) -> Result<Vec<u8>, Exposit
     Ok(text.into_bytes())
 }
 
-fn write_head(text: &mut String, name: &str, family: &MetricFamily) -> Result<(), ExpositionError> {
+fn write_head(text: &mut String, name: &str, help: &str, family: &MetricFamily) -> Result<(), ExpositionError> {
     let kind = match family.r#type() {
         MetricType::Counter => "counter",
         MetricType::Gauge => "gauge",
         _ => return Err(ExpositionError::Kind { name: name.to_owned(), kind: family.r#type }),
     };
-    writeln!(text, "# HELP {name} {}", escape(&family.help, false))?;
+    writeln!(text, "# HELP {name} {help}")?;
     Ok(writeln!(text, "# TYPE {name} {kind}")?)
 }
 
