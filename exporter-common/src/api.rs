@@ -139,6 +139,13 @@ pub const fn port_index(transport: Transport, port: u16) -> u32 {
     transport as u32 * PORTS + port as u32
 }
 
+/// The transport and port whose place in the port table is `index`; `None` if that is beyond its end.
+#[must_use]
+pub fn port_at(index: u32) -> Option<(Transport, u16)> {
+    let transport = Transport::ALL.into_iter().find(|transport| *transport as u32 == index / PORTS)?;
+    Some((transport, (index % PORTS) as u16))
+}
+
 /// A key of the address table: the API's own end, which is the local one for a server and the remote one for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -151,7 +151,7 @@ fn start_accounting(
             shared.accounting().apply_apis(&apis)?;
             None
         }
-        ApiSource::Discovered(discovery) => Some(discovery::start(discovery)?),
+        ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
     };
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()

@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, Permissions},
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
@@ -236,6 +237,34 @@ fn an_api_keeps_its_counters_by_its_name_and_leaves_them_to_removed() {
     send(&network, 4);
     let metrics = exporter.agree_with_kernel(&network, before);
     assert_eq!((packets(&metrics, "removed"), packets(&metrics, "new"), packets(&metrics, "newer")), (113, 4, 0));
+}
+
+#[test]
+fn a_discovered_api_outlasts_a_restart_of_its_service_and_of_the_exporter_at_once() {
+    let namespace = Namespace::new();
+    let bpf = Arc::new(BpfFileSystem::mount());
+    let configuration = "interfaces = [\"lo\"]\n[discovery]\ninterval = \"1s\"";
+    let listen = || namespace.run(|| TcpListener::bind("127.0.0.1:8080")).expect("is free");
+    let listener = listen();
+    let mut exporter = Exporter::start_after(&bpf, &namespace, configuration, &[]);
+    namespace.run(|| TcpStream::connect("127.0.0.1:8080")).expect("is heard");
+    let received = |exporter: &Exporter<'_>| {
+        let metrics = exporter.metrics();
+        let mut series = metrics.0.iter().filter(|(series, _)| {
+            series.starts_with("tidewaiter_api_packets_total{api=\"persistence")
+                && series.contains(":8080\"")
+                && series.contains("receive")
+        });
+        let found = series.next().map(|(series, value)| (series.clone(), *value));
+        found.unwrap_or_else(|| panic!("there is no such API: {metrics}"))
+    };
+    let before = received(&exporter);
+    assert!(before.1 >= 3.0, "{before:?}");
+    exporter.end(Signal::KILL);
+    drop(listener);
+    let exporter = Exporter::start_after(&bpf, &namespace, configuration, &[]);
+    let (series, value) = received(&exporter);
+    assert!(series == before.0 && value >= before.1, "{series} was {} and is {value}", before.1);
 }
 
 #[test]

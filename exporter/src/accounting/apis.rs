@@ -1,19 +1,20 @@
 //! Which API has which slot, and which ports lead to it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use tidewaiter_common::{
-    api::{API_NAME_BYTES, AddressKey, ApiCounters, ApiSlot, MAX_APIS, PortEntry, port_index},
+    api::{API_NAME_BYTES, AddressKey, ApiCounters, ApiSlot, MAX_APIS, PortEntry, port_at, port_index},
     record::{ApiRecord, state},
 };
 use tracing::{error, info};
 
 use crate::{
-    api::{Api, Role, reserved},
+    api::{Api, PortRange, Role, Transport, reserved},
     kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
     slots::Slots,
     snapshot::ApiSnapshot,
@@ -87,6 +88,33 @@ impl ApiRegistry {
     /// How many slots are taken, those of APIs that have just gone included.
     pub(super) fn slots_in_use(&self) -> usize {
         self.slots.in_use()
+    }
+
+    /// The APIs of which nothing is known but what the kernel's tables say.
+    pub(super) fn inherited(&self) -> Vec<Api> {
+        let unknown = self.current.iter().filter(|(_, (_, api))| api.is_none());
+        let apis = unknown.map(|(Identity { name, role }, (slot, _))| {
+            let by_port = self.ports.iter().filter(|(_, entry)| entry.any_address(*role) == *slot);
+            let claims = by_port.filter_map(|(index, _)| port_at(*index));
+            let by_address: Vec<_> = self.addresses.iter().filter(|(_, claimed)| *claimed == slot).collect();
+            let of_addresses = by_address.iter().filter_map(|(key, _)| {
+                let transport = Transport::ALL.into_iter().find(|transport| *transport as u8 == key.transport)?;
+                Some((transport, key.port))
+            });
+            let claims: BTreeSet<_> = claims.chain(of_addresses).collect();
+            let transports: BTreeSet<_> = claims.iter().map(|(transport, _)| *transport).collect();
+            let ports: BTreeSet<_> = claims.iter().map(|(_, port)| *port).collect();
+            let addresses: BTreeSet<IpAddr> = by_address.iter().map(|(key, _)| key.address.into()).collect();
+            Api {
+                name: name.clone(),
+                role: *role,
+                transports: transports.into_iter().collect(),
+                ports: ports.into_iter().map(PortRange::from).collect(),
+                addresses: addresses.into_iter().collect(),
+            }
+        });
+        // One that has lost its ports to others has none to claim.
+        apis.filter(|api| !api.ports.is_empty()).collect()
     }
 
     /// Names of the APIs, by slot.

@@ -75,6 +75,12 @@ impl Accounting {
         self.interfaces.pretend(&mut self.kernel, interface)
     }
 
+    /// The APIs that an exporter before us has counted and that were not asked for again yet, as the kernel's tables have them.
+    #[must_use]
+    pub fn inherited_apis(&self) -> Vec<Api> {
+        self.apis.inherited()
+    }
+
     /// Names of the APIs that are counted, by slot.
     #[must_use]
     pub fn api_names(&self) -> BTreeMap<ApiSlot, String> {

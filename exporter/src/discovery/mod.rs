@@ -35,15 +35,15 @@ pub struct Scan {
 }
 
 /// Starts to look at the listening sockets, at once and then again and again, in a task of its own. Must be called while
-/// the capabilities are still there.
+/// the capabilities are still there. The APIs that are `known` already last as long as if they were found now.
 ///
 /// # Errors
 /// If the helper process cannot be started.
-pub fn start(discovery: Discovery) -> Result<Receiver<Scan>, HelperError> {
+pub fn start(discovery: Discovery, known: Vec<Api>) -> Result<Receiver<Scan>, HelperError> {
     let mut helper = Helper::start()?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut known = DiscoveredApis::new(discovery);
+        let mut known = DiscoveredApis::new(discovery, known, Instant::now());
         let mut ticks = interval(discovery.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -79,10 +79,11 @@ pub struct DiscoveredApis {
 }
 
 impl DiscoveredApis {
-    /// None yet.
+    /// Those that are `known` from before; they were last seen `now`.
     #[must_use]
-    pub const fn new(discovery: Discovery) -> Self {
-        Self { discovery, known: BTreeMap::new(), left_out: BTreeSet::new() }
+    pub fn new(discovery: Discovery, known: Vec<Api>, now: Instant) -> Self {
+        let known = known.into_iter().map(|api| (api.name.clone(), (api, now))).collect();
+        Self { discovery, known, left_out: BTreeSet::new() }
     }
 
     /// Takes note of what is listening `now`, and answers with all APIs.
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn an_api_outlives_its_socket_for_a_while_but_not_another_at_its_port() {
         let discovery = Discovery { interval: SECOND, limit: 10, forget_after: 10 * SECOND };
-        let mut discovered = DiscoveredApis::new(discovery);
+        let mut discovered = DiscoveredApis::new(discovery, Vec::new(), Instant::now());
         let start = Instant::now();
         assert_eq!(names(&mut discovered, &[tcp("a", 1), tcp("b", 2)], start), ["a:1", "b:2"]);
         assert_eq!(names(&mut discovered, &[], start + 9 * SECOND), ["a:1", "b:2"]);
@@ -250,7 +251,11 @@ mod tests {
 
     #[test]
     fn the_limit_holds_and_first_come_are_first_served() {
-        let mut discovered = DiscoveredApis::new(Discovery { interval: SECOND, limit: 2, forget_after: SECOND });
+        let mut discovered = DiscoveredApis::new(
+            Discovery { interval: SECOND, limit: 2, forget_after: SECOND },
+            Vec::new(),
+            Instant::now(),
+        );
         let start = Instant::now();
         assert_eq!(names(&mut discovered, &[tcp("m", 1), tcp("n", 2)], start), ["m:1", "n:2"]);
         assert_eq!(names(&mut discovered, &[tcp("a", 3), tcp("m", 1), tcp("n", 2)], start), ["m:1", "n:2"]);
