@@ -72,7 +72,20 @@ impl<'a> Exporter<'a> {
         configuration: &str,
         arguments: &[&str],
     ) -> Self {
-        let exporter = Self::spawn(bpf, namespace, configuration, arguments);
+        Self::start_as(bpf, namespace, configuration, |command| {
+            command.args(arguments);
+        })
+    }
+
+    /// As [`Exporter::start_after`], by a command that `change` has changed.
+    #[must_use]
+    pub fn start_as(
+        bpf: &Arc<BpfFileSystem>,
+        namespace: &'a Namespace,
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
+        let exporter = Self::spawn(bpf, namespace, configuration, change);
         wait_until("the exporter to be ready", || {
             let log = exporter.log();
             assert!(exporter.is_running(), "it ended: {log}");
@@ -81,12 +94,18 @@ impl<'a> Exporter<'a> {
         exporter
     }
 
-    fn spawn(bpf: &Arc<BpfFileSystem>, namespace: &'a Namespace, configuration: &str, arguments: &[&str]) -> Self {
+    fn spawn(
+        bpf: &Arc<BpfFileSystem>,
+        namespace: &'a Namespace,
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("tidewaiter.toml");
         fs::write(&file, configuration).expect("can be written");
         let mut command = namespace.command(binary());
-        command.args(["--listen", ADDRESS, "--config"]).arg(&file).args(arguments);
+        command.args(["--listen", ADDRESS, "--config"]).arg(&file);
+        change(&mut command);
         command.env("TIDEWAITER_PIN_PATH", bpf.pin_path()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
 

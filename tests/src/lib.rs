@@ -23,6 +23,7 @@ pub mod layers;
 pub mod metrics;
 pub mod namespace;
 pub mod network;
+pub mod old_kernel;
 pub mod random;
 pub mod tap;
 pub mod traffic;

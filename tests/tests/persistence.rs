@@ -26,6 +26,7 @@ use tidewaiter_tests::{
     metrics::{Count, Metrics},
     namespace::Namespace,
     network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
+    old_kernel::without_tcx,
     wait::wait_until,
 };
 
@@ -128,6 +129,26 @@ fn ten_kills_under_traffic_lose_no_packet() {
         exporter.end(Signal::TERM);
         assert!(!bpf.pin_path().exists(), "an end in order leaves nothing");
     }
+}
+
+#[test]
+fn a_kernel_without_tcx_loses_no_packet_either() {
+    let network = Network::new(Offload::Off);
+    let bpf = Arc::new(BpfFileSystem::mount());
+    let configuration = configuration("web", "");
+    let start = || Exporter::start_as(&bpf, &network.server, &configuration, without_tcx);
+    let mut exporter = start();
+    assert!(exporter.log().contains("hook=\"clsact\""), "{}", exporter.log());
+    let before = network.kernel_counters();
+    under_traffic(&network, || {
+        for _ in 0..5 {
+            let last = exporter.metrics();
+            exporter.end(Signal::KILL);
+            exporter = start();
+            assert_nothing_went_backwards(&last, &exporter.metrics());
+        }
+    });
+    assert_all_counted(&exporter, &network, before, "web");
 }
 
 #[test]

@@ -11,9 +11,11 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tidewaiter_common::transport::Transport;
 use tidewaiter_tests::{
     command::{Process, output, run},
     exporter::{Exporter, binary},
+    frames::{Kind, frame},
     metrics::Metrics,
     network::{INTERFACE, Network, Offload},
     traffic::exchange,
@@ -188,14 +190,10 @@ fn what_is_no_capture_is_told() {
 fn frames_that_the_kernel_refuses_are_listed_and_counted() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("refused.pcap");
-    // The header of a pcap file (draft-ietf-opsawg-pcap, little-endian, microseconds, Ethernet), and thirty frames of 20
-    // bytes that say that they are IPv4.
-    let mut bytes = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
-    for second in 0..30_u8 {
-        bytes.extend([second, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 20, 0, 0, 0]);
-        bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00, 0x45, 0, 0, 0, 0, 0]);
-    }
-    fs::write(&file, bytes).unwrap();
+    // Frames of 20 bytes that say that they are IPv4.
+    let frame = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00, 0x45, 0, 0, 0, 0, 0];
+    let frames: Vec<_> = (0..30).map(|second| (second, 20, &frame[..])).collect();
+    fs::write(&file, pcap(&frames)).unwrap();
     let json: Value = serde_json::from_slice(&replay(&["--format", "json"], &file).stdout).unwrap();
     assert_eq!((&json["frames"], &json["bytes"], &json["refused"]), (&30.into(), &600.into(), &30.into()));
     assert_eq!(json["refusals"].as_array().unwrap().len(), 20);
@@ -210,4 +208,52 @@ fn frames_that_the_kernel_refuses_are_listed_and_counted() {
     assert!(
         table.contains(&format!("{}: frame 20, 20 of 20 bytes: ", file.display())) && table.contains("  and 10 more")
     );
+}
+
+/// A pcap file (draft-ietf-opsawg-pcap, little-endian, microseconds, Ethernet) of `frames`: second, length on the wire, bytes.
+fn pcap(frames: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+    for (second, length, data) in frames {
+        let captured = u32::try_from(data.len()).expect("is short");
+        for number in [*second, 0, captured, *length] {
+            file.extend(number.to_le_bytes());
+        }
+        file.extend(*data);
+    }
+    file
+}
+
+#[test]
+fn frames_of_any_length_and_in_any_order_are_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("lo.pcap");
+    let kind = Kind { transport: Transport::Tcp, options: false, payload: 100 };
+    let (client, server) = (([10, 0, 0, 2].into(), 40_000), ([10, 0, 0, 1].into(), 80));
+    let (question, answer) = (frame(kind, client, server), frame(kind, server, client));
+    // What the loopback interface passes, and what BIG TCP does.
+    let frames =
+        [(1000, 65_549, &*question), (980, 150_000, &answer), (990, 524_000, &question), (970, 154, &question)];
+    fs::write(&file, pcap(&frames)).unwrap();
+    let json: Value = serde_json::from_slice(&replay(&["--format", "json", "--flows"], &file).stdout).unwrap();
+    assert_eq!((&json["frames"], &json["refused"]), (&4.into(), &0.into()), "{json}");
+    let [flow] = json["flows"].as_array().unwrap().as_slice() else { panic!("one flow: {json}") };
+    let count = |direction: &str| (flow[direction]["packets"].as_u64(), flow[direction]["bytes"].as_u64());
+    assert_eq!(
+        (count("receive"), count("transmit")),
+        ((Some(3), Some(65_549 + 524_000 + 154)), (Some(1), Some(150_000)))
+    );
+    assert_eq!((flow["first"].as_f64(), flow["last"].as_f64()), (Some(970.0), Some(1000.0)));
+}
+
+#[test]
+fn what_cannot_be_read_twice_is_told() {
+    let (code, message) = {
+        let output = Command::new("sh")
+            .args(["-c", &format!("echo | {} replay /dev/stdin", binary().display())])
+            .output()
+            .expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("/dev/stdin is not a regular file: captures are read twice"), "{message}");
 }
