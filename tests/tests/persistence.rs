@@ -376,6 +376,24 @@ fn a_device_that_takes_the_place_of_another_is_counted_from_its_beginning() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    let network = Network::new(Offload::Off);
+    let bpf = BpfFileSystem::mount();
+    // This qdisc has filters for what is received alone: the first program can be attached, and the second cannot.
+    tidewaiter_tests::command::output(network.server.command("tc").args(["qdisc", "add", "dev", INTERFACE, "ingress"]));
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tidewaiter.toml");
+    fs::write(&file, "attach = \"clsact\"").expect("can be written");
+    let arguments =
+        ["--listen", "127.0.0.1:9473", "--interface", INTERFACE, "--config", file.to_str().expect("is text")];
+    let (code, message) = refused(&network.server, &arguments, &bpf.pin_path());
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("cannot attach to wire: its ingress qdisc has no hook"), "{message}");
+    assert_eq!(attached(&network.server), 0, "{message}");
+    assert!(!bpf.pin_path().exists(), "{message}");
+}
+
+#[test]
 fn an_end_that_was_cut_short_leaves_nothing_to_take_over() {
     let network = Network::new(Offload::Off);
     for missing in ["INSTANCE", "API_COUNTERS", "INTERFACE_RECORDS"] {

@@ -181,6 +181,10 @@ impl Kernel {
             }
         }
         let took_over = attach_or_replace(program, interface, direction, handle).map_err(failed)?;
+        if direction == Direction::Transmit && is_in_ingress_block(program, interface, handle) {
+            self.detach_one(Hook::Clsact, index, direction);
+            return Err(KernelError::IngressQdisc { interface: interface.to_owned() });
+        }
         self.detach_others(place, Hook::Clsact);
         Ok(took_over)
     }
@@ -285,6 +289,19 @@ fn attach_or_replace(
     // In the keeping of the program it would be removed with that; a filter is to stay until it is removed by name.
     std::mem::forget(program.take_link(id)?);
     Ok(took_over)
+}
+
+/// Whether the filter for what is transmitted is one for what is received: the older qdisc `ingress` has but one list of
+/// filters, and takes any for that (`ingress_tcf_block`, `net/sched/sch_ingress.c`). In the qdisc `clsact` each direction has
+/// its own, and there is nothing to replace at this priority among what is received.
+fn is_in_ingress_block(program: &mut SchedClassifier, interface: &str, handle: TcHandle) -> bool {
+    let priority = priority(Direction::Transmit);
+    SchedClassifierLink::attached(interface, TcAttachType::Ingress, priority, handle, None)
+        .map_err(|error| ProgramError::from(TcError::IoError(error)))
+        .and_then(|there| program.attach_to_link(there))
+        .and_then(|id| program.take_link(id))
+        .map(std::mem::forget)
+        .is_ok()
 }
 
 /// Where programs of `direction` are attached.

@@ -40,6 +40,15 @@ pub enum KernelError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// There is no hook for what an interface transmits.
+    #[error(
+        "cannot attach to {interface}: its ingress qdisc has no hook for what is transmitted; expected clsact: \
+         tc qdisc delete dev {interface} ingress"
+    )]
+    IngressQdisc {
+        /// The interface's name.
+        interface: String,
+    },
     /// A hook could not be pinned.
     #[error("cannot pin {}: {}", path.display(), chain(.source))]
     Pin {

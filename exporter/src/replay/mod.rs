@@ -165,10 +165,11 @@ impl Replay {
                 }
             }
         }
-        let found = flows.values().flat_map(Flow::wire).sum::<Counters>().packets;
+        let in_flows = flows.values().flat_map(Flow::wire).sum::<Counters>().packets;
         let names = accounting.api_names();
         let mut snapshot = accounting.snapshot();
         let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
+        let found = in_flows + snapshot.apis.iter().map(|api| api.counters.untracked).sum::<u64>();
         if found != expected {
             return Err(ReplayError::Incomplete { found, expected });
         }

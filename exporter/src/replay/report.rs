@@ -71,6 +71,8 @@ struct ApiRow {
     role: &'static str,
     receive: Count,
     transmit: Count,
+    /// Packets that are in no flow.
+    untracked: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,7 +157,13 @@ impl Outcome {
     fn rows(&self, flows: bool) -> Report {
         let apis = self.snapshot.apis.iter().map(|api| {
             let [receive, transmit] = api.counters.wire.map(Count::from);
-            ApiRow { api: api.name.clone(), role: api.role.map_or("none", Role::as_str), receive, transmit }
+            ApiRow {
+                api: api.name.clone(),
+                role: api.role.map_or("none", Role::as_str),
+                receive,
+                transmit,
+                untracked: api.counters.untracked,
+            }
         });
         let uncounted = Reason::ALL.iter().map(|reason| {
             let [receive, transmit] = Direction::ALL.map(|direction| {
@@ -227,7 +235,7 @@ impl Report {
             "\n{:<24} {:<8}{:>12} {:>14} {:>12} {:>14}",
             "api", "role", "receive", "bytes", "transmit", "bytes"
         )?;
-        for ApiRow { api, role, receive, transmit } in apis {
+        for ApiRow { api, role, receive, transmit, untracked: _ } in apis {
             writeln!(text, "{api:<24} {role:<8}{receive} {transmit}")?;
         }
         if !uncounted.is_empty() {

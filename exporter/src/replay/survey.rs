@@ -36,7 +36,7 @@ type End = (Address, u16);
 /// one framing pass another interface than those of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ends {
-    ends: [End; 2],
+    both: [End; 2],
     protocol: u32,
     framing: ReadableFraming,
 }
@@ -94,7 +94,7 @@ impl Survey {
     }
 
     fn local_end(&self, ends: &Ends) -> Local {
-        match ends.ends.map(|(address, _)| self.is_local(address.into())) {
+        match ends.both.map(|(address, _)| self.is_local(address.into())) {
             [true, false] => return 0,
             [false, true] => return 1,
             _ => {}
@@ -103,7 +103,7 @@ impl Survey {
         if let Some(local) = told.and_then(|told| told.by_handshake) {
             return local;
         }
-        let [(_, first), (_, second)] = ends.ends;
+        let [(_, first), (_, second)] = ends.both;
         match first.cmp(&second) {
             std::cmp::Ordering::Less => 0,
             std::cmp::Ordering::Greater => 1,
@@ -129,6 +129,6 @@ fn ends(frame: &CapturedFrame<'_>) -> Option<(Ends, Local, u8)> {
     let FlowKey { local, remote, local_port, remote_port, protocol, .. } =
         FlowKey::of(&packet, frame.data, Direction::Receive, 0)?;
     let (source, destination) = ((remote, remote_port), (local, local_port));
-    let (ends, place) = if source <= destination { ([source, destination], 1) } else { ([destination, source], 0) };
-    Some((Ends { ends, protocol, framing }, place, packet.tcp_flags))
+    let (both, place) = if source <= destination { ([source, destination], 1) } else { ([destination, source], 0) };
+    Some((Ends { both, protocol, framing }, place, packet.tcp_flags))
 }
