@@ -83,13 +83,10 @@ impl InterfaceRegistry {
     pub(super) fn apply(&mut self, kernel: &mut Kernel, wanted: &[Interface], now: Instant) -> Vec<KernelError> {
         let mut failures = Vec::new();
         let is_there = |index: u32| wanted.iter().any(|interface| interface.index == index);
-        let is_gone = |index: u32, interface: &Interface| {
-            !wanted.contains(interface) || !kernel.is_attached(index, &interface.name)
+        let mut is_gone = |index: &u32, (_, interface): &mut (InterfaceSlot, Interface)| {
+            !wanted.contains(interface) || !kernel.is_attached(*index, &interface.name)
         };
-        let gone: Vec<_> = {
-            let mut is_gone = is_gone;
-            self.current.extract_if(.., |index, (_, interface)| is_gone(*index, interface)).collect()
-        };
+        let gone: Vec<_> = self.current.extract_if(.., &mut is_gone).collect();
         for (index, (slot, Interface { name, .. })) in gone {
             let is_renamed = is_there(index) && !wanted.iter().any(|one| one.index == index && one.name == name);
             failures.extend(self.retire(kernel, slot, (index, &name), is_renamed, now).err());
@@ -162,7 +159,8 @@ impl InterfaceRegistry {
             Ok(Attachment { hook, took_over: true }) => {
                 info!(interface = name, index, hook = hook.as_str(), "going on with an interface");
                 self.current.insert(*index, (slot, interface.clone()));
-                Ok(())
+                // It is so already, unless the one before was killed on his way there.
+                kernel.set_interface(*index, slot, interface.framing().unwrap_or(Framing::Ethernet))
             }
             // The programs of before are gone, and so is the device that they were attached to: this is another.
             Ok(Attachment { took_over: false, .. }) => {
