@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::TcpListener,
+    path::Path,
     process::{Command, Output},
     sync::Arc,
 };
@@ -15,6 +16,7 @@ use rustix::process::Signal;
 use tidewaiter_tests::{
     bpf_file_system::BpfFileSystem,
     command::{Process, output},
+    corpus::say,
     exporter::{ADDRESS, Exporter, binary},
     namespace::Namespace,
     wait::wait_until,
@@ -297,4 +299,45 @@ fn a_hang_up_does_not_end_it() {
     exporter.signal(Signal::HUP);
     wait_until("an answer", || exporter.log().contains("restart to apply a change"));
     assert_eq!(exporter.status("/healthz"), Some(200));
+}
+
+/// The unit for systemd, with the program where it is now.
+fn unit() -> String {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/tidewaiter.service");
+    let unit = fs::read_to_string(unit).expect("is there");
+    unit.replace("/usr/local/bin/tidewaiter", binary().to_str().expect("is text"))
+}
+
+#[test]
+fn systemd_understands_the_unit() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        say("SKIP: systemd-analyze is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tidewaiter.service");
+    fs::write(&file, unit()).expect("can be written");
+    let result = Command::new("systemd-analyze").arg("verify").arg(&file).output().expect("runs");
+    let words = String::from_utf8_lossy(&result.stderr);
+    // It looks at other units of the machine too.
+    let ours: Vec<_> = words.lines().filter(|line| line.contains("tidewaiter")).collect();
+    assert!(result.status.success() && ours.is_empty(), "{words}");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough_to_persist() {
+    let namespace = Namespace::new();
+    let bpf = BpfFileSystem::mount();
+    let unit = unit();
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a line");
+    let names = line.split_whitespace().map(|name| name.trim_start_matches("CAP_").to_lowercase());
+    let bounding = names.fold("-all".to_owned(), |set, name| format!("{set},+{name}"));
+    let mut command = namespace.command("setpriv");
+    command.args(["--bounding-set", &bounding, "--inh-caps=-all", "timeout", "--signal=TERM", "2"]);
+    command.arg(binary()).args(RUN).env("TIDEWAITER_PIN_PATH", bpf.pin_path()).env("TIDEWAITER_PERSIST", "true");
+    let output = command.output().expect("runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("serving metrics") && message.contains("the programs stay attached"), "{message}");
+    assert!(!message.contains("WARN") && !message.contains("ERROR"), "{message}");
+    assert_eq!(attached(&namespace), (2, 0), "{message}");
 }
