@@ -35,6 +35,14 @@ impl Hook {
     /// All kinds.
     pub const ALL: [Self; 2] = [Self::Tcx, Self::Clsact];
 
+    /// The kind that this is not.
+    const fn other(self) -> Self {
+        match self {
+            Self::Tcx => Self::Clsact,
+            Self::Clsact => Self::Tcx,
+        }
+    }
+
     /// Its name: `tcx` or `clsact`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -119,16 +127,13 @@ impl Kernel {
 
     /// Whether an exporter before us has attached its program the other way.
     fn is_pinned_otherwise(&self, Place { index, direction, .. }: Place<'_>, hook: Hook) -> bool {
-        let mut others = Hook::ALL.into_iter().filter(|other| *other != hook);
-        self.pins.as_ref().is_some_and(|pins| others.any(|other| pins.hook(other, index, direction).exists()))
+        self.pins.as_ref().is_some_and(|pins| pins.hook(hook.other(), index, direction).exists())
     }
 
     /// Detaches what is attached the other way: both would count everything twice.
-    fn detach_others(&self, Place { index, direction, .. }: Place<'_>, hook: Hook) {
+    fn detach_other(&self, Place { index, direction, .. }: Place<'_>, hook: Hook) {
         if let Some(pins) = &self.pins {
-            for other in Hook::ALL.into_iter().filter(|other| *other != hook) {
-                pins.detach(other, index, direction);
-            }
+            pins.detach(hook.other(), index, direction);
         }
     }
 
@@ -158,7 +163,7 @@ impl Kernel {
         let id = program.attach_with_options(interface, attach_type(direction), options).map_err(failed)?;
         let link = take(program, id).map_err(failed)?;
         // Only now is it known that the kernel has this hook. What passes meanwhile is counted twice, rather than not at all.
-        self.detach_others(place, Hook::Tcx);
+        self.detach_other(place, Hook::Tcx);
         match pin {
             Some(pin) => {
                 let pinned = link.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?;
@@ -185,7 +190,7 @@ impl Kernel {
             self.detach_one(Hook::Clsact, index, direction);
             return Err(KernelError::IngressQdisc { interface: interface.to_owned() });
         }
-        self.detach_others(place, Hook::Clsact);
+        self.detach_other(place, Hook::Clsact);
         Ok(took_over)
     }
 

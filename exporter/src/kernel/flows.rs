@@ -8,7 +8,7 @@ use tidewaiter_common::flow::{Flow, FlowKey};
 use super::{
     Kernel, KernelError,
     attach::has_kind,
-    system::{Cursor, lookup_batch},
+    system::Cursor,
     tables::{name, read, write},
 };
 
@@ -43,9 +43,7 @@ impl Kernel {
     /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it
     /// is.
     pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
-        let fd = self.map_descriptor(table.map())?;
-        let batch = lookup_batch(fd, walk.0.take().unwrap_or_default(), self.batch())
-            .map_err(|source| KernelError::Batch { map: table.map(), source })?;
+        let batch = self.some_entries(table.map(), walk.0.take().unwrap_or_default(), self.batch())?;
         walk.0 = batch.next;
         Ok((batch.entries, walk.0.is_none()))
     }
@@ -56,15 +54,7 @@ impl Kernel {
 
     /// All flows in `table`.
     pub fn all_flows(&self, table: FlowTable) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
-        let mut walk = Walk::default();
-        let mut all = Vec::new();
-        loop {
-            let (some, is_over) = self.some_flows(table, &mut walk)?;
-            all.extend(some);
-            if is_over {
-                return Ok(all);
-            }
-        }
+        self.all_entries(table.map(), self.batch())
     }
 
     /// Takes a flow out of `table`; it may be gone.

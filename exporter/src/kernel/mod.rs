@@ -119,7 +119,7 @@ impl Kernel {
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {
-            kernel.set_instance(InstanceRecord { layout: LAYOUT, namespace, created: nanoseconds(now) })?;
+            kernel.set_instance(&InstanceRecord { layout: LAYOUT, namespace, created: nanoseconds(now) })?;
         }
         Ok(kernel)
     }

@@ -119,7 +119,7 @@ pub struct Pins {
 
 /// What an exporter finds in its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inheritance {
+pub(super) enum Inheritance {
     /// The maps of one that was here before, in the layout of this one and for the same network namespace.
     Whole,
     /// Nothing.
@@ -142,9 +142,9 @@ impl Pins {
         if !is_bpf {
             return Err(PinError::NotBpf { path: path.to_owned() });
         }
-        // What is pinned is nobody else's.
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the folder", path))?;
         loop {
+            // What is pinned is nobody else's.
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the folder", path))?;
             let lock = File::open(path).map_err(io_error("open", path))?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -155,10 +155,7 @@ impl Pins {
             // One that ends removes its folder while it has the lock: what was locked may be that folder, not this one.
             match fs::metadata(path) {
                 Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {}
-                _ => {
-                    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make", path))?;
-                    continue;
-                }
+                _ => continue,
             }
             // Maps that somebody else could have put here would be taken for counters.
             if locked.uid() != geteuid().as_raw() || locked.mode() & 0o022 != 0 {

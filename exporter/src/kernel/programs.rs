@@ -86,7 +86,8 @@ impl Kernel {
         context[context::MARK..][..4].copy_from_slice(&interface.to_ne_bytes());
         context[context::TSTAMP..][..8].copy_from_slice(&time.to_ne_bytes());
         context[context::CB..][..4].copy_from_slice(&length.to_ne_bytes());
-        test_run(&mut self.ebpf, program_name(direction), data, Some(&context), 1).map(|_| ())
+        let options = TestRunOptions { ctx_in: Some(&context), ..on(data, 1) };
+        test_run(&mut self.ebpf, program_name(direction), options).map(|_| ())
     }
 
     /// Runs the program that accounts packets of `direction` on `frame`, `repeat` times, as if it passed `lo`.
@@ -95,18 +96,15 @@ impl Kernel {
     /// [`KernelError::TestRun`] if the kernel refuses the frame: one that is shorter than its headers say, or longer than
     /// about 3.7 KB.
     pub fn test_run(&mut self, direction: Direction, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-        test_run(&mut self.ebpf, program_name(direction), frame, None, repeat)
+        test_run(&mut self.ebpf, program_name(direction), on(frame, repeat))
     }
 
     /// What tick of the kernel it is, in which flows say when they were last seen.
     pub fn ticks(&mut self) -> Result<Ticks, KernelError> {
         let mut context = [0; context::BYTES];
         // Any frame will do that is not too short.
-        let options =
-            TestRunOptions { data_in: Some(&[0; 64]), ctx_out: Some(&mut context), repeat: 1, ..TestRunOptions::new() };
-        classifier(&mut self.ebpf, CLOCK)?
-            .test_run(options)
-            .map_err(|source| KernelError::TestRun { program: CLOCK, source: source.into() })?;
+        let options = TestRunOptions { ctx_out: Some(&mut context), ..on(&[0; 64], 1) };
+        test_run(&mut self.ebpf, CLOCK, options)?;
         let word =
             |at: usize| u64::from(u32::from_ne_bytes([context[at], context[at + 1], context[at + 2], context[at + 3]]));
         // The coarse clock goes on with each tick, so its resolution is the length of one.
@@ -122,7 +120,7 @@ impl Kernel {
         if classifier(&mut self.ebpf, BASELINE)?.fd().is_err() {
             load_program(&mut self.ebpf, BASELINE)?;
         }
-        test_run(&mut self.ebpf, BASELINE, frame, None, repeat)
+        test_run(&mut self.ebpf, BASELINE, on(frame, repeat))
     }
 
     /// How often each program ran and for how long; both are 0 while the kernel's BPF statistics are off.
@@ -150,14 +148,12 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&
         .ok_or(KernelError::Missing { kind: "program", name })
 }
 
-fn test_run(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    frame: &[u8],
-    context: Option<&[u8]>,
-    repeat: u32,
-) -> Result<TestRun, KernelError> {
-    let options = TestRunOptions { data_in: Some(frame), ctx_in: context, repeat, ..TestRunOptions::new() };
+/// To run a program on `frame`, `repeat` times.
+fn on(frame: &[u8], repeat: u32) -> TestRunOptions<'_> {
+    TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() }
+}
+
+fn test_run(ebpf: &mut Ebpf, name: &'static str, options: TestRunOptions<'_>) -> Result<TestRun, KernelError> {
     let result = classifier(ebpf, name)?
         .test_run(options)
         .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;

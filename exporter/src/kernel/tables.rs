@@ -2,10 +2,14 @@
 
 use std::{
     io,
+    ops::AddAssign,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapError, PerCpuArray},
+};
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, PortEntry},
     frame::Framing,
@@ -16,7 +20,7 @@ use tidewaiter_common::{
 use super::{
     Kernel, KernelError,
     attach::has_kind,
-    system::{Cursor, lookup_batch},
+    system::{Batch, Cursor, lookup_batch},
 };
 
 /// Names of the maps, as `exporter-ebpf/src/maps.rs` has them.
@@ -73,16 +77,9 @@ impl Kernel {
 
     /// Every port that belongs to an API, by its place in the port table.
     pub fn ports(&self) -> Result<Vec<(u32, PortEntry)>, KernelError> {
-        let ports = self.map_descriptor(name::PORTS)?;
-        let mut cursor = Some(Cursor::default());
-        let mut mapped = Vec::new();
-        while let Some(from) = cursor {
-            let batch =
-                lookup_batch(ports, from, BATCH).map_err(|source| KernelError::Batch { map: name::PORTS, source })?;
-            mapped.extend(batch.entries.into_iter().filter(|(_, entry)| *entry != PortEntry::UNMAPPED));
-            cursor = batch.next;
-        }
-        Ok(mapped)
+        let mut ports = self.all_entries(name::PORTS, BATCH)?;
+        ports.retain(|(_, entry)| *entry != PortEntry::UNMAPPED);
+        Ok(ports)
     }
 
     /// Every claim of a port at an address.
@@ -94,35 +91,27 @@ impl Kernel {
 
     /// What was ever counted in `slot`, all CPUs together.
     pub fn api_counters(&self, slot: ApiSlot) -> Result<ApiCounters, KernelError> {
-        let counters: PerCpuArray<_, ApiCounters> = self.map(name::API_COUNTERS)?;
-        let of_cpus = counters.get(&slot.0.into(), 0).map_err(read(name::API_COUNTERS))?;
-        let mut total = ApiCounters::default();
-        of_cpus.iter().for_each(|one| total += one);
-        Ok(total)
+        self.add_up(name::API_COUNTERS, slot.0)
     }
 
     /// Who has `slot`.
     pub fn api_record(&self, slot: ApiSlot) -> Result<ApiRecord, KernelError> {
-        let records: Array<_, ApiRecord> = self.map(name::API_RECORDS)?;
-        records.get(&slot.0.into(), 0).map_err(read(name::API_RECORDS))
+        self.get(name::API_RECORDS, slot.0)
     }
 
     /// Says who has `slot`.
     pub fn set_api_record(&mut self, slot: ApiSlot, record: &ApiRecord) -> Result<(), KernelError> {
-        let mut records: Array<_, ApiRecord> = self.map_mut(name::API_RECORDS)?;
-        records.set(slot.0.into(), record, 0).map_err(write(name::API_RECORDS))
+        self.set(name::API_RECORDS, slot.0, record)
     }
 
     /// Whose all of it is.
     pub(super) fn instance(&self) -> Result<InstanceRecord, KernelError> {
-        let instance: Array<_, InstanceRecord> = self.map(name::INSTANCE)?;
-        instance.get(&0, 0).map_err(read(name::INSTANCE))
+        self.get(name::INSTANCE, 0)
     }
 
     /// Says whose all of it is.
-    pub(super) fn set_instance(&mut self, record: InstanceRecord) -> Result<(), KernelError> {
-        let mut instance: Array<_, InstanceRecord> = self.map_mut(name::INSTANCE)?;
-        instance.set(0, record, 0).map_err(write(name::INSTANCE))
+    pub(super) fn set_instance(&mut self, record: &InstanceRecord) -> Result<(), KernelError> {
+        self.set(name::INSTANCE, 0, record)
     }
 
     /// Has packets of the interface with `index` counted in `slot`, and read as `framing` says.
@@ -160,27 +149,72 @@ impl Kernel {
 
     /// What was ever counted in `slot`, all CPUs together.
     pub fn interface_counters(&self, slot: InterfaceSlot) -> Result<InterfaceCounters, KernelError> {
-        let counters: PerCpuArray<_, InterfaceCounters> = self.map(name::INTERFACE_COUNTERS)?;
-        let of_cpus = counters.get(&slot.0.into(), 0).map_err(read(name::INTERFACE_COUNTERS))?;
-        let mut total = InterfaceCounters::default();
-        of_cpus.iter().for_each(|one| total += one);
-        Ok(total)
+        self.add_up(name::INTERFACE_COUNTERS, slot.0)
     }
 
     /// Who has `slot`.
     pub fn interface_record(&self, slot: InterfaceSlot) -> Result<InterfaceRecord, KernelError> {
-        let records: Array<_, InterfaceRecord> = self.map(name::INTERFACE_RECORDS)?;
-        records.get(&slot.0.into(), 0).map_err(read(name::INTERFACE_RECORDS))
+        self.get(name::INTERFACE_RECORDS, slot.0)
     }
 
     /// Says who has `slot`.
     pub fn set_interface_record(&mut self, slot: InterfaceSlot, record: &InterfaceRecord) -> Result<(), KernelError> {
-        let mut records: Array<_, InterfaceRecord> = self.map_mut(name::INTERFACE_RECORDS)?;
-        records.set(slot.0.into(), record, 0).map_err(write(name::INTERFACE_RECORDS))
+        self.set(name::INTERFACE_RECORDS, slot.0, record)
+    }
+
+    /// The entry at `index` of an array.
+    fn get<T: Pod>(&self, map: &'static str, index: u16) -> Result<T, KernelError> {
+        let array: Array<_, T> = self.map(map)?;
+        array.get(&index.into(), 0).map_err(read(map))
+    }
+
+    /// Writes the entry at `index` of an array.
+    fn set<T: Pod>(&mut self, map: &'static str, index: u16, value: &T) -> Result<(), KernelError> {
+        let mut array: Array<_, T> = self.map_mut(map)?;
+        array.set(index.into(), value, 0).map_err(write(map))
+    }
+
+    /// The entry at `index` of an array of which each CPU has its own, all of them together.
+    fn add_up<T>(&self, map: &'static str, index: u16) -> Result<T, KernelError>
+    where
+        T: Pod + Default + for<'a> AddAssign<&'a T>,
+    {
+        let array: PerCpuArray<_, T> = self.map(map)?;
+        let of_cpus = array.get(&index.into(), 0).map_err(read(map))?;
+        let mut total = T::default();
+        of_cpus.iter().for_each(|one| total += one);
+        Ok(total)
+    }
+
+    /// Some entries of a map from `cursor` on, at most `count`.
+    pub(super) fn some_entries<K: Pod, V: Pod>(
+        &self,
+        map: &'static str,
+        cursor: Cursor,
+        count: usize,
+    ) -> Result<Batch<K, V>, KernelError> {
+        let descriptor = self.map_descriptor(map)?;
+        lookup_batch(descriptor, cursor, count).map_err(|source| KernelError::Batch { map, source })
+    }
+
+    /// All entries of a map, read `count` at a time.
+    pub(super) fn all_entries<K: Pod, V: Pod>(
+        &self,
+        map: &'static str,
+        count: usize,
+    ) -> Result<Vec<(K, V)>, KernelError> {
+        let mut all = Vec::new();
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            let batch = self.some_entries(map, from, count)?;
+            all.extend(batch.entries);
+            cursor = batch.next;
+        }
+        Ok(all)
     }
 
     /// The map itself, for what aya does not offer.
-    pub(super) fn map_descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+    fn map_descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
         match self.ebpf.map(name) {
             Some(Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
             _ => Err(KernelError::Missing { kind: "map", name }),
