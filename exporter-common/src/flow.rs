@@ -15,6 +15,9 @@ use crate::{
     wire::Wire,
 };
 
+/// How many established flows there can be unless somebody says otherwise.
+pub const DEFAULT_CAPACITY: u32 = 1 << 18;
+
 /// How many packets make a flow that is only ever seen in one direction an established one.
 pub const ONE_WAY_PACKETS: u64 = 8;
 

@@ -13,10 +13,10 @@ use tidewaiter_common::{
 };
 use tracing::{error, info};
 
+use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
     kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
-    slots::Slots,
     snapshot::ApiSnapshot,
 };
 
@@ -40,10 +40,8 @@ type Holder = (ApiSlot, Option<Arc<Api>>);
 /// The APIs that are counted, and the kernel's tables as they were last written.
 #[derive(Debug)]
 pub(super) struct ApiRegistry {
-    slots: Slots,
+    ledger: Ledger<ApiRecord>,
     current: BTreeMap<Identity, Holder>,
-    /// The kernel's records of slots that were ever held.
-    records: BTreeMap<ApiSlot, ApiRecord>,
     ports: HashMap<u32, PortEntry>,
     addresses: HashMap<AddressKey, ApiSlot>,
 }
@@ -51,33 +49,12 @@ pub(super) struct ApiRegistry {
 impl ApiRegistry {
     /// What the exporter before this one has left in the kernel; nothing, if there was none.
     pub(super) fn restore(kernel: &Kernel, now: Instant) -> Result<Self, KernelError> {
-        let mut registry = Self {
-            slots: Slots::new(MAX_APIS),
-            current: BTreeMap::new(),
-            records: BTreeMap::new(),
-            ports: kernel.ports()?.into_iter().collect(),
-            addresses: kernel.addresses()?.into_iter().collect(),
-        };
-        for slot in (1..MAX_APIS).map(ApiSlot) {
-            let record = kernel.api_record(slot)?;
-            if record == ApiRecord::default() {
-                continue;
-            }
-            registry.records.insert(slot, record);
-            match (record.state, identity(&record)) {
-                (state::CURRENT, Some(identity)) => {
-                    registry.slots.restore(slot.0);
-                    registry.current.insert(identity, (slot, None));
-                }
-                (state::FREE, _) => registry.slots.restore_free(slot.0),
-                // Whoever retired it did not live to see its last packet counted.
-                _ => {
-                    registry.slots.restore(slot.0);
-                    registry.slots.retire(slot.0, now);
-                }
-            }
-        }
-        Ok(registry)
+        let ledger: Ledger<ApiRecord> = Ledger::restore(kernel, now)?;
+        let holders = ledger.records().filter(|(_, record)| record.state() == state::CURRENT);
+        let current = holders.filter_map(|(slot, record)| Some((identity(record)?, (ApiSlot(slot), None)))).collect();
+        let ports = kernel.ports()?.into_iter().collect();
+        let addresses = kernel.addresses()?.into_iter().collect();
+        Ok(Self { ledger, current, ports, addresses })
     }
 
     /// How many APIs there are.
@@ -87,7 +64,7 @@ impl ApiRegistry {
 
     /// How many slots are taken, those of APIs that have just gone included.
     pub(super) fn slots_in_use(&self) -> usize {
-        self.slots.in_use()
+        self.ledger.in_use()
     }
 
     /// The APIs of which nothing is known but what the kernel's tables say.
@@ -124,7 +101,7 @@ impl ApiRegistry {
 
     /// Makes `wanted` the APIs that are counted: those that were counted before go on from where they are.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, wanted: &[Api], now: Instant) -> Result<(), KernelError> {
-        self.recycle(kernel, now)?;
+        self.ledger.recycle(kernel, now)?;
 
         let identities: HashSet<_> = wanted.iter().map(Identity::from).collect();
         for api in wanted {
@@ -147,57 +124,23 @@ impl ApiRegistry {
         let mut written = Ok(());
         for (Identity { name, role }, (slot, _)) in gone {
             info!(api = name, role = role.as_str(), "an API is no more: its totals move to \"removed\"");
-            self.slots.retire(slot.0, now);
-            written = written.and(self.change(kernel, slot, |record| record.state = state::RETIRED));
+            written = written.and(self.ledger.retire(kernel, slot.0, now));
         }
         written
     }
 
     /// A slot for a new API, with its name on it; `None` if all are taken.
     fn take_slot(&mut self, kernel: &mut Kernel, identity: &Identity) -> Result<Option<ApiSlot>, KernelError> {
-        let Some(slot) = self.slots.take().map(ApiSlot) else { return Ok(None) };
         let Identity { name, role } = identity;
         let bytes = name.as_bytes().get(..name.floor_char_boundary(API_NAME_BYTES)).unwrap_or_default();
-        self.change(kernel, slot, |record| {
+        let slot = self.ledger.take(kernel, |record| {
             record.name = [0; API_NAME_BYTES];
             record.name[..bytes.len()].copy_from_slice(bytes);
             record.name_length = bytes.len() as u16;
-            record.state = state::CURRENT;
             record.role = *role as u8;
             record.created = nanoseconds(SystemTime::now());
         })?;
-        Ok(Some(slot))
-    }
-
-    /// Changes the record of `slot`, in the kernel first.
-    fn change(
-        &mut self,
-        kernel: &mut Kernel,
-        slot: ApiSlot,
-        change: impl FnOnce(&mut ApiRecord),
-    ) -> Result<(), KernelError> {
-        let mut record = self.records.get(&slot).copied().unwrap_or_default();
-        change(&mut record);
-        kernel.set_api_record(slot, &record)?;
-        self.records.insert(slot, record);
-        Ok(())
-    }
-
-    /// Keeps what retired slots have counted, and frees them.
-    fn recycle(&mut self, kernel: &mut Kernel, now: Instant) -> Result<(), KernelError> {
-        while let Some(slot) = self.slots.recyclable(now).map(ApiSlot) {
-            let counters = kernel.api_counters(slot)?;
-            self.change(kernel, slot, |record| {
-                let counted = counters - record.base;
-                if let Some(removed) = record.removed.get_mut(usize::from(record.role)) {
-                    *removed += &counted;
-                }
-                record.base = counters;
-                record.state = state::FREE;
-            })?;
-            self.slots.recycle();
-        }
-        Ok(())
+        Ok(slot.map(ApiSlot))
     }
 
     /// Writes what differs between the kernel's tables and what the APIs with `identities` would have them say.
@@ -265,7 +208,7 @@ impl ApiRegistry {
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
         let mut apis = vec![ApiSnapshot { name: unmapped, role: None, api: None, counters, created: kernel.created() }];
         for (Identity { name, role }, (slot, api)) in &self.current {
-            let ApiRecord { base, created, .. } = self.records.get(slot).copied().unwrap_or_default();
+            let ApiRecord { base, created, .. } = self.ledger.record(slot.0);
             apis.push(ApiSnapshot {
                 name: name.clone(),
                 role: Some(*role),
@@ -286,22 +229,55 @@ impl ApiRegistry {
 
     /// What was counted for APIs that are no more, by role; nothing for a role that never lost any.
     fn removed(&self, kernel: &Kernel) -> Result<BTreeMap<Role, ApiCounters>, KernelError> {
+        let current: HashSet<_> = self.current.values().map(|(slot, _)| *slot).collect();
         let mut removed = BTreeMap::new();
-        for (slot, record) in &self.records {
+        for (slot, record) in self.ledger.records().map(|(slot, record)| (ApiSlot(slot), record)) {
             for (role, former) in Role::ALL.into_iter().zip(&record.removed) {
                 if *former != ApiCounters::default() {
                     *removed.entry(role).or_default() += former;
                 }
             }
-            let is_current = self.current.values().any(|(current, _)| current == slot);
-            if !is_current
+            if !current.contains(&slot)
                 && record.state != state::FREE
                 && let Some(role) = role(record)
             {
-                *removed.entry(role).or_default() += &(kernel.api_counters(*slot)? - record.base);
+                *removed.entry(role).or_default() += &(kernel.api_counters(slot)? - record.base);
             }
         }
         Ok(removed)
+    }
+}
+
+impl Record for ApiRecord {
+    const CAPACITY: u16 = MAX_APIS;
+
+    fn read(kernel: &Kernel, slot: u16) -> Result<Self, KernelError> {
+        kernel.api_record(ApiSlot(slot))
+    }
+
+    fn write(&self, kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
+        kernel.set_api_record(ApiSlot(slot), self)
+    }
+
+    fn state(&self) -> u8 {
+        match self.state {
+            // Nobody can ask for it again.
+            state::CURRENT if identity(self).is_none() => state::RETIRED,
+            state => state,
+        }
+    }
+
+    fn set_state(&mut self, state: u8) {
+        self.state = state;
+    }
+
+    fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {
+        let counters = kernel.api_counters(ApiSlot(slot))?;
+        if let Some(removed) = self.removed.get_mut(usize::from(self.role)) {
+            *removed += &(counters - self.base);
+        }
+        self.base = counters;
+        Ok(())
     }
 }
 

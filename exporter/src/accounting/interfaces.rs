@@ -1,7 +1,7 @@
 //! Which interface has which slot, and has the programs attached.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Instant, SystemTime},
 };
 
@@ -13,56 +13,31 @@ use tidewaiter_common::{
 };
 use tracing::{info, warn};
 
+use super::ledger::{Ledger, Record};
 use crate::{
     config::AttachMode,
     interfaces::{Interface, Statistics, Unit, coverage, statistics},
     kernel::{Attachment, Kernel, KernelError, from_nanoseconds, nanoseconds},
-    slots::Slots,
     snapshot::{GONE, InterfaceSnapshot},
 };
 
 /// The interfaces that are accounted, by index.
 #[derive(Debug)]
 pub(super) struct InterfaceRegistry {
-    slots: Slots,
+    ledger: Ledger<InterfaceRecord>,
     mode: AttachMode,
     current: BTreeMap<u32, (InterfaceSlot, Interface)>,
     /// Slots that an exporter before us counted an interface in, by its index and name, until it is asked for again.
     inherited: BTreeMap<(u32, String), InterfaceSlot>,
-    /// The kernel's records of slots that were ever held.
-    records: BTreeMap<InterfaceSlot, InterfaceRecord>,
 }
 
 impl InterfaceRegistry {
     /// What the exporter before this one has left in the kernel; nothing, if there was none.
     pub(super) fn restore(kernel: &Kernel, mode: AttachMode, now: Instant) -> Result<Self, KernelError> {
-        let mut registry = Self {
-            slots: Slots::new(MAX_INTERFACES),
-            mode,
-            current: BTreeMap::new(),
-            inherited: BTreeMap::new(),
-            records: BTreeMap::new(),
-        };
-        for slot in (1..MAX_INTERFACES).map(InterfaceSlot) {
-            let record = kernel.interface_record(slot)?;
-            if record == InterfaceRecord::default() {
-                continue;
-            }
-            registry.records.insert(slot, record);
-            match record.state {
-                state::CURRENT => {
-                    registry.slots.restore(slot.0);
-                    registry.inherited.insert((record.index, name(&record)), slot);
-                }
-                state::FREE => registry.slots.restore_free(slot.0),
-                // Whoever retired it did not live to see its last packet counted.
-                _ => {
-                    registry.slots.restore(slot.0);
-                    registry.slots.retire(slot.0, now);
-                }
-            }
-        }
-        Ok(registry)
+        let ledger: Ledger<InterfaceRecord> = Ledger::restore(kernel, now)?;
+        let holders = ledger.records().filter(|(_, record)| record.state() == state::CURRENT);
+        let inherited = holders.map(|(slot, record)| ((record.index, name(record)), InterfaceSlot(slot))).collect();
+        Ok(Self { ledger, mode, current: BTreeMap::new(), inherited })
     }
 
     /// The interfaces that are accounted.
@@ -72,7 +47,7 @@ impl InterfaceRegistry {
 
     /// How many slots are taken, those of interfaces that have just gone included.
     pub(super) fn slots_in_use(&self) -> usize {
-        self.slots.in_use()
+        self.ledger.in_use()
     }
 
     /// Makes `wanted` the interfaces that are accounted; answers with what could not be attached to.
@@ -97,7 +72,7 @@ impl InterfaceRegistry {
         for ((index, name), slot) in gone {
             failures.extend(self.retire(kernel, slot, (index, &name), is_there(index), now).err());
         }
-        failures.extend(self.recycle(kernel, now).err());
+        failures.extend(self.ledger.recycle(kernel, now).err());
         for interface in wanted {
             if !self.current.contains_key(&interface.index) {
                 failures.extend(self.add(kernel, interface, now).err());
@@ -129,10 +104,10 @@ impl InterfaceRegistry {
         let current: Vec<_> = self.current.iter().map(|(index, (slot, _))| (*index, *slot)).collect();
         for (index, slot) in current {
             let Some(now) = units.get(&index) else { continue };
-            let before = self.records.get(&slot).map_or([recorded::NOTHING; 2], |record| record.units);
+            let before = self.ledger.record(slot.0).units;
             let changed = Direction::ALL.map(Direction::index).map(|at| recorded::change(before[at], now[at]));
             if changed != before {
-                self.change(kernel, slot, |record| record.units = changed)?;
+                self.ledger.change(kernel, slot.0, |record| record.units = changed)?;
             }
         }
         Ok(())
@@ -193,10 +168,7 @@ impl InterfaceRegistry {
                 Ok(())
             }
             Err(error) => {
-                self.slots.retire(slot.0, now);
-                let given_up = kernel
-                    .clear_interface(*index)
-                    .and(self.change(kernel, slot, |record| record.state = state::RETIRED));
+                let given_up = kernel.clear_interface(*index).and(self.ledger.retire(kernel, slot.0, now));
                 if let Err(error) = given_up {
                     warn!(interface = name, %error, "cannot take an interface out of the table");
                 }
@@ -213,23 +185,21 @@ impl InterfaceRegistry {
         framing: Framing,
     ) -> Result<InterfaceSlot, KernelError> {
         let Interface { index, name, .. } = interface;
-        let slot = self.slots.take().map(InterfaceSlot).ok_or_else(|| KernelError::Full {
-            what: format!("the interface {name}"),
-            limit: usize::from(MAX_INTERFACES) - 1,
-        })?;
         let packets = packets(name);
-        self.change(kernel, slot, |record| {
+        let slot = self.ledger.take(kernel, |record| {
             record.name = [0; INTERFACE_NAME_BYTES];
             // The kernel gives no longer names.
             record.name.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
             record.index = *index;
-            record.state = state::CURRENT;
             record.framing = framing as u16;
             record.created = nanoseconds(SystemTime::now());
             record.kernel_base = packets;
             record.units = [recorded::NOTHING; Direction::COUNT];
         })?;
-        Ok(slot)
+        slot.map(InterfaceSlot).ok_or_else(|| KernelError::Full {
+            what: format!("the interface {name}"),
+            limit: usize::from(MAX_INTERFACES) - 1,
+        })
     }
 
     /// Stops accounting an interface in `slot`; its counters stay until its last packet is counted. If it `goes_on`, in another
@@ -248,37 +218,8 @@ impl InterfaceRegistry {
             kernel.detach(index);
             kernel.clear_interface(index)
         };
-        self.slots.retire(slot.0, now);
         info!(interface = name, index, "no longer accounting an interface: its totals move to {GONE:?}");
-        cleared.and(self.change(kernel, slot, |record| record.state = state::RETIRED))
-    }
-
-    /// Changes the record of `slot`, in the kernel first.
-    fn change(
-        &mut self,
-        kernel: &mut Kernel,
-        slot: InterfaceSlot,
-        change: impl FnOnce(&mut InterfaceRecord),
-    ) -> Result<(), KernelError> {
-        let mut record = self.records.get(&slot).copied().unwrap_or_default();
-        change(&mut record);
-        kernel.set_interface_record(slot, &record)?;
-        self.records.insert(slot, record);
-        Ok(())
-    }
-
-    /// Keeps what retired slots have counted, and frees them.
-    fn recycle(&mut self, kernel: &mut Kernel, now: Instant) -> Result<(), KernelError> {
-        while let Some(slot) = self.slots.recyclable(now).map(InterfaceSlot) {
-            let counters = kernel.interface_counters(slot)?;
-            self.change(kernel, slot, |record| {
-                record.gone += &(counters - record.base);
-                record.base = counters;
-                record.state = state::FREE;
-            })?;
-            self.slots.recycle();
-        }
-        Ok(())
+        cleared.and(self.ledger.retire(kernel, slot.0, now))
     }
 
     /// What was counted for each interface; `statistics` is what the kernel has.
@@ -289,7 +230,7 @@ impl InterfaceRegistry {
     ) -> Result<Vec<InterfaceSnapshot>, KernelError> {
         let mut interfaces = Vec::new();
         for (slot, interface) in self.current.values() {
-            let record = self.records.get(slot).copied().unwrap_or_default();
+            let record = self.ledger.record(slot.0);
             let counters = kernel.interface_counters(*slot)? - record.base;
             let theirs = statistics.and_then(|statistics| statistics.get(&interface.name)).map(|statistics| {
                 Direction::ALL
@@ -317,15 +258,42 @@ impl InterfaceRegistry {
 
     /// What was counted for interfaces that are no more.
     fn gone(&self, kernel: &Kernel) -> Result<InterfaceCounters, KernelError> {
+        let current: HashSet<_> = self.current.values().map(|(slot, _)| *slot).collect();
         let mut gone = kernel.interface_counters(InterfaceSlot::GONE)?;
-        for (slot, record) in &self.records {
+        for (slot, record) in self.ledger.records().map(|(slot, record)| (InterfaceSlot(slot), record)) {
             gone += &record.gone;
-            let is_current = self.current.values().any(|(current, _)| current == slot);
-            if !is_current && record.state != state::FREE {
-                gone += &(kernel.interface_counters(*slot)? - record.base);
+            if !current.contains(&slot) && record.state != state::FREE {
+                gone += &(kernel.interface_counters(slot)? - record.base);
             }
         }
         Ok(gone)
+    }
+}
+
+impl Record for InterfaceRecord {
+    const CAPACITY: u16 = MAX_INTERFACES;
+
+    fn read(kernel: &Kernel, slot: u16) -> Result<Self, KernelError> {
+        kernel.interface_record(InterfaceSlot(slot))
+    }
+
+    fn write(&self, kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
+        kernel.set_interface_record(InterfaceSlot(slot), self)
+    }
+
+    fn state(&self) -> u8 {
+        self.state
+    }
+
+    fn set_state(&mut self, state: u8) {
+        self.state = state;
+    }
+
+    fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {
+        let counters = kernel.interface_counters(InterfaceSlot(slot))?;
+        self.gone += &(counters - self.base);
+        self.base = counters;
+        Ok(())
     }
 }
 

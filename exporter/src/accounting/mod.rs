@@ -3,6 +3,7 @@
 mod apis;
 mod flows;
 mod interfaces;
+mod ledger;
 mod process;
 
 use std::{

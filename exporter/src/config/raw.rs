@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
 use super::one_or_many::OneOrMany;
 use crate::api::{PortRange, Role, Transport};
@@ -43,7 +44,7 @@ impl Default for RawConfiguration {
             attach: AttachMode::Auto,
             pin_path: None,
             persist: false,
-            flows: RawFlows { capacity: 262_144, idle_timeout: Interval(Duration::from_mins(1)) },
+            flows: RawFlows { capacity: DEFAULT_CAPACITY.into(), idle_timeout: Interval(Duration::from_mins(1)) },
             discovery: RawDiscovery {
                 interval: Interval(Duration::from_secs(10)),
                 limit: 64,

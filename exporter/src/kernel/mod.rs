@@ -21,6 +21,7 @@ use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
     ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, REPLAY, TRACK_FLOWS,
     direction::Direction,
+    flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
 };
 use tracing::{info, warn};
@@ -75,7 +76,7 @@ impl FlowCapacity {
 
 impl Default for FlowCapacity {
     fn default() -> Self {
-        Self::for_established(262_144)
+        Self::for_established(DEFAULT_CAPACITY)
     }
 }
 

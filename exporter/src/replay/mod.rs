@@ -96,18 +96,8 @@ pub struct Outcome {
     pub flows: HashMap<FlowKey, Flow>,
     /// Names of the APIs, by slot.
     pub names: BTreeMap<ApiSlot, String>,
-    /// Frames that were found, and their bytes on the wire.
-    pub frames: u64,
-    /// Bytes on the wire of all of them.
-    pub bytes: u64,
-    /// Frames that the kernel would not run a program on.
-    pub refused: u64,
-    /// Bytes on the wire of those.
-    pub refused_bytes: u64,
-    /// The first of them.
-    pub refusals: Vec<Refusal>,
-    /// Frames whose link type cannot be read, by the number of that.
-    pub unreadable: BTreeMap<u16, u64>,
+    /// What became of the frames.
+    pub tally: Tally,
     /// What was wrong with files: each was read as far as it could be.
     pub failures: Vec<CaptureError>,
 }
@@ -176,8 +166,7 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        let Tally { frames, bytes, refused, refused_bytes, refusals, unreadable } = tally;
-        Ok(Outcome { snapshot, flows, names, frames, bytes, refused, refused_bytes, refusals, unreadable, failures })
+        Ok(Outcome { snapshot, flows, names, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
@@ -234,13 +223,19 @@ fn load(flows: usize) -> Result<Kernel, ReplayError> {
 
 /// What became of the frames.
 #[derive(Debug, Default)]
-struct Tally {
-    frames: u64,
-    bytes: u64,
-    refused: u64,
-    refused_bytes: u64,
-    refusals: Vec<Refusal>,
-    unreadable: BTreeMap<u16, u64>,
+pub struct Tally {
+    /// Frames that were found.
+    pub frames: u64,
+    /// Bytes on the wire of all of them.
+    pub bytes: u64,
+    /// Frames that the kernel would not run a program on.
+    pub refused: u64,
+    /// Bytes on the wire of those.
+    pub refused_bytes: u64,
+    /// The first of them.
+    pub refusals: Vec<Refusal>,
+    /// Frames whose link type cannot be read, by the number of that.
+    pub unreadable: BTreeMap<u16, u64>,
 }
 
 impl Tally {

@@ -135,8 +135,8 @@ impl Outcome {
     /// What a reader of any report should know of frames that are not in it; `None` if all are.
     #[must_use]
     pub fn left_out(&self) -> Option<String> {
-        let unreadable: u64 = self.unreadable.values().sum();
-        let refused = self.refused;
+        let unreadable: u64 = self.tally.unreadable.values().sum();
+        let refused = self.tally.refused;
         (refused + unreadable > 0).then(|| {
             format!("{refused} frames that the kernel refuses and {unreadable} of unknown link types were not counted")
         })
@@ -173,22 +173,22 @@ impl Outcome {
             });
             UncountedRow { reason: reason.as_str(), receive, transmit }
         });
-        let refusals = self.refusals.iter().map(|refusal| RefusalRow {
+        let refusals = self.tally.refusals.iter().map(|refusal| RefusalRow {
             file: refusal.file.display().to_string(),
             frame: refusal.frame,
             length: refusal.length,
             captured: refusal.captured,
             reason: refusal.reason.clone(),
         });
-        let unreadable = self.unreadable.iter().map(|(&link_type, &frames)| UnreadableRow { link_type, frames });
+        let unreadable = self.tally.unreadable.iter().map(|(&link_type, &frames)| UnreadableRow { link_type, frames });
         Report {
-            frames: self.frames,
-            bytes: self.bytes,
+            frames: self.tally.frames,
+            bytes: self.tally.bytes,
             apis: apis.collect(),
             uncounted: uncounted.filter(|row| row.receive.packets + row.transmit.packets > 0).collect(),
             flows: flows.then(|| self.flow_rows()),
-            refused: self.refused,
-            refused_bytes: self.refused_bytes,
+            refused: self.tally.refused,
+            refused_bytes: self.tally.refused_bytes,
             refusals: refusals.collect(),
             unreadable: unreadable.collect(),
             failures: self.failures.iter().map(|failure| crate::chain::chain(failure)).collect(),
