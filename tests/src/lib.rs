@@ -19,6 +19,7 @@ pub mod command;
 pub mod corpus;
 pub mod exporter;
 pub mod frames;
+pub mod hooks;
 pub mod layers;
 pub mod metrics;
 pub mod namespace;

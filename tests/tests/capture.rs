@@ -2,11 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic for a stack trace")]
 
-use std::{
-    env, fs,
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write, path::Path};
 
 use flate2::{Compression, write::GzEncoder};
 use tempfile::NamedTempFile;
@@ -15,6 +11,7 @@ use tidewaiter::replay::capture::{
     error::{CaptureError, Malformation},
     link_layer::Framing,
 };
+use tidewaiter_tests::corpus::{corpus, say};
 
 /// The header of a frame that is not IP, as it is made up.
 const NOT_IP: [u8; 14] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
@@ -483,20 +480,6 @@ fn is_ip(frame: &Frame) -> bool {
     }
 }
 
-/// The captures of others, with what is known of them; `None` where they are not.
-fn corpus() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
-    let corpus = env::var_os("TIDEWAITER_CORPUS").map_or(beside, PathBuf::from);
-    if corpus.join("expected.tsv").is_file() {
-        return Some(corpus);
-    }
-    assert!(env::var_os("TIDEWAITER_CORPUS").is_none(), "there are no captures in {}", corpus.display());
-    let line = format!("SKIP: TIDEWAITER_CORPUS is not set, and there are no captures in {}", corpus.display());
-    // The test harness keeps back what macros print.
-    io::stderr().write_all((line + "\n").as_bytes()).unwrap();
-    None
-}
-
 #[test]
 fn captures_of_others_have_the_frames_that_tshark_finds() {
     let Some(corpus) = corpus() else { return };
@@ -514,11 +497,11 @@ fn captures_of_others_have_the_frames_that_tshark_finds() {
         match error {
             None => {}
             // Some were cut when they were captured; tshark says so too.
-            Some(error @ CaptureError::Truncated { .. }) => println!("{error}"),
+            Some(error @ CaptureError::Truncated { .. }) => say(&error.to_string()),
             Some(error) => panic!("{error}"),
         }
         files += 1;
     }
-    println!("{files} captures");
+    say(&format!("{files} captures"));
     assert_ne!(files, 0);
 }

@@ -11,13 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use rustix::process::Signal;
 use tidewaiter_tests::{
     bpf_file_system::BpfFileSystem,
     command::{Process, output},
     corpus::say,
     exporter::{ADDRESS, Exporter, binary},
+    hooks,
     namespace::Namespace,
     wait::wait_until,
 };
@@ -47,13 +47,7 @@ fn loaded_by(exporter: &Exporter<'_>) -> BTreeSet<u64> {
 
 /// How many programs are attached to `lo` of `namespace`, by TCX and as TC filters.
 fn attached(namespace: &Namespace) -> (usize, usize) {
-    let by_tcx = |hook| namespace.run(|| SchedClassifier::query_tcx("lo", hook).expect("is known").1.len());
-    let filters = |hook| {
-        let filters = output(namespace.command("tc").args(["filter", "show", "dev", "lo", hook]));
-        filters.lines().filter(|line| line.contains("account_")).count()
-    };
-    let tcx = by_tcx(TcAttachType::Ingress) + by_tcx(TcAttachType::Egress);
-    (tcx, filters("ingress") + filters("egress"))
+    hooks::attached(namespace, "lo")
 }
 
 #[test]

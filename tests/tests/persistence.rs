@@ -23,6 +23,7 @@ use tidewaiter_tests::{
     bpf_file_system::BpfFileSystem,
     exporter::{Exporter, binary},
     frames::{Kind, frame},
+    hooks,
     metrics::{Count, Metrics},
     namespace::Namespace,
     network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
@@ -475,14 +476,8 @@ fn detach(namespace: &Namespace, bpf: &BpfFileSystem) -> Output {
 
 /// How many programs are attached to the wire of `namespace`.
 fn attached(namespace: &Namespace) -> usize {
-    use aya::programs::{SchedClassifier, TcAttachType};
-    let links = |hook| namespace.run(|| SchedClassifier::query_tcx(INTERFACE, hook).expect("is known").1.len());
-    let filters = |hook| {
-        let mut command = namespace.command("tc");
-        let text = tidewaiter_tests::command::output(command.args(["filter", "show", "dev", INTERFACE, hook]));
-        text.lines().filter(|line| line.contains("account_")).count()
-    };
-    links(TcAttachType::Ingress) + links(TcAttachType::Egress) + filters("ingress") + filters("egress")
+    let (tcx, filters) = hooks::attached(namespace, INTERFACE);
+    tcx + filters
 }
 
 #[test]

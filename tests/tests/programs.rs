@@ -19,6 +19,7 @@ use tidewaiter_common::{
 use tidewaiter_tests::{
     frames::{End, Kind, frame},
     namespace::Namespace,
+    random::Random,
 };
 
 /// "Ask the next program", to TCX and TC alike.
@@ -193,25 +194,9 @@ fn every_reason_is_counted_under_its_own_name() {
     });
 }
 
-/// A generator of numbers that look random, the same each time (Marsaglia, "Xorshift RNGs", 2003).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("fits")
-    }
-}
-
 #[test]
 fn truncated_oversized_and_random_frames_are_all_counted() {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = Random::new(0x1234_5678_9abc_def1);
     let kinds: Vec<_> = Transport::ALL.iter().flat_map(|&t| [US.0, US.1].map(|us| to_port(t, us, 80))).collect();
     let mut frames = Vec::new();
     for frame in &kinds {
@@ -226,11 +211,11 @@ fn truncated_oversized_and_random_frames_are_all_counted() {
         let mut frame = kinds[random.below(kinds.len())].clone();
         for _ in 0..=random.below(6) {
             let place = random.below(frame.len());
-            frame[place] = random.next().to_le_bytes()[0];
+            frame[place] = random.byte();
         }
         frames.push(frame);
         let length = random.below(200);
-        frames.push((0..length).map(|_| random.next().to_le_bytes()[0]).collect());
+        frames.push((0..length).map(|_| random.byte()).collect());
     }
 
     with_accounting(|accounting| {
