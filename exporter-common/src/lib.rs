@@ -7,6 +7,8 @@
 //! * [`wire`] and [`tunnel`] say how many packets and bytes a socket buffer was on the wire;
 //! * [`api`] finds the API that a packet belongs to;
 //! * [`interface`] and [`reason`] lay out what is counted for each interface, [`flow`] what is kept of each flow;
+//! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are;
+//! * [`protocol`] and [`http`] read the first bytes of a payload;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]
@@ -16,11 +18,15 @@ pub mod address;
 pub mod api;
 pub mod atomic;
 pub mod counters;
+pub mod details;
 pub mod direction;
 pub mod flow;
 pub mod frame;
+pub mod histogram;
+pub mod http;
 pub mod interface;
 pub mod packet;
+pub mod protocol;
 pub mod reason;
 pub mod record;
 pub mod role;

@@ -6,6 +6,7 @@
 
 use crate::{
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    details::ApiDetails,
     direction::Direction,
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
@@ -26,6 +27,7 @@ const fn layout() -> u64 {
         size_of::<PortEntry>() as u64,
         size_of::<AddressKey>() as u64,
         size_of::<ApiCounters>() as u64,
+        size_of::<ApiDetails>() as u64,
         size_of::<InterfaceEntry>() as u64,
         size_of::<InterfaceCounters>() as u64,
         size_of::<FlowKey>() as u64,

@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    details::ApiDetails,
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::Packet,
@@ -25,6 +26,10 @@ pub(crate) static ADDRESSES: HashMap<AddressKey, ApiSlot> =
 /// What was counted for each API, a set for each CPU. The truth that every total comes from; never reset.
 #[map]
 pub(crate) static API_COUNTERS: PerCpuArray<ApiCounters> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
+
+/// What was counted for each API beside that, a set for each CPU. Userspace makes it zeros before an API gets the slot.
+#[map]
+pub(crate) static API_DETAILS: PerCpuArray<ApiDetails> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
 
 /// The slot of each interface, by the low bits of its index. Written by userspace.
 #[map]

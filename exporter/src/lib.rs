@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod discovery;
 pub mod doctor;
+pub mod flow;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;

@@ -8,6 +8,7 @@ use std::{
 pub use tidewaiter_common::{
     api::ApiCounters,
     counters::Counters,
+    details::{ApiDetails, CloseReason},
     direction::Direction,
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
@@ -49,6 +50,8 @@ pub struct ApiSnapshot {
     pub api: Option<Arc<Api>>,
     /// What was counted.
     pub counters: ApiCounters,
+    /// Connections, latencies and protocols; nothing for what has no slot of its own (`removed`), and while no flows are kept.
+    pub details: Option<Box<ApiDetails>>,
     /// Since when.
     pub created: SystemTime,
 }

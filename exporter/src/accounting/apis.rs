@@ -16,8 +16,8 @@ use tracing::{error, info};
 use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
-    kernel::{Kernel, KernelError, from_nanoseconds, nanoseconds},
-    snapshot::ApiSnapshot,
+    kernel::{FlowCapacity, Kernel, KernelError, from_nanoseconds, nanoseconds},
+    snapshot::{ApiDetails, ApiSnapshot},
 };
 
 /// An API keeps its counters as long as it keeps its name and role.
@@ -206,7 +206,14 @@ impl ApiRegistry {
     pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<ApiSnapshot>, KernelError> {
         let unmapped = reserved::UNMAPPED.to_owned();
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
-        let mut apis = vec![ApiSnapshot { name: unmapped, role: None, api: None, counters, created: kernel.created() }];
+        let mut apis = vec![ApiSnapshot {
+            name: unmapped,
+            role: None,
+            api: None,
+            counters,
+            details: details(kernel, ApiSlot::UNMAPPED)?,
+            created: kernel.created(),
+        }];
         for (Identity { name, role }, (slot, api)) in &self.current {
             let ApiRecord { base, created, .. } = self.ledger.record(slot.0);
             apis.push(ApiSnapshot {
@@ -214,6 +221,7 @@ impl ApiRegistry {
                 role: Some(*role),
                 api: api.clone(),
                 counters: kernel.api_counters(*slot)? - base,
+                details: details(kernel, *slot)?,
                 created: from_nanoseconds(created),
             });
         }
@@ -222,6 +230,7 @@ impl ApiRegistry {
             role: Some(role),
             api: None,
             counters,
+            details: None,
             created: kernel.created(),
         }));
         Ok(apis)
@@ -271,6 +280,10 @@ impl Record for ApiRecord {
         self.state = state;
     }
 
+    fn prepare(kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
+        kernel.clear_api_details(ApiSlot(slot))
+    }
+
     fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {
         let counters = kernel.api_counters(ApiSlot(slot))?;
         if let Some(removed) = self.removed.get_mut(usize::from(self.role)) {
@@ -279,6 +292,14 @@ impl Record for ApiRecord {
         self.base = counters;
         Ok(())
     }
+}
+
+/// What was counted in `slot` beside packets and bytes; nothing while no flows are kept.
+fn details(kernel: &Kernel, slot: ApiSlot) -> Result<Option<Box<ApiDetails>>, KernelError> {
+    if kernel.flow_capacity() == FlowCapacity::NONE {
+        return Ok(None);
+    }
+    kernel.api_details(slot).map(|details| Some(Box::new(details)))
 }
 
 fn identity(record: &ApiRecord) -> Option<Identity> {

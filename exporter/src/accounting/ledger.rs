@@ -26,6 +26,11 @@ pub(super) trait Record: Copy + Default + PartialEq {
     /// Says whether the slot has a holder.
     fn set_state(&mut self, state: u8);
 
+    /// Makes `slot` ready for a new holder, before the record says that there is one.
+    fn prepare(_kernel: &mut Kernel, _slot: u16) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     /// Adds what the holder has counted in `slot` to what former holders had, in one change.
     fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError>;
 }
@@ -79,6 +84,7 @@ impl<R: Record> Ledger<R> {
     /// Gives a slot to a new holder, who is written down by `fill`; `None` if all are taken.
     pub(super) fn take(&mut self, kernel: &mut Kernel, fill: impl FnOnce(&mut R)) -> Result<Option<u16>, KernelError> {
         let Some(slot) = self.slots.take() else { return Ok(None) };
+        R::prepare(kernel, slot)?;
         self.change(kernel, slot, |record| {
             fill(record);
             record.set_state(state::CURRENT);

@@ -8,10 +8,12 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
 };
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, PortEntry},
+    details::ApiDetails,
     frame::Framing,
     interface::{InterfaceCounters, InterfaceEntry, InterfaceSlot, interface_places},
     record::{ApiRecord, InstanceRecord, InterfaceRecord},
@@ -28,6 +30,7 @@ pub(super) mod name {
     pub(in crate::kernel) const PORTS: &str = "PORTS";
     pub(in crate::kernel) const ADDRESSES: &str = "ADDRESSES";
     pub(in crate::kernel) const API_COUNTERS: &str = "API_COUNTERS";
+    pub(in crate::kernel) const API_DETAILS: &str = "API_DETAILS";
     pub(in crate::kernel) const INTERFACE_SLOTS: &str = "INTERFACE_SLOTS";
     pub(in crate::kernel) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     pub(in crate::kernel) const FLOWS: &str = "FLOWS";
@@ -38,10 +41,11 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 2] = [FLOWS, NEW_FLOWS];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 10] = [
+    pub(in crate::kernel) const ALL: [&str; 11] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
+        API_DETAILS,
         INTERFACE_SLOTS,
         INTERFACE_COUNTERS,
         FLOWS,
@@ -92,6 +96,21 @@ impl Kernel {
     /// What was ever counted in `slot`, all CPUs together.
     pub fn api_counters(&self, slot: ApiSlot) -> Result<ApiCounters, KernelError> {
         self.add_up(name::API_COUNTERS, slot.0)
+    }
+
+    /// What was counted beside that for who has `slot`, all CPUs together.
+    pub fn api_details(&self, slot: ApiSlot) -> Result<ApiDetails, KernelError> {
+        self.add_up(name::API_DETAILS, slot.0)
+    }
+
+    /// Makes what was counted beside packets and bytes in `slot` zeros. Nobody may have it.
+    pub fn clear_api_details(&mut self, slot: ApiSlot) -> Result<(), KernelError> {
+        let mut details: PerCpuArray<_, ApiDetails> = self.map_mut(name::API_DETAILS)?;
+        let zeros = nr_cpus()
+            .map_err(|(_, source)| source)
+            .and_then(|cpus| PerCpuValues::try_from(vec![ApiDetails::default(); cpus]))
+            .map_err(|source| write(name::API_DETAILS)(source.into()))?;
+        details.set(slot.0.into(), zeros, 0).map_err(write(name::API_DETAILS))
     }
 
     /// Who has `slot`.
