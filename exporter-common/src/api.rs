@@ -48,15 +48,15 @@ impl ApiSlot {
 pub struct ApiCounters {
     /// Packets and bytes on the wire, by [`Direction::index`].
     pub wire: [Counters; Direction::COUNT],
-    /// Those of the packets that are part of no flow, because the flow table was full.
-    pub untracked: u64,
+    /// Those of them that are part of no flow, because the flow table was full; both directions together.
+    pub untracked: Counters,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: made of `u64` alone, no padding, every bit pattern is valid.
 unsafe impl aya::Pod for ApiCounters {}
 
-const _: () = assert!(size_of::<ApiCounters>() == 40);
+const _: () = assert!(size_of::<ApiCounters>() == 48);
 
 impl core::ops::AddAssign<&Self> for ApiCounters {
     fn add_assign(&mut self, other: &Self) {
@@ -64,7 +64,7 @@ impl core::ops::AddAssign<&Self> for ApiCounters {
         for (mine, theirs) in self.wire.iter_mut().zip(wire) {
             *mine += *theirs;
         }
-        self.untracked += untracked;
+        self.untracked += *untracked;
     }
 }
 
@@ -74,7 +74,7 @@ impl core::ops::Sub for ApiCounters {
     fn sub(self, before: Self) -> Self {
         let [receive, transmit] = self.wire;
         let wire = [receive - before.wire[0], transmit - before.wire[1]];
-        Self { wire, untracked: self.untracked.saturating_sub(before.untracked) }
+        Self { wire, untracked: self.untracked - before.untracked }
     }
 }
 
@@ -175,6 +175,15 @@ pub trait ApiTables {
     fn address(&self, key: &AddressKey) -> Option<ApiSlot>;
 }
 
+/// The API that a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its slot; [`ApiSlot::UNMAPPED`] if there is none.
+    pub slot: ApiSlot,
+    /// Which end of it this host is; of no consequence if there is none.
+    pub role: Role,
+}
+
 /// Finds the API that `packet`, read from `frame`, belongs to: [`ApiSlot::UNMAPPED`] if none claimed its ports.
 ///
 /// A server at the local port comes first, then a client of the remote one. On the `loopback` interface a packet is
@@ -189,8 +198,9 @@ pub fn attribute<F: Frame + ?Sized, T: ApiTables>(
     packet: &Packet,
     direction: Direction,
     loopback: bool,
-) -> Result<ApiSlot, Reason> {
-    let Some(transport) = packet.transport else { return Ok(ApiSlot::UNMAPPED) };
+) -> Result<Owner, Reason> {
+    let unmapped = Owner { slot: ApiSlot::UNMAPPED, role: Role::Server };
+    let Some(transport) = packet.transport else { return Ok(unmapped) };
     let find = |role, side| {
         let end = End::of(packet, direction, side);
         end.api(tables, frame, packet, transport, role)
@@ -198,16 +208,16 @@ pub fn attribute<F: Frame + ?Sized, T: ApiTables>(
 
     let server = find(Role::Server, Side::Local)?;
     if server.is_mapped() {
-        return Ok(server);
+        return Ok(Owner { slot: server, role: Role::Server });
     }
     let client = find(Role::Client, Side::Remote)?;
     if client.is_mapped() {
-        return Ok(client);
+        return Ok(Owner { slot: client, role: Role::Client });
     }
     if loopback && (find(Role::Server, Side::Remote)?.is_mapped() || find(Role::Client, Side::Local)?.is_mapped()) {
         return Err(Reason::Mirror);
     }
-    Ok(ApiSlot::UNMAPPED)
+    Ok(unmapped)
 }
 
 /// One side of a packet as this host sees it.

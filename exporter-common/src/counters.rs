@@ -30,7 +30,15 @@ impl Counters {
     }
 }
 
+impl From<Wire> for Counters {
+    #[inline(always)]
+    fn from(Wire { packets, bytes }: Wire) -> Self {
+        Self { packets, bytes }
+    }
+}
+
 impl core::ops::AddAssign for Counters {
+    #[inline(always)]
     fn add_assign(&mut self, other: Self) {
         let Self { packets, bytes } = other;
         self.packets += packets;

@@ -23,6 +23,16 @@ impl Direction {
         if number == Self::Receive as u32 { Self::Receive } else { Self::Transmit }
     }
 
+    /// The other direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Receive => Self::Transmit,
+            Self::Transmit => Self::Receive,
+        }
+    }
+
     /// The place of this direction in arrays that are indexed by direction.
     #[inline(always)]
     #[must_use]

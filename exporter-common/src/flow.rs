@@ -12,6 +12,7 @@ use crate::{
     direction::Direction,
     frame::Frame,
     packet::{Packet, protocol, tcp_flag},
+    protocol::Protocol,
     wire::Wire,
 };
 
@@ -23,13 +24,39 @@ pub const ONE_WAY_PACKETS: u64 = 8;
 
 /// What [`Flow::seen`] says of one direction: the TCP flags of all its segments in the lowest 8 bits, and whether there was
 /// a segment without SYN and RST.
-const PLAIN: u64 = 1 << 8;
+pub const PLAIN: u64 = 1 << 8;
 /// And whether there was a segment without RST.
-const NO_RESET: u64 = 1 << 9;
+pub const NO_RESET: u64 = 1 << 9;
+/// And whether there was any payload.
+pub const PAYLOAD: u64 = 1 << 10;
 /// Bits that [`Flow::seen`] has for each direction.
 const SEEN_BITS: usize = 16;
+
+/// What [`Flow::seen`] says of a whole flow: that its end was counted.
+pub const ENDED: u64 = 1 << 32;
+/// That it ended by a reset.
+pub const RESET: u64 = 1 << 33;
+/// That it was an attempt that was refused.
+pub const REFUSED: u64 = 1 << 34;
+/// That its protocol was counted.
+pub const CLASSIFIED: u64 = 1 << 35;
+/// That its payload is not what the API expects, and that this was counted.
+pub const UNEXPECTED: u64 = 1 << 36;
+/// That it speaks HTTP/1, of which requests and responses are counted.
+pub const HTTP1: u64 = 1 << 37;
+/// That each of its datagrams is a request or an answer by itself.
+pub const DATAGRAMS: u64 = 1 << 38;
+/// That this host opened the connection, if [`Flow::opened`] says that it was opened.
+pub const OPENED_BY_TRANSMIT: u64 = 1 << 39;
+/// That it is a connection whose beginning was counted.
+pub const BEGUN: u64 = 1 << 56;
+/// Where the protocol stands that was found in what was received, plus one; 8 bits further on that of what was transmitted.
+const PROTOCOL_SHIFT: usize = 40;
 /// Bit of [`Flow::seen`] of a flow that is not established: it has moved to the flow table.
 const MOVED: u64 = 1 << 63;
+
+/// How many requests of a flow can wait for their answers at once and be timed all.
+pub const PENDING: usize = 4;
 
 /// What tells one flow from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,37 +100,62 @@ impl FlowKey {
 
 /// What passed between the two ends of a flow.
 ///
-/// Every CPU writes to it, so packets, bytes and `seen` are changed by atomic instructions alone. The times are not: two
-/// CPUs that write `last` at once write the same tick, or nearly so.
+/// Every CPU writes to it, so what is counted, `seen` and whatever must happen exactly once are changed by atomic instructions
+/// alone. The rest is not: two CPUs that write `last` at once write the same tick, or nearly so.
 ///
 /// The time of the last packet is written with each of them, so it is in ticks of the kernel, which cost next to nothing
 /// to read. Ticks and clocks drift apart, if slowly; so that of the first one, which may be long ago, is the clock's.
+///
+/// What nearly every packet needs comes first, so that it lies in one or two lines of the CPU's cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
     /// Packets and bytes that were counted last, by [`Direction::index`]: see [`Flow::counters`].
     recent: [Recent; Direction::COUNT],
-    /// What was counted before those.
-    earlier: [Counters; Direction::COUNT],
-    /// When its first packet passed, in nanoseconds of the kernel's monotonic clock, as of the tick before.
-    pub first: u64,
     /// When its last packet passed, in ticks of the kernel (`jiffies`).
     pub last: u64,
-    /// What was seen of it beside: see [`Flow::tcp_flags`] and [`Flow::has_moved`].
+    /// What was seen of it beside: see [`Flow::tcp_flags`], [`ENDED`] and the others.
     pub seen: u64,
+    /// How many requests there were, in the lower half, and how many of them were answered, in the upper.
+    pub(crate) turns: u64,
     /// The API that it belongs to.
     pub api: ApiSlot,
     /// With the next, pads to 8 bytes, in pieces that BPF can write.
     reserved: u16,
     /// See `reserved`.
     reserved_word: u32,
+    /// What was counted before `recent`.
+    earlier: [Counters; Direction::COUNT],
+    /// Requests that wait for their answers: see [`crate::turn`].
+    pub(crate) pending: [u64; PENDING],
+    /// When its first packet passed, in nanoseconds of the kernel's monotonic clock, as of the tick before.
+    pub first: u64,
+    /// When the segment passed that opened the connection, in nanoseconds of the kernel's monotonic clock; 0 if it was not
+    /// seen.
+    pub opened: u64,
+    /// How long its handshake took, in nanoseconds; 0 if that was not seen.
+    pub handshake: u64,
+    /// How long answers took, all added up, in nanoseconds.
+    pub response_time: u64,
+    /// How many answers there are in that.
+    pub responses: u64,
+    /// Segments that this host's TCP has sent again.
+    pub retransmitted: u64,
+    /// The sequence number that opened the connection.
+    pub(crate) opening: u32,
+    /// The sequence number behind the last request, or of the last one that was seen to begin.
+    pub(crate) asked: u32,
+    /// The sequence number that the next answer does not come before.
+    pub(crate) floor: u32,
+    /// The sequence number up to which the answering side has received the request.
+    pub(crate) acknowledged: u32,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 80 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 176 && align_of::<Flow>() == 8);
 
 /// Packets and bytes in one word, so that one atomic instruction counts both: they are half of what a flow costs.
 ///
@@ -130,13 +182,46 @@ impl Recent {
 }
 
 impl Flow {
+    const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+
     /// A flow without a packet yet.
     #[must_use]
     #[inline(always)]
     pub const fn new(api: ApiSlot, first: u64, tick: u64) -> Self {
         let none = Counters { packets: 0, bytes: 0 };
-        let (recent, earlier) = ([Recent(0); 2], [none; 2]);
-        Self { recent, earlier, first, last: tick, seen: 0, api, reserved: 0, reserved_word: 0 }
+        Self {
+            recent: [Recent(0); 2],
+            last: tick,
+            seen: 0,
+            turns: 0,
+            api,
+            reserved: 0,
+            reserved_word: 0,
+            earlier: [none; 2],
+            pending: [0; PENDING],
+            first,
+            opened: 0,
+            handshake: 0,
+            response_time: 0,
+            responses: 0,
+            retransmitted: 0,
+            opening: 0,
+            asked: 0,
+            floor: 0,
+            acknowledged: 0,
+        }
+    }
+
+    /// Forgets what was counted and seen, and nothing else: in a copy of a flow, for that has to be moved to it, see
+    /// [`Flow::move_counters`].
+    #[inline(always)]
+    pub const fn uncount(&mut self) {
+        self.recent = [Recent(0); Direction::COUNT];
+        self.earlier = [Counters { packets: 0, bytes: 0 }; Direction::COUNT];
+        self.response_time = 0;
+        self.responses = 0;
+        self.retransmitted = 0;
+        self.seen = 0;
     }
 
     /// Packets and bytes on the wire, by [`Direction::index`].
@@ -158,17 +243,70 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn bits(packet: &Packet, direction: Direction) -> u64 {
-        if packet.protocol != protocol::TCP {
-            return 0;
-        }
+        let payload = if packet.payload > 0 { PAYLOAD } else { 0 };
         let flags = packet.tcp_flags;
-        let plain = if flags & (tcp_flag::SYN | tcp_flag::RST) == 0 { PLAIN } else { 0 };
-        let no_reset = if flags & tcp_flag::RST == 0 { NO_RESET } else { 0 };
-        (flags as u64 | plain | no_reset) << (direction.index() * SEEN_BITS)
+        let tcp = if packet.protocol == protocol::TCP {
+            let plain = if flags & (tcp_flag::SYN | tcp_flag::RST) == 0 { PLAIN } else { 0 };
+            let no_reset = if flags & tcp_flag::RST == 0 { NO_RESET } else { 0 };
+            flags as u64 | plain | no_reset
+        } else {
+            0
+        };
+        (tcp | payload) << (direction.index() * SEEN_BITS)
+    }
+
+    /// Whether `seen` says one of `bits` of `direction`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn says(seen: u64, direction: Direction, bits: u64) -> bool {
+        seen >> (direction.index() * SEEN_BITS) & bits != 0
+    }
+
+    /// Whether `seen` says that the side that does not send in `direction` has sent anything but a refusal.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answered(seen: u64, direction: Direction) -> bool {
+        Self::says(seen, direction.opposite(), NO_RESET)
     }
 
     const fn has_seen(&self, direction: Direction, bits: u64) -> bool {
-        self.seen >> (direction.index() * SEEN_BITS) & bits != 0
+        Self::says(self.seen, direction, bits)
+    }
+
+    /// The bits of [`Flow::seen`] that say what the payload of `direction` looks like.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol_bits(direction: Direction, protocol: Protocol) -> u64 {
+        (protocol as u64 + 1) << (PROTOCOL_SHIFT + direction.index() * 8)
+    }
+
+    /// What the payload of `direction` looks like; `None` if there was none yet.
+    #[must_use]
+    pub const fn protocol_of(&self, direction: Direction) -> Option<Protocol> {
+        match (self.seen >> (PROTOCOL_SHIFT + direction.index() * 8)) as u8 {
+            0 => None,
+            found => Protocol::from_index(found - 1),
+        }
+    }
+
+    /// What the payload looks like: what is known of either direction.
+    #[must_use]
+    pub fn application(&self) -> Protocol {
+        let known = Direction::ALL.into_iter().filter_map(|direction| self.protocol_of(direction));
+        known.max().unwrap_or_default()
+    }
+
+    /// Which way the segment went that opened the connection; `None` if it was not seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opened_by(&self) -> Option<Direction> {
+        if self.opened == 0 {
+            None
+        } else if self.seen & OPENED_BY_TRANSMIT != 0 {
+            Some(Direction::Transmit)
+        } else {
+            Some(Direction::Receive)
+        }
     }
 
     /// The TCP flags of all segments that went in `direction`, see [`tcp_flag`].
@@ -198,32 +336,71 @@ impl Flow {
         is_answered || (is_plain && is_steady)
     }
 
-    /// Counts one socket buffer of `api` that passed at `tick` and has `bits` ([`Flow::bits`]).
+    /// Counts one socket buffer that passed at `tick` and has `bits` ([`Flow::bits`]). Answers with those of `bits`
+    /// that are new: each is to one caller alone.
     ///
     /// # Safety
     /// `flow` must point to a flow that may be written to, and that whatever is not a method of this type writes to as these
     /// do.
     #[inline(always)]
-    pub unsafe fn count(flow: *mut Self, api: ApiSlot, direction: Direction, wire: Wire, bits: u64, tick: u64) {
+    pub unsafe fn count(flow: *mut Self, direction: Direction, wire: Wire, bits: u64, tick: u64) -> u64 {
         // SAFETY: the caller's; the fields are aligned.
         unsafe {
             let recent = (&raw mut (*flow).recent[direction.index()]).cast();
             if atomic::fetch_add(recent, Recent::of(wire)) & Recent::HALF_FULL != 0 {
                 Self::settle(recent, &raw mut (*flow).earlier[direction.index()]);
             }
-            // Nearly always they are all set, and an atomic instruction costs more than a look.
-            if (&raw const (*flow).seen).read_volatile() & bits != bits {
-                atomic::fetch_or(&raw mut (*flow).seen, bits);
-            }
             let last = &raw mut (*flow).last;
             if last.read_volatile() < tick {
                 last.write_volatile(tick);
             }
-            // Ports may change hands while a flow lasts.
-            let place = &raw mut (*flow).api;
-            if place.read_volatile() != api {
-                place.write_volatile(api);
+            Self::note(flow, bits)
+        }
+    }
+
+    /// Sets `bits` of [`Flow::seen`]. Answers with those that are new: each is to one caller alone.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn note(flow: *mut Self, bits: u64) -> u64 {
+        // Nearly always they are all set, and an atomic instruction costs more than a look.
+        // SAFETY: as in `count`.
+        unsafe {
+            if (&raw const (*flow).seen).read_volatile() & bits == bits {
+                return 0;
             }
+            bits & !atomic::fetch_or(&raw mut (*flow).seen, bits)
+        }
+    }
+
+    /// Writes a flow without a packet yet, as [`Flow::new`] has it, to its place. (A flow takes a third of the stack that BPF
+    /// programs have.)
+    ///
+    /// # Safety
+    /// `flow` must point to what may be written to.
+    #[inline(always)]
+    pub unsafe fn write_new(flow: *mut Self, api: ApiSlot, first: u64, tick: u64) {
+        // SAFETY: the caller's; all fields are integers, for which zeros are fine.
+        unsafe {
+            for word in 0..Self::WORDS {
+                flow.cast::<u64>().add(word).write_volatile(0);
+            }
+            (*flow).last = tick;
+            (*flow).first = first;
+            (*flow).api = api;
+        }
+    }
+
+    /// Copies a flow, which others may be writing to, word by word, for the same reason.
+    ///
+    /// # Safety
+    /// `from` must point to a flow, `to` to what may be written to.
+    #[inline(always)]
+    pub unsafe fn copy(from: *const Self, to: *mut Self) {
+        for word in 0..Self::WORDS {
+            // SAFETY: the caller's; the words are aligned.
+            unsafe { to.cast::<u64>().add(word).write_volatile(from.cast::<u64>().add(word).read_volatile()) };
         }
     }
 
@@ -271,29 +448,53 @@ impl Flow {
                 atomic::add(&raw mut (*to).packets, atomic::swap(&raw mut (*from).packets, 0));
                 atomic::add(&raw mut (*to).bytes, atomic::swap(&raw mut (*from).bytes, 0));
             }
+            for (from, to) in [
+                (&raw mut (*from).response_time, &raw mut (*to).response_time),
+                (&raw mut (*from).responses, &raw mut (*to).responses),
+                (&raw mut (*from).retransmitted, &raw mut (*to).retransmitted),
+            ] {
+                let value = atomic::swap(from, 0);
+                if value != 0 {
+                    atomic::add(to, value);
+                }
+            }
             let seen = (&raw const (*from).seen).read_volatile() & !MOVED;
             atomic::fetch_or(&raw mut (*to).seen, seen);
         }
     }
 
-    /// Takes all packets that were counted out of the flow; answers with how many there were.
+    /// Takes all that was counted out of the flow; answers with how much it was, both directions together.
     ///
     /// # Safety
     /// As for [`Flow::count`].
     #[inline(always)]
     #[must_use]
-    pub unsafe fn take_packets(flow: *mut Self) -> u64 {
-        let mut packets = 0;
+    pub unsafe fn take_counters(flow: *mut Self) -> Counters {
+        let mut taken = Counters { packets: 0, bytes: 0 };
         for place in [0, 1] {
             // SAFETY: as in `count`.
             unsafe {
-                packets += Recent(atomic::swap((&raw mut (*flow).recent[place]).cast(), 0)).counters().packets;
+                let recent = Recent(atomic::swap((&raw mut (*flow).recent[place]).cast(), 0)).counters();
                 let earlier = &raw mut (*flow).earlier[place];
-                packets += atomic::swap(&raw mut (*earlier).packets, 0);
-                atomic::swap(&raw mut (*earlier).bytes, 0);
+                taken.packets += recent.packets + atomic::swap(&raw mut (*earlier).packets, 0);
+                taken.bytes += recent.bytes + atomic::swap(&raw mut (*earlier).bytes, 0);
             }
         }
-        packets
+        taken
+    }
+
+    /// Moves all that was counted into a copy, which is this flow as it ended; in the flow itself nothing is left of it.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`], for both.
+    #[inline(always)]
+    pub unsafe fn take(flow: *mut Self, copy: *mut Self) {
+        // SAFETY: as in `count`; the copy may be of two moments, so what was counted is moved.
+        unsafe {
+            Self::copy(flow, copy);
+            (*copy).uncount();
+            Self::move_counters(flow, copy);
+        }
     }
 
     /// Whether the flow has moved to the flow table. Nothing that this CPU counted before is later than the answer.
@@ -318,8 +519,8 @@ impl Flow {
         unsafe { atomic::fetch_or(&raw mut (*flow).seen, MOVED) };
     }
 
-    /// Makes the flow one that has not moved, and that began with a packet that passed at `first` and has `bits`. That packet
-    /// was counted before.
+    /// Makes the flow one that has not moved, and that began with a packet that passed at `first` and has `bits`. Whether that
+    /// packet was counted before makes no difference: what was counted stays.
     ///
     /// # Safety
     /// As for [`Flow::count`].
@@ -328,7 +529,47 @@ impl Flow {
         // SAFETY: as in `count`.
         unsafe {
             (&raw mut (*flow).first).write_volatile(first);
+            (&raw mut (*flow).opened).write_volatile(0);
+            (&raw mut (*flow).handshake).write_volatile(0);
+            for place in 0..PENDING {
+                (&raw mut (*flow).pending[place]).write_volatile(0);
+            }
+            atomic::swap(&raw mut (*flow).turns, 0);
             atomic::swap(&raw mut (*flow).seen, bits);
+        }
+    }
+
+    /// Takes note that the segment that opens the connection passed in `direction` at `time`, and has the number `sequence`.
+    /// Says whether it is new, rather than sent again.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn open(flow: *mut Self, direction: Direction, sequence: u32, time: impl Fn() -> u64) -> bool {
+        // SAFETY: as in `count`.
+        unsafe {
+            if Self::is_opened_by(flow, sequence) {
+                return false;
+            }
+            (&raw mut (*flow).opening).write_volatile(sequence);
+            (&raw mut (*flow).opened).write_volatile(time());
+            if let Direction::Transmit = direction {
+                atomic::fetch_or(&raw mut (*flow).seen, OPENED_BY_TRANSMIT);
+            }
+            true
+        }
+    }
+
+    /// Whether the connection was opened by the segment with the number `sequence`.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn is_opened_by(flow: *const Self, sequence: u32) -> bool {
+        // SAFETY: as in `count`.
+        unsafe {
+            (&raw const (*flow).opened).read_volatile() != 0 && (&raw const (*flow).opening).read_volatile() == sequence
         }
     }
 
@@ -338,6 +579,9 @@ impl Flow {
             self.earlier[direction.index()] += other.counters(direction);
         }
         self.seen |= other.seen & !MOVED;
+        self.response_time += other.response_time;
+        self.responses += other.responses;
+        self.retransmitted += other.retransmitted;
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
     }

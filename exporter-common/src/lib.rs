@@ -8,7 +8,8 @@
 //! * [`api`] finds the API that a packet belongs to;
 //! * [`interface`] and [`reason`] lay out what is counted for each interface, [`flow`] what is kept of each flow;
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are;
-//! * [`protocol`] and [`http`] read the first bytes of a payload;
+//! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
+//! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]
@@ -20,6 +21,7 @@ pub mod atomic;
 pub mod counters;
 pub mod details;
 pub mod direction;
+pub mod event;
 pub mod flow;
 pub mod frame;
 pub mod histogram;
@@ -32,6 +34,7 @@ pub mod record;
 pub mod role;
 pub mod transport;
 pub mod tunnel;
+pub mod turn;
 pub mod wire;
 
 /// Name of the BPF program that accounts received packets.
@@ -40,6 +43,10 @@ pub const ACCOUNT_RECEIVE: &str = "account_receive";
 pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
+/// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been
+/// quiet, counts their end, and tells of them. Never attached. How many of the keys it has dealt with is then the first word
+/// of `cb`: fewer than there were if there was no more room in the ring.
+pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
 

@@ -136,6 +136,12 @@ pub struct Packet {
     pub destination_port: u16,
     /// The flags of a TCP header, see [`tcp_flag`]; 0 for any other packet.
     pub tcp_flags: u8,
+    /// The sequence number of a TCP header: of its flag SYN, or of the first byte of its payload; 0 for any other packet.
+    pub sequence: u32,
+    /// The acknowledgement number of a TCP header: the sequence number that its sender expects next; 0 for any other packet.
+    pub acknowledgement: u32,
+    /// Bytes of the transport's payload that the headers promise, of TCP and UDP alone.
+    pub payload: u32,
     /// Bytes from the start of the frame to the transport's payload: what each segment of a super-packet repeats.
     pub headers: usize,
 }
@@ -150,6 +156,9 @@ impl Packet {
         source_port: 0,
         destination_port: 0,
         tcp_flags: 0,
+        sequence: 0,
+        acknowledgement: 0,
+        payload: 0,
         headers: 0,
     };
 
@@ -340,7 +349,8 @@ impl Packet {
             return Err(Reason::TcpTruncated);
         }
         let header: [u8; TCP_HEADER] = frame.read(self.headers).ok_or(Reason::TcpTruncated)?;
-        let [source_0, source_1, destination_0, destination_1, _, _, _, _, _, _, _, _, data_offset, flags, ..] = header;
+        let [source_0, source_1, destination_0, destination_1, s0, s1, s2, s3, a0, a1, a2, a3, data_offset, flags, ..] =
+            header;
         let header = usize::from(data_offset >> 4) * 4;
         if header < TCP_HEADER || header > length {
             return Err(Reason::TcpMalformed);
@@ -349,6 +359,9 @@ impl Packet {
         self.source_port = u16::from_be_bytes([source_0, source_1]);
         self.destination_port = u16::from_be_bytes([destination_0, destination_1]);
         self.tcp_flags = flags;
+        self.sequence = u32::from_be_bytes([s0, s1, s2, s3]);
+        self.acknowledgement = u32::from_be_bytes([a0, a1, a2, a3]);
+        self.payload = (length - header) as u32;
         self.headers += header;
         Ok(())
     }
@@ -370,6 +383,9 @@ impl Packet {
         self.transport = Some(transport);
         self.source_port = u16::from_be_bytes([source_0, source_1]);
         self.destination_port = u16::from_be_bytes([destination_0, destination_1]);
+        if transport == Transport::Udp {
+            self.payload = (length - header) as u32;
+        }
         self.headers += header;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::{
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     direction::Direction,
+    event::{FinishedFlow, Sample},
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     reason::Reason,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// Increased with every change of what is pinned that the sizes and names below do not show.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
@@ -32,6 +33,8 @@ const fn layout() -> u64 {
         size_of::<InterfaceCounters>() as u64,
         size_of::<FlowKey>() as u64,
         size_of::<Flow>() as u64,
+        size_of::<FinishedFlow>() as u64,
+        size_of::<Sample>() as u64,
         size_of::<InstanceRecord>() as u64,
         size_of::<ApiRecord>() as u64,
         size_of::<InterfaceRecord>() as u64,

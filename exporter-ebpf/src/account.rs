@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use tidewaiter_common::{
-    api::{AddressKey, ApiSlot, ApiTables, PortEntry, attribute, port_index},
+    api::{AddressKey, ApiSlot, ApiTables, Owner, PortEntry, attribute, port_index},
     direction::Direction,
     frame::{Frame, Framing},
     interface::{InterfaceEntry, LOOPBACK_INDEX, interface_places},
@@ -27,25 +27,25 @@ pub(crate) fn account(ctx: &TcContext, direction: Direction) {
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
-        account_read(ctx, direction, interface, &linear, &packet, Ok(()));
-    } else {
-        account_paged(ctx.skb.skb, direction);
+        account_read::<_, false>(ctx, direction, interface, &linear, &packet, Ok(()));
+    } else if account_paged(ctx.skb.skb, direction) != 0 {
+        flow::track_seen(ctx.skb.skb);
     }
 }
 
 /// As [`account`], for whatever has not the usual shape. A function of its own, so that what is rare takes no registers
-/// from what is not. Its name is kept as it is, because a mangled one would differ between toolchains.
+/// from what is not. Answers with 1 if it is part of a flow, and left in [`SCRATCH`] for that. Its name is kept as it is, because a mangled one would differ between toolchains.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) {
+extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
     read_paged(skb);
-    let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return 0 };
     // SAFETY: this CPU's own entry, as in `account_read`; it was written by `read_paged` a moment ago.
-    let Scratch { packet, reason } = unsafe { &*scratch };
+    let Scratch { packet, reason, .. } = unsafe { &*scratch };
     let read = Reason::from_index(*reason).map_or(Ok(()), Err);
     let ctx = TcContext::new(skb);
-    account_read(&ctx, direction, interface(interface_index(&ctx)), &Paged(&ctx), packet, read);
+    account_read::<_, true>(&ctx, direction, interface(interface_index(&ctx)), &Paged(&ctx), packet, read).into()
 }
 
 /// Reads the headers into [`SCRATCH`]. To the verifier what comes out of a map is always the same unknown; what comes out of
@@ -60,19 +60,23 @@ extern "C" fn read_paged(skb: *mut __sk_buff) {
     let mut packet = Packet::UNREAD;
     let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);
     // SAFETY: as in `account_paged`.
-    unsafe { scratch.write(Scratch { packet, reason }) };
+    unsafe {
+        (&raw mut (*scratch).packet).write(packet);
+        (&raw mut (*scratch).reason).write(reason);
+    }
 }
 
-/// Counts the socket buffer that `packet` was read from.
+/// Counts the socket buffer that `packet` was read from. Says whether it has yet to be counted for its flow; unless `LATER`, it
+/// was.
 #[inline(always)]
-fn account_read<F: Frame>(
+fn account_read<F: Frame, const LATER: bool>(
     ctx: &TcContext,
     direction: Direction,
     interface: InterfaceEntry,
     frame: &F,
     packet: &Packet,
     read: Result<(), Reason>,
-) {
+) -> bool {
     let mut buffer = buffer(ctx, direction);
     let mut headers = packet.headers as u32;
     if packet.transport == Some(Transport::Tcp) {
@@ -83,7 +87,7 @@ fn account_read<F: Frame>(
     }
     let wire = Wire::of(buffer, headers);
 
-    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(interface.slot.into()) else { return };
+    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(interface.slot.into()) else { return false };
     // SAFETY: the entry is this CPU's own, and no other program runs on it before this one has ended (both hooks run
     // with bottom halves disabled), so there is no second reference to it.
     let counters = unsafe { &mut *counters };
@@ -92,11 +96,13 @@ fn account_read<F: Frame>(
     let index = interface_index(ctx);
     let counted = read
         .and_then(|()| attribute(&Tables, frame, packet, direction, index == LOOPBACK_INDEX))
-        .and_then(|api| count(api, direction, wire));
+        .and_then(|owner| count(owner, direction, wire));
     match counted {
-        Ok(api) => flow::track(ctx, frame, packet, direction, index, api, wire),
+        Ok(owner) if LATER => return flow::note(ctx, frame, packet, direction, index, owner, wire),
+        Ok(owner) => flow::track(ctx, frame, packet, direction, index, owner, wire),
         Err(reason) => counters.leave_uncounted(direction, reason, wire),
     }
+    false
 }
 
 /// Bytes that each segment of a super-packet repeats if it may be one of a tunnel: those of the tunnelled packet too.
@@ -120,13 +126,13 @@ fn interface(index: u32) -> InterfaceEntry {
     InterfaceEntry::GONE
 }
 
-/// Adds to the counters of `api`.
+/// Adds to the counters of the API of `owner`.
 #[inline(always)]
-fn count(api: ApiSlot, direction: Direction, wire: Wire) -> Result<ApiSlot, Reason> {
-    let counters = API_COUNTERS.get_ptr_mut(api.0.into()).ok_or(Reason::Internal)?;
+fn count(owner: Owner, direction: Direction, wire: Wire) -> Result<Owner, Reason> {
+    let counters = API_COUNTERS.get_ptr_mut(owner.slot.0.into()).ok_or(Reason::Internal)?;
     // SAFETY: as for the interface's entry.
     unsafe { (*counters).wire[direction.index()].count(wire) };
-    Ok(api)
+    Ok(owner)
 }
 
 /// The API tables, as the maps that userspace fills.

@@ -4,7 +4,7 @@
 //! `BPF_PROG_TEST_RUN` lets userspace set.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::TcContext,
 };
 use tidewaiter_common::{direction::Direction, wire::Buffer};
@@ -126,14 +126,36 @@ pub(crate) fn nanoseconds(ticks: u64) -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// Leaves the tick in the context's control buffer, lower half first.
+/// The time in nanoseconds, of the kernel's monotonic clock, precisely: that takes longer than all else about a packet. While a
+/// capture is replayed it is that of `tick`.
+#[inline(always)]
+pub(crate) fn precise_nanoseconds(tick: u64) -> u64 {
+    if is_replay() {
+        return tick;
+    }
+    // SAFETY: the helper takes nothing and cannot fail.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Length of what there is to read of the frame.
+#[inline(always)]
+pub(crate) fn captured_length(ctx: &TcContext) -> u32 {
+    field!(ctx, len)
+}
+
+/// Leaves the tick in the context's control buffer.
 #[inline(always)]
 pub(crate) fn tell_ticks(ctx: &TcContext) {
     // SAFETY: the helper takes nothing and cannot fail.
-    let ticks = unsafe { bpf_jiffies64() };
+    tell(ctx, unsafe { bpf_jiffies64() });
+}
+
+/// Leaves a number in the context's control buffer, lower half first.
+#[inline(always)]
+pub(crate) fn tell(ctx: &TcContext, number: u64) {
     // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows writing to this field.
     unsafe {
-        (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(ticks as u32);
-        (&raw mut (*ctx.skb.skb).cb[1]).write_volatile((ticks >> 32) as u32);
+        (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(number as u32);
+        (&raw mut (*ctx.skb.skb).cb[1]).write_volatile((number >> 32) as u32);
     }
 }

@@ -1,40 +1,102 @@
 //! The flow table: which ends talk to each other, and how much.
 //!
-//! Whatever happens in here, the packet was counted for its API before.
+//! Whatever happens in here, the packet was counted for its API before. What nearly every packet needs is in [`track`]; what
+//! a packet may mean beside, for the connection or for a request, is in [`connection`](crate::connection) and
+//! [`conversation`](crate::conversation).
 
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "what is handed over by value is copied, and the stack has 512 bytes"
 )]
 
-use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_NOEXIST},
+    programs::TcContext,
+};
 use tidewaiter_common::{
-    api::ApiSlot,
+    api::{ApiSlot, Owner},
+    counters::Counters,
     direction::Direction,
-    flow::{Flow, FlowKey},
+    flow::{DATAGRAMS, Flow, FlowKey, HTTP1},
     frame::Frame,
-    packet::Packet,
+    packet::{Packet, protocol, tcp_flag},
+    role::Role,
+    turn::Segment,
     wire::Wire,
 };
 
 use crate::{
+    connection,
     context::{is_replay, nanoseconds, ticks, tracks_flows},
-    maps::{API_COUNTERS, FLOWS, NEW_FLOWS},
+    conversation,
+    maps::{API_COUNTERS, FLOWS, NEW_FLOWS, SCRATCH},
 };
 
 /// What the kernel answers to an insertion of a key that is there (`EEXIST`, `include/uapi/asm-generic/errno-base.h`).
 const ALREADY_THERE: i32 = -17;
 
-/// One socket buffer, as far as flows are concerned.
+/// One socket buffer, as far as flows are concerned: what is out of the ordinary finds it in [`SCRATCH`], because the stack has
+/// 512 bytes. Enumerations are numbers: the verifier does not know which values they have.
+#[derive(Clone, Copy)]
 #[repr(C)]
-struct Sight<'a> {
-    key: &'a FlowKey,
-    api: ApiSlot,
-    /// As its number: the verifier does not know which values an enumeration has.
-    direction: u32,
+pub(crate) struct Sight {
+    pub(crate) key: FlowKey,
+    reserved: u32,
+    pub(crate) tick: u64,
     bits: u64,
     wire: Wire,
-    tick: u64,
+    pub(crate) segment: Segment,
+    /// Where the payload begins.
+    pub(crate) headers: u32,
+    direction: u32,
+    role: u32,
+    api: u32,
+}
+
+impl Sight {
+    #[inline(always)]
+    pub(crate) const fn direction(&self) -> Direction {
+        Direction::from_number(self.direction)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn role(&self) -> Role {
+        if self.role == Role::Server as u32 { Role::Server } else { Role::Client }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn api(&self) -> ApiSlot {
+        ApiSlot(self.api as u16)
+    }
+
+    /// Whether the side that asks has sent it.
+    #[inline(always)]
+    pub(crate) const fn is_request(&self) -> bool {
+        is_request(self.direction(), self.role())
+    }
+
+    /// Whether this host is the API's server.
+    #[inline(always)]
+    pub(crate) const fn is_server(&self) -> bool {
+        matches!(self.role(), Role::Server)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_tcp(&self) -> bool {
+        self.key.protocol == protocol::TCP as u32
+    }
+
+    /// Whether it has one of these flags of TCP.
+    #[inline(always)]
+    pub(crate) const fn has_flag(&self, flags: u8) -> bool {
+        self.segment.flags & flags as u32 != 0
+    }
+
+    /// Whether it is the segment that opens a connection.
+    #[inline(always)]
+    pub(crate) const fn is_opening(&self) -> bool {
+        self.has_flag(tcp_flag::SYN) && !self.has_flag(tcp_flag::ACK)
+    }
 }
 
 /// Counts the socket buffer that `packet` was read from for its flow.
@@ -45,7 +107,7 @@ pub(crate) fn track<F: Frame>(
     packet: &Packet,
     direction: Direction,
     interface: u32,
-    api: ApiSlot,
+    owner: Owner,
     wire: Wire,
 ) {
     if !tracks_flows() {
@@ -53,16 +115,128 @@ pub(crate) fn track<F: Frame>(
     }
     let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return };
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
-    match FLOWS.get_ptr_mut(&key) {
-        // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-        Some(flow) => unsafe {
-            Flow::count(flow, api, direction, wire, bits, tick);
-            if is_replay() {
-                Flow::begin_no_later(flow, tick);
-            }
-        },
-        None => track_new(&Sight { key: &key, api, direction: direction as u32, bits, wire, tick }),
+    let see = || see(&key, packet, direction, owner, wire, bits, tick);
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
+        let Some(sight) = see() else { return };
+        return track_new(ctx.skb.skb, sight);
+    };
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
+    unsafe {
+        let is_other = (&raw const (*flow).api).read_volatile() != owner.slot;
+        if is_other || packet.tcp_flags & tcp_flag::SYN != 0 {
+            let Some(sight) = see() else { return };
+            connection::reopen(sight, flow);
+        }
+        let new = Flow::count(flow, direction, wire, bits, tick);
+        if is_replay() {
+            Flow::begin_no_later(flow, tick);
+        }
+        if new != 0 || packet.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) != 0 {
+            let Some(sight) = see() else { return };
+            connection::go_on(ctx.skb.skb, sight, flow, new);
+        } else if takes_turn(flow, packet, direction, owner) {
+            let Some(sight) = see() else { return };
+            conversation::take_turn(ctx.skb.skb, sight, flow);
+        }
     }
+}
+
+/// Leaves in [`SCRATCH`] what [`track_seen`] needs to know. Says whether it could.
+#[inline(always)]
+pub(crate) fn note<F: Frame>(
+    ctx: &TcContext,
+    frame: &F,
+    packet: &Packet,
+    direction: Direction,
+    interface: u32,
+    owner: Owner,
+    wire: Wire,
+) -> bool {
+    if !tracks_flows() {
+        return false;
+    }
+    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
+    see(&key, packet, direction, owner, wire, Flow::bits(packet, direction), ticks(ctx)).is_some()
+}
+
+/// As [`track`], for what was left by [`note`].
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn track_seen(skb: *mut __sk_buff) {
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+    // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
+    let sight = unsafe { &(*scratch).sight };
+    let Some(flow) = FLOWS.get_ptr_mut(&sight.key) else { return track_new(skb, sight) };
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
+    unsafe {
+        connection::reopen(sight, flow);
+        let new = Flow::count(flow, sight.direction(), sight.wire, sight.bits, sight.tick);
+        if is_replay() {
+            Flow::begin_no_later(flow, sight.tick);
+        }
+        connection::go_on(skb, sight, flow, new);
+    }
+}
+
+/// Leaves in [`SCRATCH`] what matters of a packet.
+#[inline(always)]
+fn see(
+    key: &FlowKey,
+    packet: &Packet,
+    direction: Direction,
+    owner: Owner,
+    wire: Wire,
+    bits: u64,
+    tick: u64,
+) -> Option<&'static Sight> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own entry, as in `account`, which nobody writes to while this packet is dealt with.
+    unsafe {
+        let sight = &raw mut (*scratch).sight;
+        sight.write(Sight {
+            key: *key,
+            reserved: 0,
+            tick,
+            bits,
+            wire,
+            segment: Segment {
+                sequence: packet.sequence,
+                acknowledgement: packet.acknowledgement,
+                payload: packet.payload,
+                flags: packet.tcp_flags.into(),
+            },
+            headers: packet.headers as u32,
+            direction: direction as u32,
+            role: owner.role as u32,
+            api: owner.slot.0.into(),
+        });
+        Some(&*sight)
+    }
+}
+
+/// Whether the packet may be part of a request, or of the answer to one that waits.
+///
+/// # Safety
+/// As for [`Flow::count`].
+#[inline(always)]
+unsafe fn takes_turn(flow: *const Flow, packet: &Packet, direction: Direction, owner: Owner) -> bool {
+    if !owner.slot.is_mapped() {
+        return false;
+    }
+    // SAFETY: the caller's.
+    let (waits, seen) = unsafe { (Flow::waits(Flow::turns(flow)), (&raw const (*flow).seen).read_volatile()) };
+    if is_request(direction, owner.role) {
+        let ends_run = packet.tcp_flags & (tcp_flag::PSH | tcp_flag::FIN) != 0;
+        packet.payload > 0 && (ends_run || waits || seen & (HTTP1 | DATAGRAMS) != 0)
+    } else {
+        waits
+    }
+}
+
+/// Whether what goes in `direction` is of the side that asks: the one that is not the server.
+const fn is_request(direction: Direction, role: Role) -> bool {
+    matches!((direction, role), (Direction::Receive, Role::Server) | (Direction::Transmit, Role::Client))
 }
 
 /// As [`track`], for a flow that is not in the table of established ones.
@@ -73,45 +247,58 @@ pub(crate) fn track<F: Frame>(
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn track_new(sight: &Sight<'_>) {
-    let &Sight { key, api, direction, bits, wire, tick } = sight;
-    let direction = Direction::from_number(direction);
+extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
+    let &Sight { ref key, tick, bits, wire, .. } = sight;
     // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
-    let Some(flow) = new_flow(key, api, tick) else { return leave_untracked(api, wire.packets) };
-    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-    unsafe { Flow::count(flow, api, direction, wire, bits, tick) };
-    if is_replay() {
-        // SAFETY: as above.
-        unsafe { Flow::begin_no_later(flow, tick) };
-    }
-    // SAFETY: as above.
-    if !unsafe { Flow::has_moved(flow) } {
-        // SAFETY: as above; a copy, which may be of two moments.
-        let copy = unsafe { flow.read_volatile() };
-        if !copy.is_established(key.protocol) {
+    let Some(flow) = new_flow(key, sight.api(), tick) else {
+        if sight.is_opening() {
+            connection::count_attempt(sight.api());
+        }
+        return leave_untracked(sight.api(), wire.into());
+    };
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
+    unsafe {
+        if sight.is_opening() {
+            connection::attempt(sight, flow);
+        }
+        let new = Flow::count(flow, sight.direction(), wire, bits, tick);
+        if is_replay() {
+            Flow::begin_no_later(flow, tick);
+        }
+        if sight.segment.payload > 0 {
+            conversation::speak(skb, sight, flow, new);
+        }
+        if sight.is_tcp() && connection::is_refused(sight, flow) {
             return;
         }
-        let established = Flow::new(api, copy.first, copy.last);
-        match FLOWS.insert(key, &established, BPF_NOEXIST.into()) {
-            Ok(()) | Err(ALREADY_THERE) => {}
-            // They are part of no flow then, nor of this one should there be room for it later.
-            // SAFETY: as above.
-            Err(_) => return leave_untracked(api, unsafe { Flow::take_packets(flow) }),
+        if !Flow::has_moved(flow) {
+            let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+            // This CPU's own entry, as in `account`. The copy may be of two moments.
+            let copy = &raw mut (*scratch).flow;
+            Flow::copy(flow, copy);
+            if !(*copy).is_established(key.protocol) {
+                return;
+            }
+            (*copy).uncount();
+            (*copy).api = sight.api();
+            match FLOWS.insert(key, &*copy, BPF_NOEXIST.into()) {
+                Ok(()) | Err(ALREADY_THERE) => {}
+                // It is part of no flow then, nor of this one should there be room for it later.
+                Err(_) => {
+                    connection::leave(sight, flow);
+                    return leave_untracked(sight.api(), Flow::take_counters(flow));
+                }
+            }
+            Flow::set_moved(flow);
         }
-        // SAFETY: as above.
-        unsafe { Flow::set_moved(flow) };
-    }
-    if let Some(established) = FLOWS.get_ptr_mut(key) {
-        // SAFETY: as above, for both.
-        return unsafe { Flow::move_counters(flow, established) };
-    }
-    // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
-    // SAFETY: as above.
-    unsafe { Flow::begin_anew(flow, bits, nanoseconds(tick)) };
-    // Unless another CPU has put it back meanwhile, and has said that it has moved before this one said that it has not.
-    if let Some(established) = FLOWS.get_ptr_mut(key) {
-        // SAFETY: as above, for both.
-        unsafe {
+        if let Some(established) = FLOWS.get_ptr_mut(key) {
+            Flow::move_counters(flow, established);
+            return connection::begin(sight, established);
+        }
+        // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
+        Flow::begin_anew(flow, bits, nanoseconds(tick));
+        // Unless another CPU has put it back meanwhile, and has said that it has moved before this one said that it has not.
+        if let Some(established) = FLOWS.get_ptr_mut(key) {
             Flow::set_moved(flow);
             Flow::move_counters(flow, established);
         }
@@ -124,16 +311,22 @@ fn new_flow(key: &FlowKey, api: ApiSlot, tick: u64) -> Option<*mut Flow> {
     if let Some(flow) = NEW_FLOWS.get_ptr_mut(key) {
         return Some(flow);
     }
-    // Another CPU may be faster: then its entry is as good.
-    let _: Result<(), i32> = NEW_FLOWS.insert(key, &Flow::new(api, nanoseconds(tick), tick), BPF_NOEXIST.into());
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own entry, as in `account`.
+    unsafe {
+        let flow = &raw mut (*scratch).flow;
+        Flow::write_new(flow, api, nanoseconds(tick), tick);
+        // Another CPU may be faster: then its entry is as good.
+        let _: Result<(), i32> = NEW_FLOWS.insert(key, &*flow, BPF_NOEXIST.into());
+    }
     NEW_FLOWS.get_ptr_mut(key)
 }
 
 /// Counts packets of a flow that found the flow table full.
 #[inline(always)]
-fn leave_untracked(api: ApiSlot, packets: u64) {
-    if let Some(counters) = API_COUNTERS.get_ptr_mut(api.0.into()) {
+fn leave_untracked(api: ApiSlot, counters: Counters) {
+    if let Some(of_api) = API_COUNTERS.get_ptr_mut(api.0.into()) {
         // SAFETY: this CPU's own entry, as in `account`.
-        unsafe { (*counters).untracked += packets };
+        unsafe { (*of_api).untracked += counters };
     }
 }

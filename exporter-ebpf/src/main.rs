@@ -8,7 +8,9 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over by value")]
 
 mod account;
+mod connection;
 mod context;
+mod conversation;
 mod flow;
 mod frame;
 mod maps;
@@ -39,6 +41,13 @@ fn account_transmit(ctx: TcContext) -> i32 {
 #[classifier]
 fn clock(ctx: TcContext) -> i32 {
     context::tell_ticks(&ctx);
+    NEXT
+}
+
+/// Takes flows out of the flow table that are over, and tells of them. Never attached.
+#[classifier]
+fn finish(ctx: TcContext) -> i32 {
+    connection::finish(&ctx);
     NEXT
 }
 

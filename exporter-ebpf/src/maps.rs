@@ -3,16 +3,23 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
+    event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::Packet,
+    protocol::Prefix,
     record::{ApiRecord, InstanceRecord, InterfaceRecord},
 };
+
+use crate::flow::Sight;
+
+/// The least that a ring can be: a page.
+const RING_BYTES: u32 = 4096;
 
 /// Which API a port belongs to, by transport and port. Written by userspace.
 #[map]
@@ -59,7 +66,46 @@ pub(crate) struct Scratch {
     /// Index of the reason why it was not; any other number if it was. A number, because the verifier does not know which
     /// values an enumeration has, and the compiler does not check what it does know.
     pub(crate) reason: u8,
+    /// What of it matters to flows.
+    pub(crate) sight: Sight,
+    /// A flow that is about to be written to a table.
+    pub(crate) flow: Flow,
+    /// The first bytes of a payload.
+    pub(crate) prefix: Prefix,
 }
+
+/// What is written to [`SAMPLES`].
+#[map]
+pub(crate) static SAMPLE_SCRATCH: PerCpuArray<SampleScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// A sample and its bytes.
+#[repr(C)]
+pub(crate) struct SampleScratch {
+    pub(crate) sample: Sample,
+    pub(crate) bytes: [u8; SAMPLE_BYTES],
+}
+
+/// Established flows that have ended, by key: they stay in their table until they are quiet, and userspace has them finished.
+/// Userspace says how long this and the two below are.
+#[map]
+pub(crate) static ENDED_FLOWS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Flows that are in no table any more, as they were in the end.
+#[map]
+pub(crate) static FINISHED_FLOWS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// First bytes of payloads that userspace is to look at, each behind its [`Sample`].
+#[map]
+pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// What found no room in these, by [`Lost`](tidewaiter_common::event::Lost), a set for each CPU.
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Lost::COUNT as u32, 0);
+
+/// What the payload of each API may look like: a bit for each [`Protocol`](tidewaiter_common::protocol::Protocol) by its
+/// number; none if it may be anything. Written by userspace.
+#[map]
+pub(crate) static EXPECTATIONS: Array<u32> = Array::with_max_entries(MAX_APIS as u32, 0);
 
 /// Whose all of this is. This map and the two below are for userspace alone: it keeps in them what the next exporter
 /// has to know.

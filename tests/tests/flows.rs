@@ -81,7 +81,10 @@ fn assert_sums(accounting: &mut Accounting, with_flows: bool) {
     if with_flows {
         let packets = |counters: [Counters; 2]| counters[0].packets + counters[1].packets;
         let tracked = packets(tracked[0]) + packets(tracked[1]);
-        assert_eq!(tracked + orders.untracked + unmapped.untracked, packets(orders.wire) + packets(unmapped.wire));
+        assert_eq!(
+            tracked + orders.untracked.packets + unmapped.untracked.packets,
+            packets(orders.wire) + packets(unmapped.wire)
+        );
     }
     for at in [0, 1] {
         let mut seen = orders.wire[at];
@@ -127,7 +130,7 @@ fn a_connection_is_one_flow_as_a_capture_has_it() {
         // Where it began, nothing of it is left.
         assert!(sum(&new).iter().all(|counters| *counters == Counters::default()), "{new:?}");
         let (orders, _, _) = counted(&mut accounting);
-        assert_eq!((orders.wire, orders.untracked), (flow.wire(), 0));
+        assert_eq!((orders.wire, orders.untracked.packets), (flow.wire(), 0));
     }
 }
 
@@ -181,7 +184,7 @@ fn a_flood_of_openings_leaves_no_flow_and_displaces_none() {
     let received = (2 * TALKERS + SOURCES + few.len() * 16 + TALKERS * 10) as u64;
     let transmitted = (TALKERS + SOURCES / 2 + SOURCES.div_ceil(3) + TALKERS * 10) as u64;
     assert_eq!(orders.wire.map(|counters| counters.packets), [received, transmitted]);
-    assert_eq!(orders.untracked, 0);
+    assert_eq!(orders.untracked.packets, 0);
     assert_sums(&mut accounting, false);
 }
 
@@ -203,19 +206,19 @@ fn flows_that_find_the_table_full_are_said_to_be_untracked() {
         send(server, &from(start..start + 256), 1);
     }
     assert_eq!(flows(&mut accounting, Established).len(), CAPACITY);
-    assert_eq!(counted(&mut accounting).0.untracked, 0);
+    assert_eq!(counted(&mut accounting).0.untracked.packets, 0);
     assert_sums(&mut accounting, true);
 
     // The first packet of each may be one of somebody who will not be answered; with the second it is a conversation, and
     // both are part of none.
     let others = CAPACITY..CAPACITY + MORE;
     send(far, &to(others.clone()), 1);
-    assert_eq!(counted(&mut accounting).0.untracked, 0);
+    assert_eq!(counted(&mut accounting).0.untracked.packets, 0);
     send(server, &from(others.clone()), 1);
-    assert_eq!(counted(&mut accounting).0.untracked, 2 * MORE as u64);
+    assert_eq!(counted(&mut accounting).0.untracked.packets, 2 * MORE as u64);
     // One way alone it takes some packets until it is one.
     send(far, &to(others.clone()), 2 * usize::try_from(ONE_WAY_PACKETS).unwrap());
-    assert_eq!(counted(&mut accounting).0.untracked, (2 + 16) * MORE as u64);
+    assert_eq!(counted(&mut accounting).0.untracked.packets, (2 + 16) * MORE as u64);
     // Those that were there first go on.
     send(far, &to(0..CAPACITY), 1);
     let established = flows(&mut accounting, Established);
@@ -237,7 +240,7 @@ fn flows_that_find_the_table_full_are_said_to_be_untracked() {
     let late: Vec<_> = all.into_iter().filter(|flow| !established.iter().any(|(key, _)| *key == flow.0)).collect();
     assert_eq!(late.len(), MORE);
     assert_eq!(sum(&late).map(|counters| counters.packets), [MORE as u64; 2]);
-    assert_eq!(counted(&mut accounting).0.untracked, 18 * MORE as u64);
+    assert_eq!(counted(&mut accounting).0.untracked.packets, 18 * MORE as u64);
 }
 
 /// Has each of `jobs` done over and over on a CPU of its own, all beginning at once.

@@ -4,6 +4,7 @@
 
 mod attach;
 pub mod error;
+mod events;
 pub mod features;
 mod flows;
 pub mod pins;
@@ -19,7 +20,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, REPLAY, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
@@ -28,6 +29,7 @@ use tracing::{info, warn};
 
 use self::{
     attach::Attached,
+    events::{Rings, rings},
     pins::{Inheritance, Pins},
     programs::load_program,
 };
@@ -84,6 +86,9 @@ impl Default for FlowCapacity {
 #[derive(Debug)]
 pub struct Kernel {
     ebpf: Ebpf,
+    rings: Rings,
+    /// What the program that finishes flows is given: kept, because it is given much.
+    finish_packet: Vec<u8>,
     attached: HashMap<u32, Attached>,
     pins: Option<Pins>,
     filter_handle: TcHandle,
@@ -104,8 +109,9 @@ impl Kernel {
             Some(pins) => inherit(pins, namespace, fresh, flows)?,
             None => false,
         };
-        let ebpf = match load_object(pins.as_ref(), flows, replay) {
-            Ok(ebpf) => ebpf,
+        let loaded = load_object(pins.as_ref(), flows, replay).and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
+        let (rings, ebpf) = match loaded {
+            Ok(loaded) => loaded,
             Err(error) => {
                 // What was there before goes on counting; what is there since then is of no use.
                 if !took_over {
@@ -116,7 +122,17 @@ impl Kernel {
         };
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
         let now = SystemTime::now();
-        let mut kernel = Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now, took_over };
+        let mut kernel = Self {
+            ebpf,
+            rings,
+            finish_packet: Vec::new(),
+            attached: HashMap::new(),
+            pins,
+            filter_handle,
+            flows,
+            created: now,
+            took_over,
+        };
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {
@@ -164,8 +180,9 @@ impl Drop for Kernel {
 /// Creates the maps, or opens those that are pinned, and loads the programs.
 fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(tables::name::FLOWS, flows.established.max(1));
-    loader.map_max_entries(tables::name::NEW_FLOWS, flows.new.max(1));
+    for (name, entries) in sizes(flows) {
+        loader.map_max_entries(name, entries);
+    }
     let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
     for (name, switch) in &switches {
         loader.override_global(name, switch, true);
@@ -178,7 +195,14 @@ fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result
         load_program(&mut ebpf, program_name(direction))?;
     }
     load_program(&mut ebpf, CLOCK)?;
+    load_program(&mut ebpf, FINISH)?;
     Ok(ebpf)
+}
+
+/// The maps whose size is the configuration's, with their entries: bytes, of a ring.
+fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
+    let tables = [(tables::name::FLOWS, flows.established.max(1)), (tables::name::NEW_FLOWS, flows.new.max(1))];
+    tables.into_iter().chain(rings(flows))
 }
 
 /// Makes the folder ready, and says whether there is something in it to take over.
@@ -189,10 +213,9 @@ fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Res
         Inheritance::Whole if fresh => info!(%path, "starting fresh, as asked: what was pinned is removed"),
         Inheritance::Useless(why) => warn!(%path, why, "cannot take over what is pinned: starting fresh"),
         Inheritance::Whole => {
-            for (name, entries) in [(tables::name::FLOWS, flows.established), (tables::name::NEW_FLOWS, flows.new)] {
-                let entries = entries.max(1);
+            for (name, entries) in sizes(flows) {
                 if pins.remove_if_sized_otherwise(name, entries)? {
-                    info!(map = name, entries, "the table of flows has another size now: it begins empty");
+                    info!(map = name, entries, "what holds flows has another size now: it begins empty");
                 }
             }
             info!(%path, "taking over from the exporter before this one");

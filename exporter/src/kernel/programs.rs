@@ -67,11 +67,17 @@ pub struct CapturedPacket<'a> {
 const REPLAYED_BYTES: usize = 2_048;
 
 /// `struct __sk_buff` of `include/uapi/linux/bpf.h`, as far as it is set or read here.
-mod context {
+pub(super) mod context {
     pub(super) const MARK: usize = 8;
     pub(super) const CB: usize = 48;
     pub(super) const TSTAMP: usize = 152;
-    pub(super) const BYTES: usize = 192;
+    pub(in crate::kernel) const BYTES: usize = 192;
+
+    /// The number that a program has left in the first two words of the control buffer.
+    pub(in crate::kernel) fn number(context: &[u8; BYTES]) -> u64 {
+        let word = |at: usize| u64::from(u32::from_ne_bytes([0, 1, 2, 3].map(|byte| context[at + byte])));
+        word(CB) | word(CB + 4) << 32
+    }
 }
 
 impl Kernel {
@@ -105,12 +111,10 @@ impl Kernel {
         // Any frame will do that is not too short.
         let options = TestRunOptions { ctx_out: Some(&mut context), ..on(&[0; 64], 1) };
         test_run(&mut self.ebpf, CLOCK, options)?;
-        let word =
-            |at: usize| u64::from(u32::from_ne_bytes([context[at], context[at + 1], context[at + 2], context[at + 3]]));
         // The coarse clock goes on with each tick, so its resolution is the length of one.
         let length = clock_getres(ClockId::MonotonicCoarse);
         Ok(Ticks {
-            now: word(context::CB) | word(context::CB + 4) << 32,
+            now: context::number(&context),
             length: Duration::new(length.tv_sec.unsigned_abs(), length.tv_nsec.unsigned_abs() as u32),
         })
     }
@@ -153,7 +157,11 @@ fn on(frame: &[u8], repeat: u32) -> TestRunOptions<'_> {
     TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() }
 }
 
-fn test_run(ebpf: &mut Ebpf, name: &'static str, options: TestRunOptions<'_>) -> Result<TestRun, KernelError> {
+pub(super) fn test_run(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    options: TestRunOptions<'_>,
+) -> Result<TestRun, KernelError> {
     let result = classifier(ebpf, name)?
         .test_run(options)
         .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;

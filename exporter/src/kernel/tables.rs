@@ -35,13 +35,20 @@ pub(super) mod name {
     pub(in crate::kernel) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     pub(in crate::kernel) const FLOWS: &str = "FLOWS";
     pub(in crate::kernel) const NEW_FLOWS: &str = "NEW_FLOWS";
+    pub(in crate::kernel) const ENDED_FLOWS: &str = "ENDED_FLOWS";
+    pub(in crate::kernel) const FINISHED_FLOWS: &str = "FINISHED_FLOWS";
+    pub(in crate::kernel) const SAMPLES: &str = "SAMPLES";
+    pub(in crate::kernel) const LOST: &str = "LOST";
+    pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
-    /// Those that the programs can do without what is in them.
-    pub(in crate::kernel) const FLOW_TABLES: [&str; 2] = [FLOWS, NEW_FLOWS];
+    /// What the kernel tells by itself.
+    pub(in crate::kernel) const RINGS: [&str; 3] = [ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
+    /// Those that the programs can do without what is in them: their sizes are the configuration's.
+    pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 11] = [
+    pub(in crate::kernel) const ALL: [&str; 16] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -50,6 +57,11 @@ pub(super) mod name {
         INTERFACE_COUNTERS,
         FLOWS,
         NEW_FLOWS,
+        ENDED_FLOWS,
+        FINISHED_FLOWS,
+        SAMPLES,
+        LOST,
+        EXPECTATIONS,
         INSTANCE,
         API_RECORDS,
         INTERFACE_RECORDS,
@@ -121,6 +133,11 @@ impl Kernel {
     /// Says who has `slot`.
     pub fn set_api_record(&mut self, slot: ApiSlot, record: &ApiRecord) -> Result<(), KernelError> {
         self.set(name::API_RECORDS, slot.0, record)
+    }
+
+    /// Says what the payload of who has `slot` may look like: a bit for each protocol, by its number; anything if none is set.
+    pub fn set_expectation(&mut self, slot: ApiSlot, protocols: u32) -> Result<(), KernelError> {
+        self.set(name::EXPECTATIONS, slot.0, &protocols)
     }
 
     /// Whose all of it is.

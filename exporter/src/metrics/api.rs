@@ -27,8 +27,11 @@ impl ApiCollector {
             "Bytes on the wire (whole frames without their check sequence), by API; unmapped is traffic of no API",
             self.samples(|counters| counters.bytes),
         )?;
-        let untracked =
-            self.0.apis.iter().map(|api| ([("api", api.name.as_str()), ("role", role(api))], api.counters.untracked));
+        let untracked = self
+            .0
+            .apis
+            .iter()
+            .map(|api| ([("api", api.name.as_str()), ("role", role(api))], api.counters.untracked.packets));
         families.counter(
             "api_untracked_packets",
             "Packets of the API that are part of no flow, because the flow table was full",

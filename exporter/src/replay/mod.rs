@@ -159,7 +159,7 @@ impl Replay {
         let names = accounting.api_names();
         let mut snapshot = accounting.snapshot();
         let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
-        let found = in_flows + snapshot.apis.iter().map(|api| api.counters.untracked).sum::<u64>();
+        let found = in_flows + snapshot.apis.iter().map(|api| api.counters.untracked.packets).sum::<u64>();
         if found != expected {
             return Err(ReplayError::Incomplete { found, expected });
         }

@@ -162,7 +162,7 @@ impl Outcome {
                 role: api.role.map_or("none", Role::as_str),
                 receive,
                 transmit,
-                untracked: api.counters.untracked,
+                untracked: api.counters.untracked.packets,
             }
         });
         let uncounted = Reason::ALL.iter().map(|reason| {

@@ -1,0 +1,101 @@
+//! What the kernel tells of itself, through its rings: never one record a packet.
+
+use crate::{
+    api::ApiSlot,
+    flow::{Flow, FlowKey},
+};
+
+/// A flow that is over, as it was in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FinishedFlow {
+    /// Which one.
+    pub key: FlowKey,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
+    /// What it was.
+    pub flow: Flow,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: integers without padding between them, every bit pattern is valid.
+unsafe impl aya::Pod for FinishedFlow {}
+
+const _: () = assert!(size_of::<FinishedFlow>() == 48 + size_of::<Flow>());
+
+/// The most bytes of a payload in a [`Sample`]: those of a segment over Ethernet, and less than what a capture is replayed with.
+pub const SAMPLE_BYTES: usize = 1_400;
+
+/// Why userspace is to look at a payload.
+pub mod sample_kind {
+    /// It is a hello of TLS, or the beginning of HTTP/2.
+    pub const GREETING: u8 = 0;
+    /// It is not what the API expects.
+    pub const UNEXPECTED: u8 = 1;
+}
+
+/// The first bytes of a payload that userspace is to look at. As many of them as there are follow in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sample {
+    /// The flow.
+    pub key: FlowKey,
+    /// The API that it belongs to.
+    pub api: ApiSlot,
+    /// See [`sample_kind`].
+    pub kind: u8,
+    /// The [`Protocol`](crate::protocol::Protocol) that it looks like, as its number.
+    pub protocol: u8,
+    /// A [`Direction`](crate::direction::Direction), as its number.
+    pub direction: u32,
+    /// How many bytes follow.
+    pub length: u32,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: integers without padding between them, every bit pattern is valid.
+unsafe impl aya::Pod for Sample {}
+
+const _: () = assert!(size_of::<Sample>() == 56);
+
+/// Declares [`Lost`] with its label values, in one list, so that neither can be forgotten.
+macro_rules! lost {
+    ($($(#[$doc:meta])+ $variant:ident = $label:literal,)+) => {
+        /// What the kernel could not tell for want of room in a ring.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Lost { $($(#[$doc])+ $variant,)+ }
+
+        impl Lost {
+            /// All of them, in the order of their indexes.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+            /// Number of them: the length of every array that is indexed by one.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The value of the label `event`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+lost! {
+    /// That a flow has ended. The next walk over the flow table finds it, so nothing is missing, but it comes later.
+    Ended = "flow_ended",
+    /// What a flow was that could not stay where it was: an attempt that was refused, or a connection whose ends have opened
+    /// another. The packets of the latter are counted for the other one.
+    Finished = "flow_finished",
+    /// A sample of a payload.
+    Sample = "sample",
+}
+
+/// The most flows that [`FINISH`](crate::FINISH) is asked to finish at once.
+pub const FINISH_BATCH: usize = 64;
+
+/// Where in its packet [`FINISH`](crate::FINISH) finds what it is asked: behind what might be an Ethernet header, first the
+/// tick since which a flow must have been quiet, then the keys.
+pub const FINISH_TICK_OFFSET: usize = 16;
+/// See [`FINISH_TICK_OFFSET`].
+pub const FINISH_KEYS_OFFSET: usize = FINISH_TICK_OFFSET + 8;

@@ -1,0 +1,193 @@
+//! What the two ends of a flow say: what their payload looks like, requests, and answers.
+
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use tidewaiter_common::{
+    event::{Lost, SAMPLE_BYTES, Sample, sample_kind},
+    flow::{CLASSIFIED, DATAGRAMS, Flow, HTTP1, PAYLOAD, UNEXPECTED},
+    histogram::Range,
+    http,
+    packet::protocol,
+    protocol::{PREFIX_BYTES, Prefix, Protocol},
+    transport::Transport,
+    turn::{Segment, Talk},
+};
+
+use crate::{
+    connection::{NO_WAKEUP, details, lose},
+    context::{captured_length, precise_nanoseconds},
+    flow::Sight,
+    maps::{EXPECTATIONS, SAMPLE_SCRATCH, SAMPLES, SCRATCH},
+};
+
+/// Takes note of a packet, which says something `new` ([`Flow::count`]), as part of what is said.
+#[inline(always)]
+pub(crate) fn speak(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow, new: u64) {
+    if Flow::says(new, sight.direction(), PAYLOAD) {
+        greet(skb, sight, flow);
+    }
+    if sight.api().is_mapped() {
+        take_turn(skb, sight, flow);
+    }
+}
+
+/// Reads the first bytes of the payload.
+#[inline(always)]
+fn prefix(skb: *mut __sk_buff, sight: &Sight) -> Option<&'static Prefix> {
+    let ctx = TcContext::new(skb);
+    let prefix = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own entry, as in `account`; the helper writes `length` bytes, for which there is room.
+    unsafe {
+        let prefix = &raw mut (*prefix).prefix;
+        prefix.write(Prefix { bytes: [0; PREFIX_BYTES], length: 0, payload: sight.segment.payload });
+        let there = captured_length(&ctx).saturating_sub(sight.headers);
+        let length = sight.segment.payload.min(there).min(PREFIX_BYTES as u32);
+        if length > 0 && bpf_skb_load_bytes(ctx.as_ptr(), sight.headers, (&raw mut (*prefix).bytes).cast(), length) == 0
+        {
+            (*prefix).length = length;
+        }
+        Some(&*prefix)
+    }
+}
+
+/// Takes note of the first payload of a direction.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
+    let is_tcp = sight.is_tcp();
+    let transport = if is_tcp { Transport::Tcp } else { Transport::Udp };
+    if !is_tcp && sight.key.protocol != protocol::UDP.into() {
+        return;
+    }
+    let Some(prefix) = prefix(skb, sight) else { return };
+    let found = Protocol::classify(transport, prefix);
+    let direction = sight.direction();
+    let mut bits = Flow::protocol_bits(direction, found);
+    if found == Protocol::Http1 {
+        bits |= HTTP1;
+    }
+    if found == Protocol::Dns && !is_tcp {
+        bits |= DATAGRAMS;
+    }
+    let is_known = found != Protocol::Unknown;
+    let Some(details) = details(sight.api()) else { return };
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
+    unsafe {
+        Flow::note(flow, bits);
+        let seen = (&raw const (*flow).seen).read_volatile();
+        let is_answer = Flow::says(seen, direction.opposite(), PAYLOAD);
+        if (is_known || is_answer) && Flow::note(flow, CLASSIFIED) != 0 {
+            if let Some(count) = details.protocols.get_mut(found.index()) {
+                *count += 1;
+            }
+        }
+        let expected = EXPECTATIONS.get(u32::from(sight.api().0)).copied().unwrap_or(0);
+        // What answers something unknown may be anything.
+        let is_unexpected = expected != 0 && expected & (1 << found as u32) == 0 && (is_known || sight.is_request());
+        if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
+            details.unexpected += 1;
+            sample(skb, sight, sample_kind::UNEXPECTED, found);
+        }
+        let is_greeting = matches!(found, Protocol::Tls | Protocol::Http2) && is_tcp;
+        // Whoever has not been answered may have sent it to anyone.
+        if is_greeting && Flow::is_answered(seen, direction) {
+            sample(skb, sight, sample_kind::GREETING, found);
+        }
+    }
+}
+
+/// Takes note of a packet as part of a request or of an answer.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
+    let now = || precise_nanoseconds(sight.tick);
+    let mut segment: Segment = sight.segment;
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
+    unsafe {
+        let seen = (&raw const (*flow).seen).read_volatile();
+        let talk = if seen & DATAGRAMS != 0 {
+            Talk::Datagrams
+        } else if seen & HTTP1 != 0 {
+            Talk::Http1
+        } else {
+            Talk::Stream
+        };
+        let is_request = sight.is_request();
+        let reads = segment.payload > 0 && talk != Talk::Stream && (is_request || Flow::waits(Flow::turns(flow)));
+        let Some(details) = details(sight.api()) else { return };
+        let (mut method, mut status) = (None, 0);
+        if reads {
+            let Some(prefix) = prefix(skb, sight) else { return };
+            match talk {
+                Talk::Datagrams => {
+                    segment.sequence = u32::from(u16::from_be_bytes([prefix.bytes[0], prefix.bytes[1]]));
+                }
+                _ if is_request => method = http::method(prefix),
+                _ => status = http::status_code(prefix).unwrap_or(0),
+            }
+        }
+        if is_request {
+            if segment.payload > 0
+                && Flow::ask(flow, &segment, talk, method.is_some(), sight.is_server(), now)
+                && let Some(method) = method
+                && let Some(count) = details.requests.get_mut(method)
+            {
+                *count += 1;
+            }
+            return;
+        }
+        let (time, is_new) = Flow::answer(flow, &segment, talk, status, now);
+        if let Some(time) = time {
+            details.response.observe(Range::Latency, time);
+        }
+        if is_new
+            && status != 0
+            && let Some(count) = details.responses.get_mut(http::status_place(status))
+        {
+            *count += 1;
+        }
+    }
+}
+
+/// Has userspace look at the payload.
+#[inline(always)]
+fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, found: Protocol) {
+    send_sample(skb, sight, u32::from(kind) << 8 | found as u32);
+}
+
+/// As [`sample`], with both numbers in one.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_sample(skb: *mut __sk_buff, sight: &Sight, kind_and_protocol: u32) {
+    let ctx = TcContext::new(skb);
+    let Some(scratch) = SAMPLE_SCRATCH.get_ptr_mut(0) else { return };
+    let kind = (kind_and_protocol >> 8) as u8;
+    let most = if kind == sample_kind::UNEXPECTED { PREFIX_BYTES as u32 } else { SAMPLE_BYTES as u32 };
+    let there = captured_length(&ctx).saturating_sub(sight.headers);
+    let length = sight.segment.payload.min(there).min(most);
+    if length == 0 || length > SAMPLE_BYTES as u32 {
+        return;
+    }
+    // SAFETY: this CPU's own entry, as in `account`; the helpers write and read no more than there is.
+    unsafe {
+        let sample = &raw mut (*scratch).sample;
+        sample.write(Sample {
+            key: sight.key,
+            api: sight.api(),
+            kind,
+            protocol: kind_and_protocol as u8,
+            direction: sight.direction() as u32,
+            length,
+        });
+        let bytes = &raw mut (*scratch).bytes;
+        if bpf_skb_load_bytes(ctx.as_ptr(), sight.headers, bytes.cast(), length) != 0 {
+            return;
+        }
+        let written = core::slice::from_raw_parts(scratch.cast::<u8>(), size_of::<Sample>() + length as usize);
+        if SAMPLES.output::<[u8]>(written, NO_WAKEUP).is_err() {
+            lose(Lost::Sample);
+        }
+    }
+}
