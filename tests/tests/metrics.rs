@@ -54,7 +54,14 @@ fn snapshot() -> Snapshot {
     let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
         name: name.to_owned(),
         role: Some(role),
-        api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
+        api: Some(Arc::new(Api {
+            name: name.to_owned(),
+            role,
+            transports,
+            ports,
+            addresses: Vec::new(),
+            expect: Vec::new(),
+        })),
         counters: counters(packets),
         created,
     };

@@ -46,13 +46,14 @@ impl ApiCollector {
         })
     }
 
-    fn info(&self) -> impl Iterator<Item = ([(&'static str, String); 4], u64)> {
+    fn info(&self) -> impl Iterator<Item = ([(&'static str, String); 5], u64)> {
         self.0.apis.iter().filter_map(|api| api.api.as_deref()).map(|api| {
             let labels = [
                 ("api", api.name.clone()),
                 ("role", api.role.as_str().to_owned()),
                 ("transport", api.transports_label()),
                 ("ports", api.ports_label()),
+                ("expect", api.expect_label()),
             ];
             (labels, 1)
         })
