@@ -108,7 +108,7 @@ impl Conversation {
         let bits = Flow::bits(&packet, direction);
         self.now += 10;
         // SAFETY: nobody else has the flow.
-        unsafe { Flow::count(&raw mut self.flow, ApiSlot(3), direction, wire, bits, self.now) };
+        unsafe { Flow::count(&raw mut self.flow, direction, wire, bits, self.now) };
     }
 
     fn is_established(&self) -> bool {
@@ -259,7 +259,7 @@ fn a_flow_says_what_passed_and_when() {
     // A CPU that is behind turns no clock back.
     let Conversation { mut flow, .. } = conversation;
     // SAFETY: nobody else has the flow.
-    unsafe { Flow::count(&raw mut flow, ApiSlot(3), Receive, ONE, 0, 1020) };
+    unsafe { Flow::count(&raw mut flow, Receive, ONE, 0, 1020) };
     assert_eq!((flow.first, flow.last), (1000, 1030));
 }
 
@@ -328,7 +328,7 @@ fn what_moves_leaves_nothing_behind_but_that_it_has_moved() {
     let bits = Flow::bits(&Packet { protocol: protocol::TCP, tcp_flags: ACK, ..Packet::UNREAD }, Receive);
     // SAFETY: as above.
     unsafe {
-        Flow::count(&raw mut from, ApiSlot(3), Receive, ONE, bits, 5000);
+        Flow::count(&raw mut from, Receive, ONE, bits, 5000);
         Flow::begin_anew(&raw mut from, bits, 5000);
         assert!(!Flow::has_moved(&raw mut from));
     }

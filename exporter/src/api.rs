@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-pub use tidewaiter_common::{role::Role, transport::Transport};
+pub use tidewaiter_common::{protocol::Protocol, role::Role, transport::Transport};
 
 /// Names that traffic is counted under when it belongs to no API of the user's.
 pub mod reserved {
@@ -30,7 +30,12 @@ pub struct Api {
     pub ports: Vec<PortRange>,
     /// The addresses of the end that has the port: the local one for a server, the remote one for a client. Any if empty.
     pub addresses: Vec<IpAddr>,
+    /// What its payload should look like, sorted; anything if empty.
+    pub expect: Vec<Protocol>,
 }
+
+/// [`Api::expect_mask`] has a bit for each.
+const _: () = assert!(Protocol::COUNT <= u32::BITS as usize);
 
 impl Api {
     /// Every (transport, port) that this API claims.
@@ -50,6 +55,18 @@ impl Api {
     #[must_use]
     pub fn transports_label(&self) -> String {
         join(self.transports.iter().map(|transport| transport.as_str()))
+    }
+
+    /// What its payload should look like, joined by commas: `http1,tls`; empty if that may be anything.
+    #[must_use]
+    pub fn expect_label(&self) -> String {
+        join(self.expect.iter().map(|protocol| protocol.as_str()))
+    }
+
+    /// What its payload should look like, a bit for each protocol, by [`Protocol::index`]; 0 if that may be anything.
+    #[must_use]
+    pub fn expect_mask(&self) -> u32 {
+        self.expect.iter().fold(0, |mask, protocol| mask | 1 << protocol.index())
     }
 }
 
@@ -141,7 +158,7 @@ impl<'de> Deserialize<'de> for PortRange {
 
 #[cfg(test)]
 mod tests {
-    use super::{Api, PortRange, Role, Transport};
+    use super::{Api, PortRange, Protocol, Role, Transport};
 
     #[test]
     fn a_range_is_written_as_it_is_read() {
@@ -161,11 +178,15 @@ mod tests {
             transports: vec![Transport::Tcp, Transport::Udp],
             ports: vec![443.into(), PortRange::parse("65534-65535").expect("a range")],
             addresses: Vec::new(),
+            expect: vec![Protocol::Http1, Protocol::Tls],
         };
         let claims: Vec<_> = api.claims().collect();
         let ports = [443, 65534, 65535];
         assert_eq!(claims[..3], ports.map(|port| (Transport::Tcp, port)));
         assert_eq!(claims[3..], ports.map(|port| (Transport::Udp, port)));
         assert_eq!((api.ports_label().as_str(), api.transports_label().as_str()), ("443,65534-65535", "tcp,udp"));
+        assert_eq!((api.expect_label().as_str(), api.expect_mask()), ("http1,tls", 0b1_0010));
+        let anything = Api { expect: Vec::new(), ..api };
+        assert_eq!((anything.expect_label().as_str(), anything.expect_mask()), ("", 0));
     }
 }

@@ -56,10 +56,12 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         }
         ApiSource::Configured(apis) => {
             for api in apis {
-                let Api { name, role, transports: _, ports: _, addresses } = api;
+                let Api { name, role, transports: _, ports: _, addresses, expect } = api;
                 let (role, transports, ports) = (role.as_str(), api.transports_label(), api.ports_label());
                 let at = if addresses.is_empty() { "any address".to_owned() } else { join(addresses) };
-                line("api", &format_args!("{name}: {role}, {transports} {ports} at {at}"))?;
+                let expects =
+                    if expect.is_empty() { String::new() } else { format!(", expects {}", api.expect_label()) };
+                line("api", &format_args!("{name}: {role}, {transports} {ports} at {at}{expects}"))?;
             }
         }
     }

@@ -10,6 +10,7 @@ pub use tidewaiter_common::{
     counters::Counters,
     details::{ApiDetails, CloseReason},
     direction::Direction,
+    histogram::{Histogram, Range},
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
 };

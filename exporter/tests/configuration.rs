@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 use tidewaiter::{
-    api::{Api, PortRange, Role, Transport},
+    api::{Api, PortRange, Protocol, Role, Transport},
     cli::{LogOverrides, Overrides},
     config::{
         ApiSource, AttachMode, Configuration, Discovery, Flows, InterfacePatterns, InterfaceSelection, Log, LogFormat,
@@ -111,7 +111,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
         (
             "[[api]]\nname = \"a\"\nports = [1]\n[[api]]\nname = \"b\"\nports = [2]\nprotocol = \"tcp\"",
             "FILE:7: api.1.protocol: unknown key, \
-             expected one of \"name\", \"ports\", \"transport\", \"address\", \"role\"",
+             expected one of \"name\", \"ports\", \"transport\", \"address\", \"role\", \"expect\"",
         ),
     ]);
 }
@@ -142,6 +142,11 @@ fn values_of_the_wrong_type_are_told_with_the_right_one() {
         ("ports = [1]\ntransport = 1", "FILE:4: api.0.transport: found 1, expected a string or a list of strings"),
         ("ports = [1]\ntransport = [1]", r#"FILE:4: api.0.transport.0: found 1, expected "tcp", "udp" or "sctp""#),
         ("ports = [1]\naddress = 5", "FILE:4: api.0.address: found 5, expected a string or a list of strings"),
+        ("ports = [1]\nexpect = 5", "FILE:4: api.0.expect: found 5, expected a string or a list of strings"),
+        (
+            "ports = [1]\nexpect = [5]",
+            "FILE:4: api.0.expect.0: found 5, expected the name of a protocol such as \"http1\"",
+        ),
     ]);
 }
 
@@ -329,6 +334,31 @@ fn other_values_of_apis_are_told() {
 }
 
 #[test]
+fn what_cannot_be_expected_is_told_with_what_can() {
+    let names: Vec<_> = Protocol::ALL.iter().skip(1).map(|protocol| format!("\"{}\"", protocol.as_str())).collect();
+    let names = names.join(", ");
+    assert!(names.starts_with("\"http1\", \"http2\", ") && !names.contains("unknown"), "{names}");
+    assert_api_refused(&[
+        (
+            "ports = [1]\nexpect = \"gopher\"",
+            &format!("FILE:4: api.0.expect: found \"gopher\", expected one of {names}"),
+        ),
+        (
+            "ports = [1]\nexpect = [\n\"tls\",\n\"unknown\"]",
+            &format!("FILE:6: api.0.expect.1: found \"unknown\", expected one of {names}"),
+        ),
+        (
+            "ports = [1]\nexpect = []",
+            "FILE:4: api.0.expect: found an empty list, expected at least one protocol, or no key at all",
+        ),
+    ]);
+    for protocol in Protocol::ALL.iter().skip(1) {
+        let contents = format!("[[api]]\nname = 'a'\nports = [1]\nexpect = '{}'", protocol.as_str());
+        assert_eq!(apis(&contents)[0].expect, [*protocol]);
+    }
+}
+
+#[test]
 fn other_values_are_told() {
     let listen = r#"expected an address and a port such as "0.0.0.0:9473" or "[::1]:9473""#;
     for written in ["", "localhost", "9473", ":9473", "::1:9473", "0.0.0.0:70000", "localhost:9473"] {
@@ -474,6 +504,7 @@ fn apis_resolve_to_what_they_say() {
         transport = ["udp", "tcp", "udp"]
         address = ["::ffff:10.0.0.2", "2001:db8::1", "10.0.0.1", "10.0.0.2"]
         role = "client"
+        expect = ["tls", "dns", "http1", "tls"]
     "#;
     let range = |first, last| PortRange::new(first, last).unwrap();
     let addresses = ["10.0.0.1", "10.0.0.2", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
@@ -484,6 +515,7 @@ fn apis_resolve_to_what_they_say() {
             transports: vec![Transport::Tcp],
             ports: vec![443.into(), range(9000, 9010), 8443.into()],
             addresses: Vec::new(),
+            expect: Vec::new(),
         },
         Api {
             name: "names: ünïcode, \"quotes\"".to_owned(),
@@ -491,6 +523,7 @@ fn apis_resolve_to_what_they_say() {
             transports: vec![Transport::Tcp, Transport::Udp],
             ports: vec![53.into()],
             addresses: addresses.to_vec(),
+            expect: vec![Protocol::Http1, Protocol::Tls, Protocol::Dns],
         },
     ];
     assert_eq!(apis(contents), expected);
@@ -499,7 +532,10 @@ fn apis_resolve_to_what_they_say() {
 #[test]
 fn one_value_is_a_list_of_one() {
     let api = |values: &str| apis(&format!("[[api]]\nname = 'a'\nports = [1]\n{values}"));
-    assert_eq!(api("transport = 'udp'\naddress = '::1'"), api("transport = ['udp']\naddress = ['::1']"));
+    assert_eq!(
+        api("transport = 'udp'\naddress = '::1'\nexpect = 'dns'"),
+        api("transport = ['udp']\naddress = ['::1']\nexpect = ['dns']")
+    );
     for written in ["interfaces = 'lo'", "interfaces = ['lo']"] {
         let interfaces = load(written).interfaces;
         let InterfaceSelection::Matching(matching) = interfaces else { panic!("{interfaces:?}") };
@@ -554,7 +590,7 @@ fn check(contents: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Chec
 #[test]
 fn check_prints_what_a_file_resolves_to() {
     let contents = "interfaces = 'lo'\n[[api]]\nname = 'orders'\nports = [8080, '9000-9010']\n\
-                    [[api]]\nname = 'dns'\nports = [53]\ntransport = ['udp', 'tcp']\nrole = 'client'\naddress = '::1'";
+                    [[api]]\nname = 'dns'\nports = [53]\ntransport = ['udp', 'tcp']\nrole = 'client'\naddress = '::1'\nexpect = ['tls', 'dns']";
     let checked = check(contents, &[], &[]);
     let expected = "\
 file        FILE
@@ -566,7 +602,7 @@ persist     false
 flows       at most 262144, forgotten 1m after the last packet
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
-api         dns: client, tcp,udp 53 at ::1
+api         dns: client, tcp,udp 53 at ::1, expects tls,dns
 ";
     assert_eq!((checked.code, checked.stdout.as_str(), checked.stderr.as_str()), (Some(0), expected, ""));
 }

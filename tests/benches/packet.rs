@@ -97,7 +97,14 @@ fn table(accounting: &mut Accounting) -> f64 {
 
 fn api(name: &str, port: u16, addresses: Vec<IpAddr>) -> Api {
     let transports = Transport::ALL.to_vec();
-    Api { name: name.to_owned(), role: Role::Server, transports, ports: vec![port.into()], addresses }
+    Api {
+        name: name.to_owned(),
+        role: Role::Server,
+        transports,
+        ports: vec![port.into()],
+        addresses,
+        expect: Vec::new(),
+    }
 }
 
 /// For each two of `frames`, nanoseconds per packet of the no-op, of the receiving program on the first of them, and of the

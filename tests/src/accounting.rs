@@ -26,7 +26,14 @@ pub fn account(namespace: &Namespace, name: &str, flows: u32, idle_timeout: Dura
         let mut accounting = Accounting::new(kernel, AttachMode::Auto, idle_timeout).expect("it can be read");
         let transports = Transport::ALL.to_vec();
         let (name_of_api, role) = ("orders".to_owned(), Role::Server);
-        let api = Api { name: name_of_api, role, transports, ports: vec![8080.into()], addresses: Vec::new() };
+        let api = Api {
+            name: name_of_api,
+            role,
+            transports,
+            ports: vec![8080.into()],
+            addresses: Vec::new(),
+            expect: Vec::new(),
+        };
         accounting.apply_apis(&[api]).expect("is written");
         let interface = Interface { index, name: name.to_owned(), link_layer: LinkLayer::Ethernet };
         let failures = accounting.apply_interfaces(&[interface]);

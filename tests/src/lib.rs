@@ -26,6 +26,7 @@ pub mod namespace;
 pub mod network;
 pub mod old_kernel;
 pub mod random;
+pub mod snapshot;
 pub mod tap;
 pub mod traffic;
 pub mod wait;

@@ -34,7 +34,7 @@ impl Metrics {
             let series = match series.split_once('{') {
                 Some((name, labels)) => {
                     // Commas stand in values too, but not behind a quote.
-                    let labels = labels.trim_end_matches(['}', '"']).split("\",").map(|label| format!("{label}\""));
+                    let labels = labels.strip_suffix("\"}").unwrap_or(labels).split("\",").map(series_label);
                     let labels: Vec<_> = labels.collect();
                     name_series(name, labels.iter().map(String::as_str))
                 }
@@ -106,6 +106,15 @@ impl fmt::Display for Metrics {
             .iter()
             .filter(|(_, value)| **value > 0.0)
             .try_for_each(|(key, value)| writeln!(formatter, "{key} {value}"))
+    }
+}
+
+/// A label without the quote at its end as it is in a series: bounds of buckets, which are written differently in different
+/// formats, as Rust writes them.
+fn series_label(label: &str) -> String {
+    match label.strip_prefix("le=\"").map(str::parse::<f64>) {
+        Some(Ok(bound)) => format!("le=\"{bound}\""),
+        _ => format!("{label}\""),
     }
 }
 

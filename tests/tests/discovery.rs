@@ -60,7 +60,9 @@ fn listening_sockets_become_apis_and_cease_to_be() {
     wait_until("a new listener to be counted", || is_counted(&exporter, "names:5353"));
     let info = exporter.text("/metrics", &[]);
     assert!(
-        info.contains("tidewaiter_api_info{api=\"names:5353\",role=\"server\",transport=\"udp\",ports=\"5353\"} 1"),
+        info.contains(
+            "tidewaiter_api_info{api=\"names:5353\",role=\"server\",transport=\"udp\",ports=\"5353\",expect=\"\"} 1"
+        ),
         "{info}"
     );
 

@@ -9,26 +9,17 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
 };
 
-use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::MetricFamily;
+use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{Bucket, Histogram, MetricFamily};
 use prost::Message as _;
-use tidewaiter::{
-    api::{Api, PortRange, Role, reserved},
-    kernel::ProgramStatistics,
-    metrics::exposition::Format,
-    snapshot::{
-        ApiCounters, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
-        ProcessSnapshot, Reason, Snapshot, TableSnapshot,
-    },
-};
-use tidewaiter_common::transport::Transport;
+use tidewaiter::{metrics::exposition::Format, snapshot::Snapshot};
 use tidewaiter_tests::{
     command::output,
     exporter::{ADDRESS, Exporter},
     metrics::Metrics,
     namespace::Namespace,
+    snapshot::snapshot,
 };
 
 const CONFIGURATION: &str = "
@@ -43,76 +34,6 @@ const CONFIGURATION: &str = "
 
 /// Set to rewrite the golden files instead of comparing with them.
 const UPDATE: &str = "UPDATE_GOLDEN";
-
-/// A snapshot with something of everything.
-fn snapshot() -> Snapshot {
-    let created = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
-    let counters = |packets: u64| {
-        let wire = [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
-        ApiCounters { wire, untracked: packets / 10 }
-    };
-    let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
-        name: name.to_owned(),
-        role: Some(role),
-        api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
-        counters: counters(packets),
-        created,
-    };
-    let mut interface = InterfaceCounters::default();
-    for direction in Direction::ALL {
-        interface.totals[direction.index()].wire = Counters { packets: 1000, bytes: 100_000 };
-        interface.totals[direction.index()].buffers = 900;
-        for (place, _) in Reason::ALL.iter().enumerate() {
-            interface.uncounted[direction.index()][place] =
-                Counters { packets: place as u64, bytes: 60 * place as u64 };
-        }
-    }
-    let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
-    Snapshot {
-        apis: vec![
-            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10), created },
-            api("orders", Role::Server, vec![Transport::Tcp, Transport::Udp], ports, 20),
-            // What a label must survive.
-            api("\"dätabase\"\\\n", Role::Client, vec![Transport::Tcp], vec![5432.into()], 9_007_199_254_740_991 / 200),
-            ApiSnapshot {
-                name: reserved::REMOVED.to_owned(),
-                role: Some(Role::Server),
-                api: None,
-                counters: counters(30),
-                created,
-            },
-        ],
-        interfaces: vec![
-            InterfaceSnapshot {
-                name: "eth0".to_owned(),
-                counters: interface,
-                created,
-                kernel: Some([900, 1250]),
-                // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
-                coverage: [Some(1.0), None],
-            },
-            InterfaceSnapshot {
-                name: GONE.to_owned(),
-                counters: interface,
-                created,
-                kernel: None,
-                coverage: [None; 2],
-            },
-        ],
-        programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
-        tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
-        process: Some(ProcessSnapshot {
-            cpu: Duration::from_millis(1250),
-            resident: 20_000_000,
-            open_files: Some(20),
-            started: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        }),
-        collectors: vec![
-            CollectorSnapshot { name: "apis", success: true, duration: Duration::from_micros(120) },
-            CollectorSnapshot { name: "interfaces", success: false, duration: Duration::from_micros(80) },
-        ],
-    }
-}
 
 #[test]
 fn every_metric_is_as_the_golden_files_have_it() {
@@ -138,6 +59,57 @@ fn a_part_that_cannot_be_read_leaves_the_rest() {
     assert!(!text.contains("process_cpu_seconds_total"));
 }
 
+#[test]
+fn native_buckets_say_what_the_classic_ones_do() {
+    let protobuf = Format::Protobuf.encode(&Arc::new(snapshot())).expect("encodes");
+    let mut seen = 0;
+    for (name, histogram) in histograms(&protobuf) {
+        let Histogram { sample_count, bucket, schema, zero_threshold, zero_count, start_timestamp, .. } = &histogram;
+        assert_eq!((*schema, start_timestamp.map(|at| at.seconds)), (2, Some(1_700_000_001)), "{name}");
+        // It must be known for a native one by this alone while it is empty.
+        assert!(*zero_threshold > 0.0, "{name}");
+        assert!((bucket[0].upper_bound - zero_threshold).abs() < f64::EPSILON, "{name}");
+        assert_eq!(bucket[0].cumulative_count, *zero_count, "{name}");
+
+        let native = native_buckets(&histogram);
+        for Bucket { upper_bound, cumulative_count, .. } in bucket {
+            let below = native.iter().filter(|(bound, _)| bound <= upper_bound).map(|(_, count)| count).sum::<u64>();
+            assert_eq!(zero_count + below, *cumulative_count, "{name} up to {upper_bound}");
+        }
+        let all: u64 = native.iter().map(|(_, count)| count).sum();
+        assert_eq!(zero_count + all, *sample_count, "{name}");
+        seen += sample_count;
+    }
+    assert_eq!(seen, 302);
+}
+
+fn histograms(mut bytes: &[u8]) -> Vec<(String, Histogram)> {
+    let mut histograms = Vec::new();
+    while !bytes.is_empty() {
+        let MetricFamily { name, metric, .. } = MetricFamily::decode_length_delimited(&mut bytes).expect("is a family");
+        histograms.extend(
+            metric.into_iter().filter_map(|metric| metric.histogram).map(|histogram| (name.clone(), histogram)),
+        );
+    }
+    histograms
+}
+
+/// Upper bounds and counts of the positive native buckets, as Prometheus reads spans and deltas.
+fn native_buckets(histogram: &Histogram) -> Vec<(f64, u64)> {
+    let (mut buckets, mut number, mut count) = (Vec::new(), 0, 0);
+    let mut deltas = histogram.positive_delta.iter();
+    for span in &histogram.positive_span {
+        number += span.offset;
+        for _ in 0..span.length {
+            count += deltas.next().expect("as many as the spans say");
+            buckets.push(((f64::from(number) / 4.0).exp2(), u64::try_from(count).expect("not negative")));
+            number += 1;
+        }
+    }
+    assert_eq!(deltas.next(), None);
+    buckets
+}
+
 /// What `promtool check metrics` says of `text`: its verdict and its words.
 fn promtool(text: &str) -> (bool, String) {
     let mut promtool = Command::new("promtool")
@@ -158,6 +130,8 @@ fn promtool_has_nothing_to_say_against_the_classic_text() {
     let namespace = Namespace::new();
     let exporter = Exporter::start(&namespace, CONFIGURATION);
     assert_eq!(promtool(&exporter.text("/metrics", &[])), (true, String::new()));
+    let full = String::from_utf8(Format::ClassicText.encode(&Arc::new(snapshot())).expect("encodes")).expect("is text");
+    assert_eq!(promtool(&full), (true, String::new()));
     // It would have, of others.
     assert!(!promtool("# TYPE things counter\nthings 1\n").0);
 }
@@ -208,21 +182,32 @@ fn the_format_is_what_the_client_likes_best_and_all_say_the_same() {
     assert_eq!(classic.0.keys().collect::<Vec<_>>(), protobuf.0.keys().collect::<Vec<_>>());
 }
 
+#[expect(clippy::cast_precision_loss, reason = "few of anything")]
 fn parse_protobuf(mut bytes: &[u8]) -> Metrics {
     let mut samples = BTreeMap::new();
     while !bytes.is_empty() {
         let family = MetricFamily::decode_length_delimited(&mut bytes).expect("is a family");
         for metric in family.metric {
-            let mut labels: Vec<_> =
+            let labels: Vec<_> =
                 metric.label.iter().map(|label| format!("{}=\"{}\"", label.name, label.value)).collect();
-            labels.sort_unstable();
-            let value = metric.counter.map(|counter| counter.value).or(metric.gauge.map(|gauge| gauge.value));
-            let series = if labels.is_empty() {
-                family.name.clone()
-            } else {
-                format!("{}{{{}}}", family.name, labels.join(","))
+            let mut sample = |suffix: &str, bound: Option<f64>, value| {
+                let mut labels = labels.clone();
+                labels.extend(bound.map(|bound| format!("le=\"{bound}\"")));
+                labels.sort_unstable();
+                let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+                samples.insert(format!("{}{suffix}{labels}", family.name), value);
             };
-            samples.insert(series, value.expect("has one"));
+            if let Some(Histogram { bucket, sample_count, sample_sum, .. }) = metric.histogram {
+                let total = Bucket { upper_bound: f64::INFINITY, cumulative_count: sample_count, ..Bucket::default() };
+                for Bucket { upper_bound, cumulative_count, .. } in bucket.into_iter().chain([total]) {
+                    sample("_bucket", Some(upper_bound), cumulative_count as f64);
+                }
+                sample("_sum", None, sample_sum);
+                sample("_count", None, sample_count as f64);
+                continue;
+            }
+            let value = metric.counter.map(|counter| counter.value).or(metric.gauge.map(|gauge| gauge.value));
+            sample("", None, value.expect("has one"));
         }
     }
     Metrics(samples)

@@ -47,7 +47,7 @@ fn with_accounting<T: Send>(test: impl FnOnce(&mut Accounting) -> T + Send) -> T
         let mut accounting = Accounting::new(kernel, AttachMode::Auto, Duration::MAX).expect("it can be read");
         let transports = Transport::ALL.to_vec();
         let (name, role) = ("web".to_owned(), Role::Server);
-        let web = Api { name, role, transports, ports: vec![80.into()], addresses: Vec::new() };
+        let web = Api { name, role, transports, ports: vec![80.into()], addresses: Vec::new(), expect: Vec::new() };
         accounting.apply_apis(&[web]).expect("is written");
         let lo = Interface { index: 1, name: "lo".to_owned(), link_layer: LinkLayer::Loopback };
         assert!(accounting.apply_interfaces(&[lo]).is_empty());

@@ -88,6 +88,7 @@ impl ApiRegistry {
                 transports: transports.into_iter().collect(),
                 ports: ports.into_iter().map(PortRange::from).collect(),
                 addresses: addresses.into_iter().collect(),
+                expect: Vec::new(),
             }
         });
         // One that has lost its ports to others has none to claim.

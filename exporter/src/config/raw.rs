@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
 use super::one_or_many::OneOrMany;
-use crate::api::{PortRange, Role, Transport};
+use crate::api::{PortRange, Protocol, Role, Transport};
 
 /// The configuration as it is written, with all defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,6 +105,9 @@ pub struct RawApi {
     /// Which end this host is; the server if absent.
     #[serde(default)]
     pub role: RawRole,
+    /// What its payload should look like; anything if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<OneOrMany<ExpectedProtocol>>,
 }
 
 impl RawApi {
@@ -220,6 +223,55 @@ impl<'de> Deserialize<'de> for Address {
         deserializer
             .deserialize_any(Text { parse, expected: "an IP address such as \"10.0.0.1\" or \"2001:db8::1\"" })
             .map(Self)
+    }
+}
+
+/// A [`Protocol`] that payload should look like.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedProtocol(pub Protocol);
+
+impl ExpectedProtocol {
+    /// What may be expected: every protocol but the first, which is none of the others.
+    const NAMES: [&str; Protocol::COUNT - 1] = {
+        let mut names = [""; Protocol::COUNT - 1];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Protocol::ALL[at + 1].as_str();
+            at += 1;
+        }
+        names
+    };
+}
+
+const _: () = assert!(Protocol::Unknown.index() == 0);
+
+impl Serialize for ExpectedProtocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ExpectedProtocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = ExpectedProtocol;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("the name of a protocol such as \"http1\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ExpectedProtocol, E> {
+                let place = ExpectedProtocol::NAMES.iter().position(|name| *name == text);
+                place
+                    .and_then(|place| Protocol::ALL.get(place + 1).copied())
+                    .map(ExpectedProtocol)
+                    .ok_or_else(|| E::unknown_variant(text, &ExpectedProtocol::NAMES))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
     }
 }
 

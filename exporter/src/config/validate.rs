@@ -17,7 +17,7 @@ use super::{
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
-    raw::{Address, RawApi, RawConfiguration, RawDiscovery, RawFlows},
+    raw::{Address, ExpectedProtocol, RawApi, RawConfiguration, RawDiscovery, RawFlows},
 };
 use crate::api::{Api, Role, Transport, reserved};
 
@@ -179,6 +179,7 @@ impl Check<'_> {
             self.problem("api", format!("found {} APIs, expected at most {MAX_CONFIGURED}", raw.len()));
         }
         self.addresses(&raw);
+        self.expected(&raw);
         let apis: Vec<_> = raw.into_iter().map(Api::from).collect();
         self.names(&apis);
         self.claims(&apis);
@@ -196,6 +197,14 @@ impl Check<'_> {
                 let expected = "expected the address of one end, or no key at all for any address";
                 self.problem(&key, format!("found \"{address}\", {expected}"));
             }
+        }
+    }
+
+    fn expected(&mut self, raw: &[RawApi]) {
+        let empty = |api: &RawApi| api.expect.as_ref().is_some_and(|OneOrMany(protocols)| protocols.is_empty());
+        for (place, _) in raw.iter().enumerate().filter(|(_, api)| empty(api)) {
+            let message = "found an empty list, expected at least one protocol, or no key at all".to_owned();
+            self.problem(format!("api.{place}.expect"), message);
         }
     }
 
@@ -266,7 +275,7 @@ impl Check<'_> {
 
 impl From<RawApi> for Api {
     fn from(raw: RawApi) -> Self {
-        let RawApi { name, ports, transport, address, role } = raw;
+        let RawApi { name, ports, transport, address, role, expect } = raw;
         let mut transports: Vec<_> = transport.0.into_iter().map(Transport::from).collect();
         transports.sort_unstable();
         transports.dedup();
@@ -274,7 +283,11 @@ impl From<RawApi> for Api {
             address.into_iter().flat_map(|some| some.0).map(|Address(address)| address.to_canonical()).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        Self { name, role: role.into(), transports, ports, addresses }
+        let mut expect: Vec<_> =
+            expect.into_iter().flat_map(|some| some.0).map(|ExpectedProtocol(protocol)| protocol).collect();
+        expect.sort_unstable();
+        expect.dedup();
+        Self { name, role: role.into(), transports, ports, addresses, expect }
     }
 }
 

@@ -150,7 +150,7 @@ fn apis(listeners: &[Listener]) -> BTreeMap<String, Api> {
             match apis.entry(name.clone()) {
                 Entry::Vacant(entry) => {
                     let (role, transports, ports) = (Role::Server, vec![transport], vec![port.into()]);
-                    entry.insert(Api { name, role, transports, ports, addresses });
+                    entry.insert(Api { name, role, transports, ports, addresses, expect: Vec::new() });
                 }
                 // The same by the other transport: any address is wider than some.
                 Entry::Occupied(entry) => {

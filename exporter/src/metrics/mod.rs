@@ -1,11 +1,17 @@
 //! Metrics for Prometheus: a function of a [`Snapshot`].
 
+mod anomaly;
 mod api;
+mod connection;
 mod created;
 mod exporter;
 pub mod exposition;
+mod histogram;
+mod http;
 mod interface;
+mod latency;
 mod process;
+mod protocol;
 
 use std::{fmt, sync::Arc};
 
@@ -15,12 +21,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Histogram, Range, Snapshot};
 
 fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("tidewaiter");
     ours.register_collector(Box::new(api::ApiCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(connection::ConnectionCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(latency::LatencyCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(protocol::ProtocolCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(http::HttpCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(anomaly::AnomalyCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
@@ -30,7 +41,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
 /// Labels of a metric that has none.
 type NoLabels = [(&'static str, &'static str); 0];
 
-/// Writes families of metrics.
+/// Writes families of metrics; nothing of one that has no samples.
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
@@ -41,6 +52,10 @@ impl Families<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
             family.encode_family(&labels)?.encode_counter::<NoLabels, V, f64>(&value, None)?;
@@ -55,9 +70,32 @@ impl Families<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
             family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    /// A histogram of seconds with a sample for each of `samples`, whose durations are of `range`.
+    fn histogram<'s, L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        range: Range,
+        samples: impl IntoIterator<Item = (L, &'s Histogram)>,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, histogram) in samples {
+            histogram::encode(&mut family.encode_family(&labels)?, range, histogram)?;
         }
         Ok(())
     }

@@ -1,0 +1,164 @@
+//! A snapshot with something of everything, as no moment of a test has it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use tidewaiter::{
+    api::{Api, PortRange, Protocol, Role, Transport, reserved},
+    kernel::ProgramStatistics,
+    snapshot::{
+        ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
+        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot,
+    },
+};
+use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
+
+/// A snapshot with something of everything.
+#[must_use]
+pub fn snapshot() -> Snapshot {
+    Snapshot {
+        apis: apis(),
+        interfaces: interfaces(),
+        programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
+        tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        process: Some(ProcessSnapshot {
+            cpu: Duration::from_millis(1250),
+            resident: 20_000_000,
+            open_files: Some(20),
+            started: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        }),
+        collectors: vec![
+            CollectorSnapshot { name: "apis", success: true, duration: Duration::from_micros(120) },
+            CollectorSnapshot { name: "interfaces", success: false, duration: Duration::from_micros(80) },
+        ],
+    }
+}
+
+/// The API `orders` of the snapshot: two ranges of ports, two transports, two protocols.
+#[must_use]
+pub fn orders() -> Api {
+    Api {
+        name: "orders".to_owned(),
+        role: Role::Server,
+        transports: vec![Transport::Tcp, Transport::Udp],
+        ports: vec![8080.into(), PortRange::new(9000, 9010).expect("a range")],
+        addresses: Vec::new(),
+        expect: vec![Protocol::Http1, Protocol::Tls],
+    }
+}
+
+/// What a snapshot says of `api`.
+#[must_use]
+pub fn api_snapshot(api: Api, packets: u64, details: ApiDetails) -> ApiSnapshot {
+    ApiSnapshot {
+        name: api.name.clone(),
+        role: Some(api.role),
+        api: Some(Arc::new(api)),
+        details: Some(Box::new(details)),
+        ..nameless(packets)
+    }
+}
+
+fn nameless(packets: u64) -> ApiSnapshot {
+    let wire = [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
+    ApiSnapshot {
+        name: String::new(),
+        role: None,
+        api: None,
+        counters: ApiCounters { wire, untracked: packets / 10 },
+        details: None,
+        created: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
+    }
+}
+
+fn apis() -> Vec<ApiSnapshot> {
+    let database = Api {
+        // What a label must survive.
+        name: "\"dätabase\"\\\n".to_owned(),
+        role: Role::Client,
+        transports: vec![Transport::Tcp],
+        ports: vec![5432.into()],
+        addresses: Vec::new(),
+        expect: Vec::new(),
+    };
+    let names = Api {
+        name: "names".to_owned(),
+        role: Role::Server,
+        transports: vec![Transport::Udp],
+        ports: vec![53.into()],
+        addresses: Vec::new(),
+        expect: vec![Protocol::Dns],
+    };
+    let mut asked = ApiDetails { unexpected: 1, ..ApiDetails::default() };
+    asked.protocols[Protocol::Dns.index()] = 40;
+    let mut unmapped = ApiDetails { attempts: 3, refused: 2, reset_packets: [2, 0], ..ApiDetails::default() };
+    unmapped.protocols[Protocol::Unknown.index()] = 1;
+    vec![
+        ApiSnapshot { name: reserved::UNMAPPED.to_owned(), details: Some(Box::new(unmapped)), ..nameless(10) },
+        api_snapshot(orders(), 20, details()),
+        // Nothing but packets yet.
+        api_snapshot(database, 9_007_199_254_740_991 / 200, ApiDetails::default()),
+        // Without connections.
+        api_snapshot(names, 40, asked),
+        ApiSnapshot { name: reserved::REMOVED.to_owned(), role: Some(Role::Server), ..nameless(30) },
+    ]
+}
+
+/// Something of everything that is counted beside packets and bytes.
+#[must_use]
+pub fn details() -> ApiDetails {
+    let mut details = ApiDetails {
+        attempts: 110,
+        refused: 4,
+        opened: 100,
+        adopted: 3,
+        closed: [80, 6, 1],
+        left: 2,
+        reset_packets: [5, 7],
+        unexpected: 2,
+        ..ApiDetails::default()
+    };
+    details.protocols[Protocol::Http1.index()] = 98;
+    details.protocols[Protocol::Redis.index()] = 2;
+    details.requests[0] = 500;
+    details.requests[METHODS.len() - 1] = 1;
+    for (code, count) in [(200, 480), (404, 19)] {
+        let place = STATUS_CODES.iter().position(|known| *known == code).expect("is known");
+        details.responses[place] = count;
+    }
+    details.responses[STATUS_PLACES - 1] = 1;
+    for round in 1..=100 {
+        details.handshake.observe(Range::Latency, 20_000 + round * 1000);
+        details.response.observe(Range::Latency, round * round * 100_000);
+        details.lifetime.observe(Range::Lifetime, round * 3_000_000_000);
+    }
+    // Beyond either end of what is told apart.
+    details.response.observe(Range::Latency, 500);
+    details.response.observe(Range::Latency, 600_000_000_000);
+    details
+}
+
+fn interfaces() -> Vec<InterfaceSnapshot> {
+    let mut counters = InterfaceCounters::default();
+    for direction in Direction::ALL {
+        counters.totals[direction.index()].wire = Counters { packets: 1000, bytes: 100_000 };
+        counters.totals[direction.index()].buffers = 900;
+        for (place, _) in Reason::ALL.iter().enumerate() {
+            counters.uncounted[direction.index()][place] = Counters { packets: place as u64, bytes: 60 * place as u64 };
+        }
+    }
+    let created = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
+    vec![
+        InterfaceSnapshot {
+            name: "eth0".to_owned(),
+            counters,
+            created,
+            kernel: Some([900, 1250]),
+            // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
+            coverage: [Some(1.0), None],
+        },
+        InterfaceSnapshot { name: GONE.to_owned(), counters, created, kernel: None, coverage: [None; 2] },
+    ]
+}
