@@ -10,7 +10,7 @@ use std::{
 use etherparse::{IpNumber, PacketBuilder};
 use proptest::prelude::*;
 use tidewaiter_common::{
-    api::{AddressKey, ApiSlot, ApiTables, PortEntry, attribute},
+    api::{AddressKey, ApiSlot, ApiTables, Owner, PortEntry, attribute},
     direction::Direction::{self, Receive, Transmit},
     frame::Framing,
     packet::Packet,
@@ -105,7 +105,7 @@ fn sight(
         Receive => frame(transport, remote, local),
         Transmit => frame(transport, local, remote),
     };
-    attribute(tables, frame.as_slice(), &parse(&frame), direction, loopback)
+    attribute(tables, frame.as_slice(), &parse(&frame), direction, loopback).map(|owner| owner.slot)
 }
 
 /// The two sights of one packet on the loopback interface: leaving, then arriving.
@@ -191,7 +191,7 @@ fn traffic_without_ports_belongs_to_no_api() {
     for frame in echoes {
         for (direction, loopback) in [(Receive, false), (Transmit, false), (Receive, true), (Transmit, true)] {
             let sight = attribute(&tables(&claims), frame.as_slice(), &parse(&frame), direction, loopback);
-            assert_eq!(sight, Ok(UNMAPPED), "{direction:?}, loopback {loopback}");
+            assert_eq!(sight.map(|owner| owner.slot), Ok(UNMAPPED), "{direction:?}, loopback {loopback}");
         }
     }
 }
@@ -276,11 +276,23 @@ fn a_table_that_cannot_be_read_is_told() {
 }
 
 #[test]
+fn an_owner_says_which_end_this_host_is() {
+    let (here, there) = (at("10.0.0.1:80"), at("10.0.0.2:40000"));
+    for role in [Server, Client] {
+        let port = if role == Server { here.port() } else { there.port() };
+        let tables = tables(&[(ORDERS, role, Tcp, port, None)]);
+        let received = frame(Tcp, there, here);
+        let owner = attribute(&tables, received.as_slice(), &parse(&received), Receive, false);
+        assert_eq!(owner, Ok(Owner { slot: ORDERS, role }));
+    }
+}
+
+#[test]
 fn a_frame_that_has_lost_its_addresses_is_told() {
     let frame = frame(Tcp, at("10.0.0.1:40000"), at("10.0.0.2:80"));
     let sight = |address| {
         let tables = tables(&[(ORDERS, Server, Tcp, 80, address)]);
-        attribute(&tables, &frame[..20], &parse(&frame), Receive, false)
+        attribute(&tables, &frame[..20], &parse(&frame), Receive, false).map(|owner| owner.slot)
     };
     assert_eq!(sight(ip("10.0.0.2")), Err(Reason::Internal));
     assert_eq!(sight(None), Ok(ORDERS), "nobody asks for the address");

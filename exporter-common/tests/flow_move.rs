@@ -46,7 +46,7 @@ impl Sight {
     /// As for [`Flow::count`].
     unsafe fn count(&self, flow: *mut Flow) {
         // SAFETY: the caller's.
-        unsafe { Flow::count(flow, ApiSlot(3), self.direction, self.wire, self.bits(), 2) };
+        unsafe { Flow::count(flow, self.direction, self.wire, self.bits(), 2) };
     }
 }
 

@@ -53,7 +53,8 @@ proptest! {
     #[test]
     fn a_well_formed_packet_is_read_without_its_payload_but_not_without_its_last_header(shape in shapes()) {
         let (frame, headers) = (shape.frame(), shape.packet().headers);
-        prop_assert_eq!(read(&frame[..headers], shape.framing), Ok(shape.packet()));
+        let expected = Packet { payload: 0, ..shape.packet() };
+        prop_assert_eq!(read(&frame[..headers], shape.framing), Ok(expected));
         if shape.packet().transport.is_some() || !shape.extensions.is_empty() {
             prop_assert!(read(&frame[..headers - 1], shape.framing).is_err());
         }

@@ -61,9 +61,14 @@ fn theirs(frame: &[u8], framing: Framing) -> Verdict {
     let transport = match (payload.ip_number, &sliced.transport) {
         (IpNumber::TCP, Some(TransportSlice::Tcp(tcp))) => {
             packet.tcp_flags = tcp.slice()[13];
+            packet.sequence = tcp.sequence_number();
+            packet.acknowledgement = tcp.acknowledgment_number();
+            packet.payload = tcp.payload().len() as u32;
             Some((Transport::Tcp, tcp.source_port(), tcp.destination_port(), tcp.header_len()))
         }
         (IpNumber::UDP, Some(TransportSlice::Udp(udp))) => {
+            // By what IP says of its length, which is what a receiver has: UDP's own may say less.
+            packet.payload = (payload.payload.len() - 8) as u32;
             Some((Transport::Udp, udp.source_port(), udp.destination_port(), 8))
         }
         // It knows nothing of SCTP.

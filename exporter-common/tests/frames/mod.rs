@@ -87,9 +87,14 @@ pub(crate) fn extensions_length(extensions: &[Extension]) -> usize {
 }
 
 /// `options` are bytes, a multiple of 4.
+/// Numbers of each TCP segment.
+const SEQUENCE: u32 = 0x1234_5678;
+const ACKNOWLEDGEMENT: u32 = 0x9abc_def0;
+
 pub(crate) fn tcp(ports: (u16, u16), flags: u8, options: usize, payload: &[u8]) -> Vec<u8> {
     let offset = u8::try_from((20 + options) / 4).expect("fits") << 4;
-    let rest = [[0; 8].as_slice(), &[offset, flags, 0x10, 0, 0, 0, 0, 0], &vec![1; options]].concat();
+    let numbers = [SEQUENCE.to_be_bytes(), ACKNOWLEDGEMENT.to_be_bytes()].concat();
+    let rest = [numbers.as_slice(), &[offset, flags, 0x10, 0, 0, 0, 0, 0], &vec![1; options]].concat();
     [&ports.0.to_be_bytes(), &ports.1.to_be_bytes(), rest.as_slice(), payload].concat()
 }
 
@@ -173,6 +178,7 @@ impl Shape {
             protocol::SCTP => (Some(Transport::Sctp), 12),
             _ => (None, 0),
         };
+        let is_tcp = transport == Some(Transport::Tcp);
         let (source_port, destination_port) = if transport.is_some() { self.ports } else { (0, 0) };
         Packet {
             network: self.network,
@@ -181,7 +187,10 @@ impl Shape {
             transport,
             source_port,
             destination_port,
-            tcp_flags: if transport == Some(Transport::Tcp) { self.tcp_flags } else { 0 },
+            tcp_flags: if is_tcp { self.tcp_flags } else { 0 },
+            sequence: if is_tcp { SEQUENCE } else { 0 },
+            acknowledgement: if is_tcp { ACKNOWLEDGEMENT } else { 0 },
+            payload: if is_tcp || transport == Some(Transport::Udp) { self.payload as u32 } else { 0 },
             headers: network_offset + network_header + transport_header,
         }
     }
