@@ -1,15 +1,22 @@
 //! A flow as userspace has it: what the kernel kept of it, with names and times that people read.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use rustix::time::{ClockId, clock_gettime};
+use tidewaiter_common::{
+    api::ApiSlot,
+    flow::{Flow, FlowKey},
+};
 pub use tidewaiter_common::{details::CloseReason, protocol::Protocol};
 
 use crate::{
-    api::Role,
+    api::{Role, reserved},
+    kernel::{Ticks, from_nanoseconds},
     snapshot::{Counters, Direction},
 };
 
@@ -70,4 +77,102 @@ pub struct TlsHello {
     pub server_name: Option<String>,
     /// The application protocols that the client offered, or the one that the server chose (RFC 7301).
     pub application_protocols: Vec<String>,
+}
+
+impl FlowRecord {
+    /// The record of what the kernel has kept as `flow` under `key`. Whatever the kernel comes to keep beside is filled in
+    /// here.
+    #[must_use]
+    pub fn new(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
+        let (api, role) = context.api(flow.api);
+        let (first, last) = context.clock.times(flow);
+        Self {
+            api,
+            role,
+            interface: context.interface(interface),
+            local: SocketAddr::new(local.into(), local_port),
+            remote: SocketAddr::new(remote.into(), remote_port),
+            protocol: protocol as u8,
+            wire: flow.wire(),
+            tcp_flags: Direction::ALL.map(|direction| flow.tcp_flags(direction)),
+            first,
+            last,
+            end: None,
+            handshake: None,
+            responses: 0,
+            response_time: Duration::ZERO,
+            retransmitted: 0,
+            application: Protocol::Unknown,
+            tls: None,
+        }
+    }
+}
+
+/// What is not said in a flow itself: names, and how its times are read.
+#[derive(Clone, Debug)]
+pub struct FlowContext {
+    /// Names and roles of APIs, by slot.
+    pub apis: BTreeMap<ApiSlot, (Arc<str>, Role)>,
+    /// Names of interfaces, by index.
+    pub interfaces: HashMap<u32, Arc<str>>,
+    /// How times are read.
+    pub clock: FlowClock,
+}
+
+impl FlowContext {
+    /// The name and role of the API that has `slot`.
+    #[must_use]
+    pub fn api(&self, slot: ApiSlot) -> (Arc<str>, Option<Role>) {
+        match self.apis.get(&slot) {
+            Some((name, role)) => (Arc::clone(name), Some(*role)),
+            None => (reserved::UNMAPPED.into(), None),
+        }
+    }
+
+    fn interface(&self, index: u32) -> Arc<str> {
+        self.interfaces.get(&index).map_or_else(|| index.to_string().into(), Arc::clone)
+    }
+}
+
+/// How the times of flows are read.
+#[derive(Clone, Copy, Debug)]
+pub enum FlowClock {
+    /// As the kernel has them: what time it is by all three clocks.
+    Kernel {
+        /// Everybody's.
+        now: SystemTime,
+        /// The monotonic one, in nanoseconds.
+        monotonic: u64,
+        /// The ticks.
+        ticks: Ticks,
+    },
+    /// In nanoseconds since the epoch, as in a capture.
+    Captured,
+}
+
+impl FlowClock {
+    /// What time it is, where `ticks` is the same by the kernel's ticks.
+    #[must_use]
+    pub fn at(ticks: Ticks) -> Self {
+        let monotonic = clock_gettime(ClockId::MonotonicCoarse);
+        let monotonic = Duration::new(monotonic.tv_sec.unsigned_abs(), monotonic.tv_nsec.unsigned_abs() as u32);
+        let monotonic = u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX);
+        Self::Kernel { now: SystemTime::now(), monotonic, ticks }
+    }
+
+    /// When the first and the last packet of `flow` passed.
+    fn times(self, flow: &Flow) -> (SystemTime, SystemTime) {
+        match self {
+            Self::Captured => (from_nanoseconds(flow.first), from_nanoseconds(flow.last)),
+            Self::Kernel { now, monotonic, ticks: Ticks { now: tick, length } } => {
+                let ago = |duration| now.checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH);
+                let first = ago(Duration::from_nanos(monotonic.saturating_sub(flow.first)));
+                let quiet = u32::try_from(tick.saturating_sub(flow.last)).unwrap_or(u32::MAX);
+                let last = ago(length.saturating_mul(quiet));
+                // A clock and ticks differ by a tick.
+                (first, last.max(first))
+            }
+        }
+    }
 }

@@ -23,3 +23,4 @@ pub mod metrics;
 pub mod replay;
 pub mod slots;
 pub mod snapshot;
+pub mod tracker;

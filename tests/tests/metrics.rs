@@ -56,6 +56,8 @@ fn snapshot() -> Snapshot {
         role: Some(role),
         api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
         counters: counters(packets),
+        details: None,
+        clients: None,
         created,
     };
     let mut interface = InterfaceCounters::default();
@@ -70,7 +72,15 @@ fn snapshot() -> Snapshot {
     let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
     Snapshot {
         apis: vec![
-            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10), created },
+            ApiSnapshot {
+                name: reserved::UNMAPPED.to_owned(),
+                role: None,
+                api: None,
+                counters: counters(10),
+                details: None,
+                clients: None,
+                created,
+            },
             api("orders", Role::Server, vec![Transport::Tcp, Transport::Udp], ports, 20),
             // What a label must survive.
             api("\"dätabase\"\\\n", Role::Client, vec![Transport::Tcp], vec![5432.into()], 9_007_199_254_740_991 / 200),
@@ -79,6 +89,8 @@ fn snapshot() -> Snapshot {
                 role: Some(Role::Server),
                 api: None,
                 counters: counters(30),
+                details: None,
+                clients: None,
                 created,
             },
         ],
@@ -101,6 +113,7 @@ fn snapshot() -> Snapshot {
         ],
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        sinks: Vec::new(),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,

@@ -5,6 +5,7 @@ mod flows;
 mod interfaces;
 mod ledger;
 mod process;
+mod tracking;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,6 +28,7 @@ use crate::{
     interfaces::{Interface, Unit, statistics},
     kernel::{Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
+    tracker::FlowTracker,
 };
 
 /// The switch of the kernel's BPF statistics: while it is 1, each run of each program is timed.
@@ -39,6 +41,8 @@ pub struct Accounting {
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
     flows: FlowSweeper,
+    /// What follows flows, if anything does.
+    tracker: Option<FlowTracker>,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -51,13 +55,17 @@ impl Accounting {
         let apis = ApiRegistry::restore(&kernel, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let flows = FlowSweeper::new(idle_timeout);
-        Ok(Self { kernel, apis, interfaces, flows, discovery: None })
+        Ok(Self { kernel, apis, interfaces, flows, tracker: None, discovery: None })
     }
 
     /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
     /// are; the totals of others move to `removed`.
     pub fn apply_apis(&mut self, wanted: &[Api]) -> Result<(), KernelError> {
-        self.apis.apply(&mut self.kernel, wanted, Instant::now())
+        let before = self.before_apis_change()?;
+        let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
+        // What has failed may have changed some all the same.
+        self.apis_changed(&before);
+        applied
     }
 
     /// Takes note of how the last look at the listening sockets went.
@@ -95,7 +103,8 @@ impl Accounting {
 
     /// Looks at some of the flows, and forgets those that have been quiet for long.
     pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
-        self.flows.sweep(&mut self.kernel)
+        let Self { kernel, apis, interfaces, flows, tracker, discovery: _ } = self;
+        flows.sweep(kernel, tracker.as_mut(), |ticks| tracking::context(apis, interfaces, ticks))
     }
 
     /// Names of the interfaces that are accounted.
@@ -132,7 +141,7 @@ impl Accounting {
         let statistics = collect(&mut collectors, "statistics", statistics);
         let interfaces =
             collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
-        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel));
+        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel, self.tracker.as_ref()));
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
         });
@@ -155,6 +164,7 @@ impl Accounting {
             interfaces: interfaces.unwrap_or_default(),
             programs: programs.unwrap_or_default(),
             tables,
+            sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             process,
             collectors,
         }
