@@ -23,6 +23,7 @@ use crate::{
         pins::{PinError, Pins},
     },
     slots::GRACE,
+    tracker::FlowTracker,
 };
 
 /// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
@@ -89,7 +90,11 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let pins = open_pins(pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
-    let shared = Shared::new(Accounting::new(kernel, attach, flows.idle_timeout)?);
+    let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
+    if capacity != FlowCapacity::NONE {
+        accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;
+    }
+    let shared = Shared::new(accounting);
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
         Ok(discovered) => discovered,

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: a function of a [`Snapshot`].
 
 mod api;
+mod clients;
 mod created;
 mod exporter;
 pub mod exposition;
@@ -21,6 +22,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("tidewaiter");
     ours.register_collector(Box::new(api::ApiCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
