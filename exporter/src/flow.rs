@@ -109,11 +109,14 @@ impl FlowRecord {
     }
 }
 
+/// Names and roles of APIs, by slot.
+pub type ApiNames = BTreeMap<ApiSlot, (Arc<str>, Role)>;
+
 /// What is not said in a flow itself: names, and how its times are read.
 #[derive(Clone, Debug)]
 pub struct FlowContext {
     /// Names and roles of APIs, by slot.
-    pub apis: BTreeMap<ApiSlot, (Arc<str>, Role)>,
+    pub apis: ApiNames,
     /// Names of interfaces, by index.
     pub interfaces: HashMap<u32, Arc<str>>,
     /// How times are read.

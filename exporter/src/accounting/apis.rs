@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
+    flow::ApiNames,
     kernel::{FlowCapacity, Kernel, KernelError, from_nanoseconds, nanoseconds},
     snapshot::{ApiDetails, ApiSnapshot},
     tracker::FlowTracker,
@@ -95,14 +96,14 @@ impl ApiRegistry {
         apis.filter(|api| !api.ports.is_empty()).collect()
     }
 
-    /// Names of the APIs, by slot.
-    pub(super) fn names(&self) -> BTreeMap<ApiSlot, String> {
-        self.current.iter().map(|(Identity { name, .. }, (slot, _))| (*slot, name.clone())).collect()
+    /// Names and roles of the APIs, by slot.
+    pub(super) fn names(&self) -> ApiNames {
+        self.current.iter().map(|(Identity { name, role }, (slot, _))| (*slot, (name.as_str().into(), *role))).collect()
     }
 
-    /// Who has which slot.
-    pub(super) fn holders(&self) -> impl Iterator<Item = (ApiSlot, &str, Role)> {
-        self.current.iter().map(|(Identity { name, role }, (slot, _))| (*slot, name.as_str(), *role))
+    /// The slots that APIs have.
+    pub(super) fn slots(&self) -> impl Iterator<Item = ApiSlot> {
+        self.current.values().map(|(slot, _)| *slot)
     }
 
     /// Packets and bytes of the API that has `slot`.

@@ -8,16 +8,12 @@ mod process;
 mod tracking;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs,
     time::{Duration, Instant},
 };
 
-use tidewaiter_common::{
-    api::{ApiSlot, MAX_APIS},
-    direction::Direction,
-    interface::MAX_INTERFACES,
-};
+use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
 use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
@@ -25,6 +21,7 @@ use crate::{
     api::Api,
     chain::chain,
     config::AttachMode,
+    flow::ApiNames,
     interfaces::{Interface, Unit, statistics},
     kernel::{Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
@@ -90,9 +87,9 @@ impl Accounting {
         self.apis.inherited()
     }
 
-    /// Names of the APIs that are counted, by slot.
+    /// Names and roles of the APIs that are counted, by slot.
     #[must_use]
-    pub fn api_names(&self) -> BTreeMap<ApiSlot, String> {
+    pub fn api_names(&self) -> ApiNames {
         self.apis.names()
     }
 

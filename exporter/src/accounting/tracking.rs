@@ -22,7 +22,7 @@ impl Accounting {
     /// Shows flows to `tracker` from now on. Those of APIs that are counted already, for an exporter before us, are theirs
     /// whatever their age.
     pub fn follow_flows(&mut self, mut tracker: FlowTracker) -> Result<(), KernelError> {
-        for (slot, _, _) in self.apis.holders() {
+        for slot in self.apis.slots() {
             tracker.begin(slot, 0, untracked_bytes(&self.apis.counters(&self.kernel, slot)?));
         }
         self.tracker = Some(tracker);
@@ -68,13 +68,13 @@ pub(super) struct Holders {
 }
 
 fn slots(apis: &ApiRegistry) -> BTreeSet<ApiSlot> {
-    apis.holders().map(|(slot, _, _)| slot).collect()
+    apis.slots().collect()
 }
 
 /// What it takes to make records of flows when it is so late by `ticks`.
 pub(super) fn context(apis: &ApiRegistry, interfaces: &InterfaceRegistry, ticks: Ticks) -> FlowContext {
     FlowContext {
-        apis: apis.holders().map(|(slot, name, role)| (slot, (name.into(), role))).collect(),
+        apis: apis.names(),
         interfaces: interfaces.current().map(|one| (one.index, one.name.as_str().into())).collect::<HashMap<_, _>>(),
         clock: FlowClock::at(ticks),
     }

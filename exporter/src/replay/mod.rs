@@ -19,7 +19,6 @@ use caps::Capability;
 use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
-    api::ApiSlot,
     counters::Counters,
     direction::Direction,
     flow::{Flow, FlowKey},
@@ -37,6 +36,7 @@ use crate::{
     capabilities::{self, CapabilityError},
     chain::chain,
     config::AttachMode,
+    flow::ApiNames,
     interfaces::{Interface, LinkLayer},
     kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
@@ -94,8 +94,8 @@ pub struct Outcome {
     pub snapshot: Snapshot,
     /// All flows; the interface in their keys says nothing.
     pub flows: HashMap<FlowKey, Flow>,
-    /// Names of the APIs, by slot.
-    pub names: BTreeMap<ApiSlot, String>,
+    /// Names and roles of the APIs, by slot.
+    pub apis: ApiNames,
     /// What became of the frames.
     pub tally: Tally,
     /// What was wrong with files: each was read as far as it could be.
@@ -156,7 +156,7 @@ impl Replay {
             }
         }
         let in_flows = flows.values().flat_map(Flow::wire).sum::<Counters>().packets;
-        let names = accounting.api_names();
+        let apis = accounting.api_names();
         let mut snapshot = accounting.snapshot();
         let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
         let found = in_flows + snapshot.apis.iter().map(|api| api.counters.untracked).sum::<u64>();
@@ -166,7 +166,7 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        Ok(Outcome { snapshot, flows, names, tally, failures })
+        Ok(Outcome { snapshot, flows, apis, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
