@@ -141,7 +141,7 @@ impl FlowContext {
 /// How the times of flows are read.
 #[derive(Clone, Copy, Debug)]
 pub enum FlowClock {
-    /// As the kernel has them: what time it is by all three clocks.
+    /// As the kernel has them: what time it is by all its clocks.
     Kernel {
         /// Everybody's.
         now: SystemTime,
@@ -149,6 +149,8 @@ pub enum FlowClock {
         monotonic: u64,
         /// The ticks.
         ticks: Ticks,
+        /// When the last tick was, by everybody's clock.
+        tick: SystemTime,
     },
     /// In nanoseconds since the epoch, as in a capture.
     Captured,
@@ -158,21 +160,25 @@ impl FlowClock {
     /// What time it is, where `ticks` is the same by the kernel's ticks.
     #[must_use]
     pub fn at(ticks: Ticks) -> Self {
-        let monotonic = clock_gettime(ClockId::MonotonicCoarse);
-        let monotonic = Duration::new(monotonic.tv_sec.unsigned_abs(), monotonic.tv_nsec.unsigned_abs() as u32);
-        let monotonic = u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX);
-        Self::Kernel { now: SystemTime::now(), monotonic, ticks }
+        let read = |clock| {
+            let time = clock_gettime(clock);
+            Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+        };
+        // The coarse clock stands where it stood at the last tick.
+        let tick = SystemTime::UNIX_EPOCH + read(ClockId::RealtimeCoarse);
+        let monotonic = u64::try_from(read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX);
+        Self::Kernel { now: SystemTime::now(), monotonic, ticks, tick }
     }
 
     /// When the first and the last packet of `flow` passed.
     fn times(self, flow: &Flow) -> (SystemTime, SystemTime) {
         match self {
             Self::Captured => (from_nanoseconds(flow.first), from_nanoseconds(flow.last)),
-            Self::Kernel { now, monotonic, ticks: Ticks { now: tick, length } } => {
-                let ago = |duration| now.checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH);
-                let first = ago(Duration::from_nanos(monotonic.saturating_sub(flow.first)));
-                let quiet = u32::try_from(tick.saturating_sub(flow.last)).unwrap_or(u32::MAX);
-                let last = ago(length.saturating_mul(quiet));
+            Self::Kernel { now, monotonic, ticks, tick } => {
+                let before = |time: SystemTime, long| time.checked_sub(long).unwrap_or(SystemTime::UNIX_EPOCH);
+                let first = before(now, Duration::from_nanos(monotonic.saturating_sub(flow.first)));
+                let quiet = u32::try_from(ticks.now.saturating_sub(flow.last)).unwrap_or(u32::MAX);
+                let last = before(tick, ticks.length.saturating_mul(quiet));
                 // A clock and ticks differ by a tick.
                 (first, last.max(first))
             }
