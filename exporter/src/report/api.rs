@@ -175,12 +175,11 @@ fn quantile(histogram: &Histogram, count: u64, percent: u64) -> f64 {
         below += u128::from(*in_it);
         below >= place
     });
-    let bucket = i32::try_from(bucket.unwrap_or(BUCKETS + 1)).unwrap_or(i32::MAX);
     let lowest = f64::from(Range::Latency.lowest());
     let steps = match bucket {
-        0 => 0.0,
-        bucket if bucket as usize > BUCKETS => f64::from(BUCKETS as u32),
-        bucket => f64::from(bucket) - 0.5,
+        Some(0) => 0.0,
+        Some(bucket @ ..=BUCKETS) => f64::from(bucket as u32) - 0.5,
+        _ => f64::from(BUCKETS as u32),
     };
     ((lowest + steps) / f64::from(1 << SCALE)).exp2()
 }

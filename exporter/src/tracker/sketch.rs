@@ -64,7 +64,9 @@ impl Sketch {
             few.dedup();
             return few.len() as u64;
         };
-        few.into_iter().for_each(|hash| raise(&mut many, hash));
+        for hash in few {
+            raise(&mut many, hash);
+        }
         estimate(&many)
     }
 }
