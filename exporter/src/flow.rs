@@ -109,6 +109,12 @@ impl FlowRecord {
     }
 }
 
+/// Whether there is nothing in `flow`: what has moved to the other table leaves such an entry.
+#[must_use]
+pub fn is_empty(flow: &Flow) -> bool {
+    Direction::ALL.iter().all(|direction| flow.counters(*direction).packets == 0)
+}
+
 /// Names and roles of APIs, by slot.
 pub type ApiNames = BTreeMap<ApiSlot, (Arc<str>, Role)>;
 

@@ -34,9 +34,9 @@ impl Accounting {
         self.tracker.as_mut()
     }
 
-    /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it is.
-    pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
-        self.kernel.some_flows(table, walk)
+    /// A few of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it is.
+    pub fn few_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+        self.kernel.few_flows(table, walk)
     }
 
     /// What it takes to make records of flows.

@@ -13,7 +13,6 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tidewaiter_common::{
     api::ApiSlot,
-    direction::Direction,
     flow::{Flow, FlowKey},
 };
 use tokio::task::yield_now;
@@ -23,7 +22,7 @@ use super::{Shared, local};
 use crate::{
     api::reserved,
     chain::chain,
-    flow::{FlowContext, FlowRecord},
+    flow::{FlowContext, FlowRecord, is_empty},
     kernel::{FlowTable, KernelError, Walk},
     report::{api::DetailedApiRow, flow::FlowRow},
 };
@@ -136,8 +135,8 @@ async fn find(shared: &Shared, wanted: &Wanted, context: &FlowContext, limit: us
         let established = table == FlowTable::Established;
         let mut walk = Walk::default();
         loop {
-            let (slice, is_over) = shared.accounting().some_flows(table, &mut walk)?;
-            for (key, flow) in slice.iter().filter(|(_, flow)| wanted.has(flow.api) && has_packets(flow)) {
+            let (slice, is_over) = shared.accounting().few_flows(table, &mut walk)?;
+            for (key, flow) in slice.iter().filter(|(_, flow)| wanted.has(flow.api) && !is_empty(flow)) {
                 if found.flows.len() == limit {
                     found.more = true;
                     return Ok(found);
@@ -151,11 +150,6 @@ async fn find(shared: &Shared, wanted: &Wanted, context: &FlowContext, limit: us
         }
     }
     Ok(found)
-}
-
-/// What has moved to the other table leaves an empty entry.
-fn has_packets(flow: &Flow) -> bool {
-    Direction::ALL.iter().any(|direction| flow.counters(*direction).packets > 0)
 }
 
 fn row(key: &FlowKey, flow: &Flow, context: &FlowContext) -> FlowRow {

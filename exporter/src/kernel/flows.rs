@@ -43,7 +43,21 @@ impl Kernel {
     /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it
     /// is.
     pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
-        let batch = self.some_entries(table.map(), walk.0.take().unwrap_or_default(), self.batch())?;
+        self.next_flows(table, walk, self.batch())
+    }
+
+    /// As [`Kernel::some_flows`], but never more than a fixed number, however large the table is.
+    pub fn few_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+        self.next_flows(table, walk, LEAST_BATCH)
+    }
+
+    fn next_flows(
+        &self,
+        table: FlowTable,
+        walk: &mut Walk,
+        count: usize,
+    ) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+        let batch = self.some_entries(table.map(), walk.0.take().unwrap_or_default(), count)?;
         walk.0 = batch.next;
         Ok((batch.entries, walk.0.is_none()))
     }

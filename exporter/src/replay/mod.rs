@@ -20,7 +20,6 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
     counters::Counters,
-    direction::Direction,
     flow::{Flow, FlowKey},
 };
 
@@ -36,7 +35,7 @@ use crate::{
     capabilities::{self, CapabilityError},
     chain::chain,
     config::AttachMode,
-    flow::ApiNames,
+    flow::{ApiNames, is_empty},
     interfaces::{Interface, LinkLayer},
     kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
@@ -148,8 +147,7 @@ impl Replay {
         let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
         for table in [FlowTable::Established, FlowTable::New] {
             for (key, flow) in accounting.kernel().all_flows(table)? {
-                // What has moved to the other table leaves an empty entry.
-                if Direction::ALL.iter().any(|direction| flow.counters(*direction).packets > 0) {
+                if !is_empty(&flow) {
                     let key = FlowKey { interface: 0, ..key };
                     flows.entry(key).and_modify(|sum| sum.merge(&flow)).or_insert(flow);
                 }

@@ -29,7 +29,7 @@ use tokio::sync::mpsc::Receiver;
 
 use self::{clients::Clients, distinct::Distinct, sinks::Sinks};
 use crate::{
-    flow::{FlowContext, FlowRecord},
+    flow::{FlowContext, FlowRecord, is_empty},
     kernel::Ticks,
     snapshot::{ClientsSnapshot, SinkSnapshot},
 };
@@ -115,7 +115,9 @@ impl FlowTracker {
         if self.holds(flow) {
             self.count(flow.api, key.remote, receive.saturating_add(transmit));
         }
-        if let Some(context) = context {
+        if let Some(context) = context
+            && !is_empty(flow)
+        {
             self.sinks.hand_over(|| FlowRecord::new(key, flow, context));
         }
     }
