@@ -42,7 +42,10 @@ fn counters_are_added_up_and_taken_from_each_other() {
 
 /// Counters that are all different, so that none can stand for another.
 fn api_counters(factor: u64) -> ApiCounters {
-    ApiCounters { wire: [counters(factor, 2 * factor), counters(3 * factor, 4 * factor)], untracked: counters(5 * factor, 6 * factor) }
+    ApiCounters {
+        wire: [counters(factor, 2 * factor), counters(3 * factor, 4 * factor)],
+        untracked: counters(5 * factor, 6 * factor),
+    }
 }
 
 /// As [`api_counters`].

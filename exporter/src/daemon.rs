@@ -7,6 +7,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
@@ -23,6 +24,7 @@ use crate::{
         pins::{PinError, Pins},
     },
     slots::GRACE,
+    tracker::FlowTracker,
 };
 
 /// How long the start waits for the first look at the listening sockets, so that the first scrape has their APIs.
@@ -30,6 +32,12 @@ const FIRST_SCAN: Duration = Duration::from_secs(5);
 
 /// Time between two looks at some of the flows.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Time between two looks at what the kernel tells of flows.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// For how long nobody else gets at the accounting, or the thread, while flows are drained.
+const DRAIN_SLICE: Duration = Duration::from_millis(5);
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, Error)]
@@ -89,7 +97,11 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let pins = open_pins(pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
-    let shared = Shared::new(Accounting::new(kernel, attach, flows.idle_timeout)?);
+    let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
+    if capacity != FlowCapacity::NONE {
+        accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;
+    }
+    let shared = Shared::new(accounting);
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
         Ok(discovered) => discovered,
@@ -111,7 +123,8 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     }));
     info!(%address, "serving metrics");
 
-    let mut sweep = interval(SWEEP);
+    let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
+    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Each branch may be cancelled while it waits: none loses anything by that.
     loop {
@@ -122,6 +135,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
+            _ = drain.tick() => drain_flows(&shared).await,
             _ = sweep.tick() => sweep_flows(&shared),
         }
     }
@@ -189,6 +203,18 @@ fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, Daemo
         Err(error) => {
             warn!(%error, "nothing is pinned: should this process be killed, its counters are lost");
             Ok(None)
+        }
+    }
+}
+
+/// Has flows finished that have ended, and lets others do something in between.
+async fn drain_flows(shared: &Shared) {
+    loop {
+        let drained = shared.accounting().drain_flows(std::time::Instant::now() + DRAIN_SLICE);
+        match drained {
+            Ok(true) => yield_now().await,
+            Ok(false) => return,
+            Err(error) => return warn!(%error, "cannot finish the flows that have ended"),
         }
     }
 }

@@ -1,15 +1,22 @@
 //! A flow as userspace has it: what the kernel kept of it, with names and times that people read.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use rustix::time::{ClockId, clock_gettime};
+use tidewaiter_common::{
+    api::ApiSlot,
+    flow::{ENDED, Flow, FlowKey, REFUSED, RESET},
+};
 pub use tidewaiter_common::{details::CloseReason, protocol::Protocol};
 
 use crate::{
-    api::Role,
+    api::{Role, reserved},
+    kernel::{Ticks, from_nanoseconds},
     snapshot::{Counters, Direction},
 };
 
@@ -55,7 +62,7 @@ pub struct FlowRecord {
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowEnd {
-    /// It was a connection, which was closed so.
+    /// It was closed so; of a flow that is no connection, it has been quiet for long.
     Closed(CloseReason),
     /// It was an attempt to connect, which was refused.
     Refused,
@@ -70,4 +77,137 @@ pub struct TlsHello {
     pub server_name: Option<String>,
     /// The application protocols that the client offered, or the one that the server chose (RFC 7301).
     pub application_protocols: Vec<String>,
+}
+
+impl FlowRecord {
+    /// The record of what the kernel has kept as `flow` under `key`. Whatever the kernel comes to keep beside is filled in
+    /// here.
+    #[must_use]
+    pub fn new(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
+        let (api, role) = context.api(flow.api);
+        let (first, last) = context.clock.times(flow);
+        Self {
+            api,
+            role,
+            interface: context.interface(interface),
+            local: SocketAddr::new(local.into(), local_port),
+            remote: SocketAddr::new(remote.into(), remote_port),
+            protocol: protocol as u8,
+            wire: flow.wire(),
+            tcp_flags: Direction::ALL.map(|direction| flow.tcp_flags(direction)),
+            first,
+            last,
+            end: None,
+            handshake: (flow.handshake > 0).then(|| Duration::from_nanos(flow.handshake)),
+            responses: flow.responses,
+            response_time: Duration::from_nanos(flow.response_time),
+            retransmitted: flow.retransmitted,
+            application: flow.application(),
+            tls: None,
+        }
+        .ended(flow, false)
+    }
+
+    /// The same of a flow that is over: one that has not ended by itself has been quiet for long.
+    #[must_use]
+    pub fn finished(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        Self::new(key, flow, context).ended(flow, true)
+    }
+
+    fn ended(mut self, flow: &Flow, is_over: bool) -> Self {
+        self.end = if flow.seen & REFUSED != 0 {
+            Some(FlowEnd::Refused)
+        } else if flow.seen & RESET != 0 {
+            Some(FlowEnd::Closed(CloseReason::Reset))
+        } else if flow.seen & ENDED != 0 {
+            Some(FlowEnd::Closed(CloseReason::Fin))
+        } else {
+            is_over.then_some(FlowEnd::Closed(CloseReason::Idle))
+        };
+        self
+    }
+}
+
+/// Whether there is nothing in `flow`: what has moved to the other table leaves such an entry.
+#[must_use]
+pub fn is_empty(flow: &Flow) -> bool {
+    Direction::ALL.iter().all(|direction| flow.counters(*direction).packets == 0)
+}
+
+/// Names and roles of APIs, by slot.
+pub type ApiNames = BTreeMap<ApiSlot, (Arc<str>, Role)>;
+
+/// What is not said in a flow itself: names, and how its times are read.
+#[derive(Clone, Debug)]
+pub struct FlowContext {
+    /// Names and roles of APIs, by slot.
+    pub apis: ApiNames,
+    /// Names of interfaces, by index.
+    pub interfaces: HashMap<u32, Arc<str>>,
+    /// How times are read.
+    pub clock: FlowClock,
+}
+
+impl FlowContext {
+    /// The name and role of the API that has `slot`.
+    #[must_use]
+    pub fn api(&self, slot: ApiSlot) -> (Arc<str>, Option<Role>) {
+        match self.apis.get(&slot) {
+            Some((name, role)) => (Arc::clone(name), Some(*role)),
+            None => (reserved::UNMAPPED.into(), None),
+        }
+    }
+
+    fn interface(&self, index: u32) -> Arc<str> {
+        self.interfaces.get(&index).map_or_else(|| index.to_string().into(), Arc::clone)
+    }
+}
+
+/// How the times of flows are read.
+#[derive(Clone, Copy, Debug)]
+pub enum FlowClock {
+    /// As the kernel has them: what time it is by all its clocks.
+    Kernel {
+        /// Everybody's.
+        now: SystemTime,
+        /// The monotonic one, in nanoseconds.
+        monotonic: u64,
+        /// The ticks.
+        ticks: Ticks,
+        /// When the last tick was, by everybody's clock.
+        tick: SystemTime,
+    },
+    /// In nanoseconds since the epoch, as in a capture.
+    Captured,
+}
+
+impl FlowClock {
+    /// What time it is, where `ticks` is the same by the kernel's ticks.
+    #[must_use]
+    pub fn at(ticks: Ticks) -> Self {
+        let read = |clock| {
+            let time = clock_gettime(clock);
+            Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+        };
+        // The coarse clock stands where it stood at the last tick.
+        let tick = SystemTime::UNIX_EPOCH + read(ClockId::RealtimeCoarse);
+        let monotonic = u64::try_from(read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX);
+        Self::Kernel { now: SystemTime::now(), monotonic, ticks, tick }
+    }
+
+    /// When the first and the last packet of `flow` passed.
+    fn times(self, flow: &Flow) -> (SystemTime, SystemTime) {
+        match self {
+            Self::Captured => (from_nanoseconds(flow.first), from_nanoseconds(flow.last)),
+            Self::Kernel { now, monotonic, ticks, tick } => {
+                let before = |time: SystemTime, long| time.checked_sub(long).unwrap_or(SystemTime::UNIX_EPOCH);
+                let first = before(now, Duration::from_nanos(monotonic.saturating_sub(flow.first)));
+                let quiet = u32::try_from(ticks.now.saturating_sub(flow.last)).unwrap_or(u32::MAX);
+                let last = before(tick, ticks.length.saturating_mul(quiet));
+                // A clock and ticks differ by a tick.
+                (first, last.max(first))
+            }
+        }
+    }
 }

@@ -21,5 +21,7 @@ pub mod kernel;
 pub mod logging;
 pub mod metrics;
 pub mod replay;
+pub mod report;
 pub mod slots;
 pub mod snapshot;
+pub mod tracker;

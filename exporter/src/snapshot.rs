@@ -1,6 +1,7 @@
 //! What every sink is a function of: all counts at one moment.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub programs: Vec<ProgramStatistics>,
     /// How full the tables are.
     pub tables: Vec<TableSnapshot>,
+    /// Those who get records of flows that are over.
+    pub sinks: Vec<SinkSnapshot>,
     /// The exporter itself.
     pub process: Option<ProcessSnapshot>,
     /// How reading each of these went.
@@ -53,6 +56,32 @@ pub struct ApiSnapshot {
     pub counters: ApiCounters,
     /// Connections, latencies and protocols; nothing for what has no slot of its own (`removed`), and while no flows are kept.
     pub details: Option<Box<ApiDetails>>,
+    /// Its clients; nothing where no flows are followed, and for what is no API.
+    pub clients: Option<ClientsSnapshot>,
+    /// Since when.
+    pub created: SystemTime,
+}
+
+/// The clients of one API: addresses of the other ends of its flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientsSnapshot {
+    /// Those whose bytes are counted by themselves, in the order of their addresses.
+    pub named: Vec<ClientSnapshot>,
+    /// Bytes of flows that are over, of all others; `None` if nothing is counted by client.
+    pub other: Option<u64>,
+    /// About how many there were in the last five minutes.
+    pub distinct: u64,
+    /// Since when: the exporter keeps this, not the kernel.
+    pub created: SystemTime,
+}
+
+/// One client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientSnapshot {
+    /// Its address.
+    pub address: IpAddr,
+    /// Bytes on the wire of its flows that are over, both ways.
+    pub bytes: u64,
     /// Since when.
     pub created: SystemTime,
 }
@@ -82,6 +111,19 @@ pub struct TableSnapshot {
     pub entries: usize,
     /// Entries there can be.
     pub capacity: usize,
+}
+
+/// Records of flows for one who wants them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkSnapshot {
+    /// Who.
+    pub name: &'static str,
+    /// Records that were handed over.
+    pub records: u64,
+    /// Records that were dropped, because too many had not been read yet.
+    pub dropped: u64,
+    /// Since when.
+    pub created: SystemTime,
 }
 
 /// The exporter's own use of the machine.

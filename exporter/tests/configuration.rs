@@ -33,6 +33,7 @@ persist = true
 [flows]
 capacity = 4096
 idle_timeout = "2m"
+clients = 7
 
 [discovery]
 interval = "1m 30s"
@@ -106,7 +107,10 @@ fn unknown_keys_are_told_with_the_known_ones() {
             "[discovery]\nlimits = 1",
             r#"FILE:2: discovery.limits: unknown key, expected one of "interval", "limit", "forget_after""#,
         ),
-        ("[flows]\nsize = 1", r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout""#),
+        (
+            "[flows]\nsize = 1",
+            r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout", "clients""#,
+        ),
         ("[log]\nfile = \"x\"", r#"FILE:2: log.file: unknown key, expected one of "level", "format""#),
         (
             "[[api]]\nname = \"a\"\nports = [1]\n[[api]]\nname = \"b\"\nports = [2]\nprotocol = \"tcp\"",
@@ -164,8 +168,11 @@ fn what_flows_and_pins_cannot_be_is_told() {
         ("[flows]\ncapacity = 16777217", &capacity("16777217")),
         ("[flows]\ncapacity = -1", &capacity("-1")),
         ("[flows]\nidle_timeout = \"999ms\"", "FILE:2: flows.idle_timeout: found \"999ms\", expected at least \"1s\""),
+        ("[flows]\nclients = 1001", "FILE:2: flows.clients: found 1001, expected 0 to 1000"),
+        ("[flows]\nclients = -1", "FILE:2: flows.clients: found -1, expected 0 to 1000"),
     ]);
     assert_eq!(load("[flows]\ncapacity = 0").flows.capacity, 0);
+    assert_eq!([0, 1000].map(|clients| load(&format!("[flows]\nclients = {clients}")).flows.clients), [0, 1000]);
 }
 
 #[test]
@@ -462,7 +469,7 @@ fn an_empty_file_has_the_defaults() {
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
     assert_eq!((pin_path, persist), (None, false));
-    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout: Duration::from_mins(1) });
+    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout: Duration::from_mins(1), clients: 20 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
@@ -484,7 +491,7 @@ fn a_full_file_resolves_to_what_it_says() {
     );
     assert_eq!(attach, AttachMode::Clsact);
     assert_eq!((pin_path.as_deref(), persist), (Some(Path::new("/sys/fs/bpf/tidewaiter/edge")), true));
-    assert_eq!(flows, Flows { capacity: 4096, idle_timeout: Duration::from_mins(2) });
+    assert_eq!(flows, Flows { capacity: 4096, idle_timeout: Duration::from_mins(2), clients: 7 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let interval = Duration::from_secs(90);
     assert_eq!(discovery, Discovery { interval, limit: 512, forget_after: Duration::ZERO });
@@ -600,6 +607,7 @@ attach      auto
 pin_path    one for this network namespace
 persist     false
 flows       at most 262144, forgotten 1m after the last packet
+clients     at most 20 of each API
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
 api         dns: client, tcp,udp 53 at ::1, expects tls,dns
@@ -633,6 +641,7 @@ attach      auto
 pin_path    one for this network namespace
 persist     true
 flows       at most 4096, forgotten 1m after the last packet
+clients     at most 20 of each API
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
 ";

@@ -104,7 +104,8 @@ impl<'a> Exporter<'a> {
         let file = directory.path().join("tidewaiter.toml");
         fs::write(&file, configuration).expect("can be written");
         let mut command = namespace.command(binary());
-        command.args(["--listen", ADDRESS, "--config"]).arg(&file);
+        // Arguments go over it.
+        command.env("TIDEWAITER_LISTEN", ADDRESS).arg("--config").arg(&file);
         change(&mut command);
         command.env("TIDEWAITER_PIN_PATH", bpf.pin_path()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);

@@ -23,6 +23,7 @@ pub fn snapshot() -> Snapshot {
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        sinks: Vec::new(),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,
@@ -67,8 +68,9 @@ fn nameless(packets: u64) -> ApiSnapshot {
         name: String::new(),
         role: None,
         api: None,
-        counters: ApiCounters { wire, untracked: packets / 10 },
+        counters: ApiCounters { wire, untracked: Counters { packets: packets / 10, bytes: packets * 10 } },
         details: None,
+        clients: None,
         created: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
     }
 }

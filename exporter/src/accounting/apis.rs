@@ -16,8 +16,10 @@ use tracing::{error, info};
 use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
+    flow::ApiNames,
     kernel::{FlowCapacity, Kernel, KernelError, from_nanoseconds, nanoseconds},
     snapshot::{ApiDetails, ApiSnapshot},
+    tracker::FlowTracker,
 };
 
 /// An API keeps its counters as long as it keeps its name and role.
@@ -95,9 +97,19 @@ impl ApiRegistry {
         apis.filter(|api| !api.ports.is_empty()).collect()
     }
 
-    /// Names of the APIs, by slot.
-    pub(super) fn names(&self) -> BTreeMap<ApiSlot, String> {
-        self.current.iter().map(|(Identity { name, .. }, (slot, _))| (*slot, name.clone())).collect()
+    /// Names and roles of the APIs, by slot.
+    pub(super) fn names(&self) -> ApiNames {
+        self.current.iter().map(|(Identity { name, role }, (slot, _))| (*slot, (name.as_str().into(), *role))).collect()
+    }
+
+    /// The slots that APIs have.
+    pub(super) fn slots(&self) -> impl Iterator<Item = ApiSlot> {
+        self.current.values().map(|(slot, _)| *slot)
+    }
+
+    /// Packets and bytes of the API that has `slot`.
+    pub(super) fn counters(&self, kernel: &Kernel, slot: ApiSlot) -> Result<ApiCounters, KernelError> {
+        Ok(kernel.api_counters(slot)? - self.ledger.record(slot.0).base)
     }
 
     /// Makes `wanted` the APIs that are counted: those that were counted before go on from where they are.
@@ -203,8 +215,12 @@ impl ApiRegistry {
         (ports, addresses)
     }
 
-    /// What was counted for each API.
-    pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<ApiSnapshot>, KernelError> {
+    /// What was counted for each API, and by `tracker` for its clients.
+    pub(super) fn snapshot(
+        &self,
+        kernel: &Kernel,
+        tracker: Option<&FlowTracker>,
+    ) -> Result<Vec<ApiSnapshot>, KernelError> {
         let unmapped = reserved::UNMAPPED.to_owned();
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
         let mut apis = vec![ApiSnapshot {
@@ -213,16 +229,19 @@ impl ApiRegistry {
             api: None,
             counters,
             details: details(kernel, ApiSlot::UNMAPPED)?,
+            clients: None,
             created: kernel.created(),
         }];
         for (Identity { name, role }, (slot, api)) in &self.current {
-            let ApiRecord { base, created, .. } = self.ledger.record(slot.0);
+            let created = self.ledger.record(slot.0).created;
+            let counters = self.counters(kernel, *slot)?;
             apis.push(ApiSnapshot {
                 name: name.clone(),
                 role: Some(*role),
                 api: api.clone(),
-                counters: kernel.api_counters(*slot)? - base,
+                counters,
                 details: details(kernel, *slot)?,
+                clients: tracker.and_then(|tracker| tracker.clients(*slot, untracked_bytes(&counters))),
                 created: from_nanoseconds(created),
             });
         }
@@ -232,6 +251,7 @@ impl ApiRegistry {
             api: None,
             counters,
             details: None,
+            clients: None,
             created: kernel.created(),
         }));
         Ok(apis)
@@ -301,6 +321,11 @@ fn details(kernel: &Kernel, slot: ApiSlot) -> Result<Option<Box<ApiDetails>>, Ke
         return Ok(None);
     }
     kernel.api_details(slot).map(|details| Some(Box::new(details)))
+}
+
+/// Bytes of the packets that are part of no flow.
+pub(super) const fn untracked_bytes(counters: &ApiCounters) -> u64 {
+    counters.untracked.bytes
 }
 
 fn identity(record: &ApiRecord) -> Option<Identity> {

@@ -1,10 +1,33 @@
-//! Forgetting flows that are over.
+//! Flows that are over: having the kernel finish them.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use crate::kernel::{FlowTable, Kernel, KernelError, Walk};
+use tidewaiter_common::{
+    event::FinishedFlow,
+    flow::{ENDED, Flow, FlowKey},
+};
 
-/// Goes over the tables of flows, some flows at a time, and forgets those that have been quiet.
+use crate::kernel::{FlowTable, Kernel, KernelError, Ticks, Walk};
+
+/// How long a connection that has ended is let rest, so that the last of its packets are counted with it: what is sent again,
+/// and what the other side has sent before it heard of the end.
+const REST: Duration = Duration::from_secs(1);
+
+/// For how much of that it must have been quiet.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring.)
+const MOST_RESTING: usize = 1 << 16;
+
+/// How many times the table is looked at before all of it was.
+const LOOKS: usize = 16;
+/// The least flows that are looked at.
+const LEAST_LOOK: usize = 16_384;
+
+/// Has flows finished that are over: those that the kernel says have ended, and those that have been quiet for long.
 ///
 /// The kernel forgets no established flow by itself, so that none vanishes that nobody has seen. The others it forgets only
 /// for want of room; one that stayed for ever would lend its beginning to another with the same ends.
@@ -17,11 +40,29 @@ pub(super) struct FlowSweeper {
     found: usize,
     /// The same of the last walk that was ended.
     entries: usize,
+    /// Flows that have ended, and since which tick that is known.
+    resting: VecDeque<(u64, Vec<FlowKey>)>,
+}
+
+/// What is shown of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shown<'a> {
+    /// One that goes on.
+    Live(&'a FlowKey, &'a Flow),
+    /// One that is over: it is in no table any more.
+    Finished(&'a FlowKey, &'a Flow),
 }
 
 impl FlowSweeper {
     pub(super) fn new(idle_timeout: Duration) -> Self {
-        Self { idle_timeout, established: Walk::default(), new: Walk::default(), found: 0, entries: 0 }
+        Self {
+            idle_timeout,
+            established: Walk::default(),
+            new: Walk::default(),
+            found: 0,
+            entries: 0,
+            resting: VecDeque::new(),
+        }
     }
 
     /// How many established flows there were when the last walk was ended.
@@ -29,35 +70,107 @@ impl FlowSweeper {
         self.entries
     }
 
-    /// Looks at some more flows.
-    pub(super) fn sweep(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
-        let quiet_since = kernel.ticks()?.ago(self.idle_timeout);
-        let (left, is_over) = sweep(kernel, FlowTable::Established, &mut self.established, quiet_since)
-            .inspect_err(|_| self.found = 0)?;
-        self.found += left;
-        if is_over {
-            self.entries = std::mem::take(&mut self.found);
+    /// Has those flows finished that the kernel says have ended, and shows what they were, until `deadline`. Says whether there
+    /// are more.
+    pub(super) fn drain(
+        &mut self,
+        kernel: &mut Kernel,
+        ticks: Ticks,
+        deadline: Instant,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<bool, KernelError> {
+        let waiting: usize = self.resting.iter().map(|(_, keys)| keys.len()).sum();
+        let mut ended = Vec::new();
+        kernel.read_ended(MOST_RESTING.saturating_sub(waiting), &mut ended);
+        if !ended.is_empty() {
+            self.resting.push_back((ticks.now, ended));
         }
-        sweep(kernel, FlowTable::New, &mut self.new, quiet_since).map(|_| ())
+        read_finished(kernel, show);
+        while let Some((since, mut keys)) = self.resting.pop_front() {
+            if since > ticks.ago(REST) {
+                self.resting.push_front((since, keys));
+                return Ok(false);
+            }
+            while !keys.is_empty() {
+                let batch = keys.split_off(keys.len().saturating_sub(Kernel::FINISH_BATCH));
+                finish(kernel, &batch, ticks.ago(QUIET), show)?;
+                if Instant::now() > deadline && !keys.is_empty() {
+                    self.resting.push_front((since, keys));
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks at some more flows, shows those that go on, and has the others finished.
+    pub(super) fn sweep(
+        &mut self,
+        kernel: &mut Kernel,
+        ticks: Ticks,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), KernelError> {
+        let look = LEAST_LOOK.max(kernel.flow_capacity().established as usize / LOOKS);
+        let mut seen = 0;
+        while seen < look {
+            let (flows, is_over) =
+                kernel.some_flows(FlowTable::Established, &mut self.established).inspect_err(|_| self.found = 0)?;
+            seen += flows.len();
+            self.found += self.look(kernel, ticks, &flows, show)?;
+            if is_over {
+                self.entries = std::mem::take(&mut self.found);
+                break;
+            }
+        }
+        let (flows, _) = kernel.some_flows(FlowTable::New, &mut self.new)?;
+        self.look(kernel, ticks, &flows, show).map(|_| ())
+    }
+
+    /// Shows those of `flows` that go on, and has the others finished. Answers with how many go on.
+    fn look(
+        &self,
+        kernel: &mut Kernel,
+        ticks: Ticks,
+        flows: &[(FlowKey, Flow)],
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<usize, KernelError> {
+        let (rested, idle) = (ticks.ago(REST), ticks.ago(self.idle_timeout));
+        let (mut over, mut ended) = (Vec::new(), Vec::new());
+        for (key, flow) in flows {
+            if flow.last < idle {
+                over.push(*key);
+            } else if flow.seen & ENDED != 0 && flow.last < rested {
+                ended.push(*key);
+            } else {
+                show(Shown::Live(key, flow));
+            }
+        }
+        // They were read with many others: by now they may be quiet no more, which the kernel asks itself.
+        finish(kernel, &over, idle, show)?;
+        finish(kernel, &ended, rested, show)?;
+        Ok(flows.len() - over.len() - ended.len())
     }
 }
 
-/// Forgets those of some more flows of `table` that were last seen before the tick `quiet_since`. Answers with how many others
-/// there were, and whether that were the last.
-fn sweep(
+/// Has those flows finished that have been quiet since the tick `quiet_since`, and shows what they were.
+fn finish(
     kernel: &mut Kernel,
-    table: FlowTable,
-    walk: &mut Walk,
+    mut keys: &[FlowKey],
     quiet_since: u64,
-) -> Result<(usize, bool), KernelError> {
-    let (flows, is_over) = kernel.some_flows(table, walk)?;
-    let mut left = flows.len();
-    for (key, _) in flows.into_iter().filter(|(_, flow)| flow.last < quiet_since) {
-        // It was read with many others: by now it may be quiet no more.
-        if kernel.flow(table, &key)?.is_some_and(|flow| flow.last < quiet_since) {
-            kernel.remove_flow(table, &key)?;
-            left -= 1;
+    show: &mut dyn FnMut(Shown<'_>),
+) -> Result<(), KernelError> {
+    while !keys.is_empty() {
+        let done = kernel.finish_flows(keys, quiet_since)?;
+        read_finished(kernel, show);
+        if done == 0 {
+            // The kernel filled the ring again at once: let it be until the next time.
+            return Ok(());
         }
+        keys = keys.get(done..).unwrap_or_default();
     }
-    Ok((left, is_over))
+    Ok(())
+}
+
+fn read_finished(kernel: &mut Kernel, show: &mut dyn FnMut(Shown<'_>)) {
+    kernel.read_finished(|FinishedFlow { key, reserved: _, flow }| show(Shown::Finished(key, flow)));
 }

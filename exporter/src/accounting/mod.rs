@@ -5,18 +5,15 @@ mod flows;
 mod interfaces;
 mod ledger;
 mod process;
+mod tracking;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs,
     time::{Duration, Instant},
 };
 
-use tidewaiter_common::{
-    api::{ApiSlot, MAX_APIS},
-    direction::Direction,
-    interface::MAX_INTERFACES,
-};
+use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
 use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
@@ -24,9 +21,11 @@ use crate::{
     api::Api,
     chain::chain,
     config::AttachMode,
+    flow::ApiNames,
     interfaces::{Interface, Unit, statistics},
     kernel::{Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
+    tracker::FlowTracker,
 };
 
 /// The switch of the kernel's BPF statistics: while it is 1, each run of each program is timed.
@@ -39,6 +38,8 @@ pub struct Accounting {
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
     flows: FlowSweeper,
+    /// What follows flows, if anything does.
+    tracker: Option<FlowTracker>,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -51,13 +52,17 @@ impl Accounting {
         let apis = ApiRegistry::restore(&kernel, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let flows = FlowSweeper::new(idle_timeout);
-        Ok(Self { kernel, apis, interfaces, flows, discovery: None })
+        Ok(Self { kernel, apis, interfaces, flows, tracker: None, discovery: None })
     }
 
     /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
     /// are; the totals of others move to `removed`.
     pub fn apply_apis(&mut self, wanted: &[Api]) -> Result<(), KernelError> {
-        self.apis.apply(&mut self.kernel, wanted, Instant::now())
+        let before = self.before_apis_change()?;
+        let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
+        // What has failed may have changed some all the same.
+        self.apis_changed(&before);
+        applied
     }
 
     /// Takes note of how the last look at the listening sockets went.
@@ -82,20 +87,15 @@ impl Accounting {
         self.apis.inherited()
     }
 
-    /// Names of the APIs that are counted, by slot.
+    /// Names and roles of the APIs that are counted, by slot.
     #[must_use]
-    pub fn api_names(&self) -> BTreeMap<ApiSlot, String> {
+    pub fn api_names(&self) -> ApiNames {
         self.apis.names()
     }
 
     /// Takes note of what the devices of interfaces count from now on, by the interface's index.
     pub fn note_units(&mut self, units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>) -> Result<(), KernelError> {
         self.interfaces.note_units(&mut self.kernel, units)
-    }
-
-    /// Looks at some of the flows, and forgets those that have been quiet for long.
-    pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
-        self.flows.sweep(&mut self.kernel)
     }
 
     /// Names of the interfaces that are accounted.
@@ -132,7 +132,7 @@ impl Accounting {
         let statistics = collect(&mut collectors, "statistics", statistics);
         let interfaces =
             collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
-        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel));
+        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel, self.tracker.as_ref()));
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
         });
@@ -155,6 +155,7 @@ impl Accounting {
             interfaces: interfaces.unwrap_or_default(),
             programs: programs.unwrap_or_default(),
             tables,
+            sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             process,
             collectors,
         }

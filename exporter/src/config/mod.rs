@@ -103,6 +103,8 @@ pub struct Flows {
     pub capacity: u32,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Duration,
+    /// How many clients of each API are counted by themselves; nothing is counted by client if 0.
+    pub clients: usize,
 }
 
 /// How listening sockets become APIs.

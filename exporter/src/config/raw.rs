@@ -44,7 +44,11 @@ impl Default for RawConfiguration {
             attach: AttachMode::Auto,
             pin_path: None,
             persist: false,
-            flows: RawFlows { capacity: DEFAULT_CAPACITY.into(), idle_timeout: Interval(Duration::from_mins(1)) },
+            flows: RawFlows {
+                capacity: DEFAULT_CAPACITY.into(),
+                idle_timeout: Interval(Duration::from_mins(1)),
+                clients: 20,
+            },
             discovery: RawDiscovery {
                 interval: Interval(Duration::from_secs(10)),
                 limit: 64,
@@ -64,6 +68,8 @@ pub struct RawFlows {
     pub capacity: i64,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Interval,
+    /// How many clients of each API are counted by themselves.
+    pub clients: i64,
 }
 
 /// `[discovery]`.

@@ -34,6 +34,9 @@ const MAX_DISCOVERED: usize = MAX_APIS as usize / 2;
 /// How many flows a configuration may ask for: each takes some 200 bytes of the kernel's memory.
 const FLOW_CAPACITY: RangeInclusive<u32> = 1024..=16_777_216;
 
+/// The most clients that may be counted by themselves for each API: each of them is a series.
+const MAX_CLIENTS: usize = 1000;
+
 /// Validates `raw`; `file` and `figment` tell where each value was written.
 pub(super) fn validate(
     raw: RawConfiguration,
@@ -145,7 +148,7 @@ impl Check<'_> {
     }
 
     fn flows(&mut self, raw: &RawFlows) -> Flows {
-        let RawFlows { capacity, idle_timeout } = raw;
+        let RawFlows { capacity, idle_timeout, clients } = raw;
         let in_range =
             u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
         let capacity = in_range.unwrap_or_else(|| {
@@ -157,7 +160,12 @@ impl Check<'_> {
             let found = humantime::format_duration(idle_timeout.0);
             self.problem("flows.idle_timeout", format!("found \"{found}\", expected at least \"1s\""));
         }
-        Flows { capacity, idle_timeout: idle_timeout.0 }
+        let in_range = usize::try_from(*clients).ok().filter(|clients| *clients <= MAX_CLIENTS);
+        let clients = in_range.unwrap_or_else(|| {
+            self.problem("flows.clients", format!("found {clients}, expected 0 to {MAX_CLIENTS}"));
+            0
+        });
+        Flows { capacity, idle_timeout: idle_timeout.0, clients }
     }
 
     fn discovery(&mut self, raw: &RawDiscovery) -> Discovery {

@@ -1,6 +1,8 @@
 //! What is served over HTTP.
 
+mod api;
 mod landing;
+mod local;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +43,7 @@ pub fn router(shared: Shared) -> Router {
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
+        .nest("/api/v1", api::router())
         .layer(CompressionLayer::new())
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(readyz))

@@ -1,8 +1,8 @@
 //! The server: bounded in connections and in how long each may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -14,6 +14,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tower_http::add_extension::AddExtension;
 use tracing::{debug, warn};
 
 /// The most connections at a time; more wait in the kernel's backlog.
@@ -37,7 +38,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { break };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let connection = graceful.watch(connection(stream, router.clone()));
+                    let connection = graceful.watch(connection(stream, peer, router.clone()));
                     tokio::spawn(async move {
                         match timeout(CONNECTION_LIFETIME, connection).await {
                             Ok(Ok(())) => {}
@@ -64,9 +65,13 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     }
 }
 
-fn connection(stream: TcpStream, router: Router) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+/// What answers the requests of one connection: they say whose they are.
+type Service = TowerToHyperService<AddExtension<Router, ConnectInfo<SocketAddr>>>;
+
+fn connection(stream: TcpStream, peer: SocketAddr, router: Router) -> http1::Connection<TokioIo<TcpStream>, Service> {
+    let service = AddExtension::new(router, ConnectInfo(peer));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
 }

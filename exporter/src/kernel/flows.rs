@@ -12,10 +12,8 @@ use super::{
     tables::{name, read, write},
 };
 
-/// The least flows that are read at once: some milliseconds' worth.
-const LEAST_BATCH: usize = 16_384;
-/// How many batches a walk over a large table takes.
-const BATCHES: usize = 16;
+/// How many flows are read at once: a millisecond's and a megabyte's worth.
+const BATCH: usize = 4096;
 
 /// A table of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +41,14 @@ impl Kernel {
     /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it
     /// is.
     pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
-        let batch = self.some_entries(table.map(), walk.0.take().unwrap_or_default(), self.batch())?;
+        let batch = self.some_entries(table.map(), walk.0.take().unwrap_or_default(), BATCH)?;
         walk.0 = batch.next;
         Ok((batch.entries, walk.0.is_none()))
     }
 
-    fn batch(&self) -> usize {
-        LEAST_BATCH.max(self.flow_capacity().established as usize / BATCHES)
-    }
-
     /// All flows in `table`.
     pub fn all_flows(&self, table: FlowTable) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
-        self.all_entries(table.map(), self.batch())
+        self.all_entries(table.map(), BATCH)
     }
 
     /// Takes a flow out of `table`; it may be gone.

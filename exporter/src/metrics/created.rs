@@ -8,17 +8,24 @@ use std::{
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{LabelPair, MetricFamily};
 use prost_types::Timestamp;
 
-use crate::snapshot::Snapshot;
+use super::{api::labels, clients::CLIENT_BYTES};
+use crate::{api::reserved, snapshot::Snapshot};
 
-/// Says of each counter and histogram of `families` that is about an API or an interface since when that is counted.
+/// Says of each counter and histogram of `families` that is about an API, a client of one, an interface or a sink since when
+/// that is counted.
 pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
     let apis: HashMap<_, _> = snapshot.apis.iter().map(|api| (api.name.as_str(), timestamp(api.created))).collect();
     let interfaces: HashMap<_, _> =
         snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), timestamp(interface.created))).collect();
-    for metric in families.iter_mut().flat_map(|family| &mut family.metric) {
+    let sinks: HashMap<_, _> = snapshot.sinks.iter().map(|sink| (sink.name, timestamp(sink.created))).collect();
+    let (of_clients, others): (Vec<_>, Vec<_>) =
+        families.iter_mut().partition(|family| family.name.contains(CLIENT_BYTES));
+    stamp_clients(of_clients, snapshot);
+    for metric in others.into_iter().flat_map(|family| &mut family.metric) {
         let created = metric.label.iter().find_map(|LabelPair { name, value }| match name.as_str() {
             "api" => apis.get(value.as_str()).copied(),
             "interface" => interfaces.get(value.as_str()).copied(),
+            "sink" => sinks.get(value.as_str()).copied(),
             _ => None,
         });
         if let Some(counter) = &mut metric.counter {
@@ -27,6 +34,24 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
         if let Some(histogram) = &mut metric.histogram {
             histogram.start_timestamp = created;
         }
+    }
+}
+
+/// Counters of clients begin with the exporter, or when their client gets a series, whatever that of the API.
+fn stamp_clients(families: Vec<&mut MetricFamily>, snapshot: &Snapshot) {
+    let mut created = HashMap::new();
+    for (api, clients) in snapshot.apis.iter().filter_map(|api| Some((api, api.clients.as_ref()?))) {
+        let named = clients.named.iter().map(|client| (client.address.to_string(), client.created));
+        for (client, since) in named.chain([(reserved::OTHER.to_owned(), clients.created)]) {
+            let [api, role] = labels(api).map(|(_, value)| value.to_owned());
+            created.insert([api, role, client], timestamp(since));
+        }
+    }
+    for metric in families.into_iter().flat_map(|family| &mut family.metric) {
+        let Some(counter) = &mut metric.counter else { continue };
+        // In the order in which they are written: API, role, client.
+        let labels: Vec<_> = metric.label.iter().map(|label| label.value.clone()).collect();
+        counter.start_timestamp = <[String; 3]>::try_from(labels).ok().and_then(|labels| created.get(&labels).copied());
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod anomaly;
 mod api;
+mod clients;
 mod connection;
 mod created;
 mod exporter;
@@ -32,6 +33,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(protocol::ProtocolCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(http::HttpCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(anomaly::AnomalyCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));

@@ -9,7 +9,7 @@ mod report;
 mod survey;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,9 +19,7 @@ use caps::Capability;
 use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
-    api::ApiSlot,
     counters::Counters,
-    direction::Direction,
     flow::{Flow, FlowKey},
 };
 
@@ -37,6 +35,7 @@ use crate::{
     capabilities::{self, CapabilityError},
     chain::chain,
     config::AttachMode,
+    flow::{ApiNames, is_empty},
     interfaces::{Interface, LinkLayer},
     kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
@@ -92,10 +91,11 @@ pub struct Replay {
 pub struct Outcome {
     /// All counts.
     pub snapshot: Snapshot,
-    /// All flows; the interface in their keys says nothing.
-    pub flows: HashMap<FlowKey, Flow>,
-    /// Names of the APIs, by slot.
-    pub names: BTreeMap<ApiSlot, String>,
+    /// All flows; the interface in their keys says nothing but how the frames were framed. Two can have the same ends, one
+    /// after the other.
+    pub flows: Vec<(FlowKey, Flow)>,
+    /// Names and roles of the APIs, by slot.
+    pub apis: ApiNames,
     /// What became of the frames.
     pub tally: Tally,
     /// What was wrong with files: each was read as far as it could be.
@@ -140,23 +140,23 @@ impl Replay {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
         }
         let mut tally = Tally::default();
+        let mut flows: Vec<(FlowKey, Flow)> = Vec::new();
         let failures = self.each_frame(&mut progress, |file, frame| {
             tally.run(accounting.kernel(), &survey, file, frame);
+            // Attempts that were refused, and connections whose ends have opened another.
+            accounting.kernel().read_finished(|finished| flows.push((finished.key, finished.flow)));
         });
         progress.end();
 
-        let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
         for table in [FlowTable::Established, FlowTable::New] {
             for (key, flow) in accounting.kernel().all_flows(table)? {
-                // What has moved to the other table leaves an empty entry.
-                if Direction::ALL.iter().any(|direction| flow.counters(*direction).packets > 0) {
-                    let key = FlowKey { interface: 0, ..key };
-                    flows.entry(key).and_modify(|sum| sum.merge(&flow)).or_insert(flow);
+                if !is_empty(&flow) {
+                    flows.push((key, flow));
                 }
             }
         }
-        let in_flows = flows.values().flat_map(Flow::wire).sum::<Counters>().packets;
-        let names = accounting.api_names();
+        let in_flows = flows.iter().flat_map(|(_, flow)| flow.wire()).sum::<Counters>().packets;
+        let apis = accounting.api_names();
         let mut snapshot = accounting.snapshot();
         let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
         let found = in_flows + snapshot.apis.iter().map(|api| api.counters.untracked.packets).sum::<u64>();
@@ -166,7 +166,7 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        Ok(Outcome { snapshot, flows, names, tally, failures })
+        Ok(Outcome { snapshot, flows, apis, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.

@@ -1,24 +1,21 @@
 //! What a replay says: tables for people, JSON, or the metrics that the exporter would have shown.
 
 use std::{
+    collections::HashMap,
     fmt::{self, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
 use clap::ValueEnum;
 use serde::Serialize;
 use thiserror::Error;
-use tidewaiter_common::{
-    api::ApiSlot,
-    flow::{Flow, FlowKey},
-    packet::{protocol, tcp_flag},
-};
 
 use super::Outcome;
 use crate::{
-    api::{Role, reserved},
+    flow::{FlowClock, FlowContext, FlowRecord},
     metrics::exposition::{ExpositionError, Format as Exposition},
+    report::{Count, api::ApiRow, flow::FlowRow},
     snapshot::{Counters, Direction, Reason},
 };
 
@@ -66,54 +63,10 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
-struct ApiRow {
-    api: String,
-    role: &'static str,
-    receive: Count,
-    transmit: Count,
-    /// Packets that are in no flow.
-    untracked: u64,
-}
-
-#[derive(Debug, Serialize)]
 struct UncountedRow {
     reason: &'static str,
     receive: Count,
     transmit: Count,
-}
-
-#[derive(Debug, Serialize)]
-struct FlowRow {
-    api: String,
-    protocol: String,
-    local: End,
-    remote: End,
-    receive: Sent,
-    transmit: Sent,
-    /// In seconds since the epoch, by the capture's own clock.
-    first: f64,
-    last: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct End {
-    address: IpAddr,
-    port: u16,
-}
-
-/// What was sent one way.
-#[derive(Debug, Serialize)]
-struct Sent {
-    #[serde(flatten)]
-    count: Count,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tcp_flags: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-struct Count {
-    packets: u64,
-    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,16 +108,6 @@ impl Outcome {
     }
 
     fn rows(&self, flows: bool) -> Report {
-        let apis = self.snapshot.apis.iter().map(|api| {
-            let [receive, transmit] = api.counters.wire.map(Count::from);
-            ApiRow {
-                api: api.name.clone(),
-                role: api.role.map_or("none", Role::as_str),
-                receive,
-                transmit,
-                untracked: api.counters.untracked.packets,
-            }
-        });
         let uncounted = Reason::ALL.iter().map(|reason| {
             let [receive, transmit] = Direction::ALL.map(|direction| {
                 let interfaces = self.snapshot.interfaces.iter();
@@ -184,7 +127,7 @@ impl Outcome {
         Report {
             frames: self.tally.frames,
             bytes: self.tally.bytes,
-            apis: apis.collect(),
+            apis: self.snapshot.apis.iter().map(ApiRow::from).collect(),
             uncounted: uncounted.filter(|row| row.receive.packets + row.transmit.packets > 0).collect(),
             flows: flows.then(|| self.flow_rows()),
             refused: self.tally.refused,
@@ -199,29 +142,10 @@ impl Outcome {
     fn flow_rows(&self) -> Vec<FlowRow> {
         let mut flows: Vec<_> = self.flows.iter().collect();
         flows.sort_by_key(|(key, flow)| (flow.first, IpAddr::from(key.local), key.local_port, key.remote_port));
-        flows.into_iter().map(|(key, flow)| self.flow_row(key, flow)).collect()
-    }
-
-    fn flow_row(&self, key: &FlowKey, flow: &Flow) -> FlowRow {
-        let FlowKey { local, remote, interface: _, local_port, remote_port, protocol } = *key;
-        let sent = |direction: Direction| Sent {
-            count: flow.counters(direction).into(),
-            tcp_flags: (protocol == u32::from(protocol::TCP)).then(|| tcp_flags(flow.tcp_flags(direction))),
-        };
-        FlowRow {
-            api: self.api_name(flow.api).to_owned(),
-            protocol: protocol_name(protocol),
-            local: End { address: local.into(), port: local_port },
-            remote: End { address: remote.into(), port: remote_port },
-            receive: sent(Direction::Receive),
-            transmit: sent(Direction::Transmit),
-            first: seconds(flow.first),
-            last: seconds(flow.last),
-        }
-    }
-
-    fn api_name(&self, slot: ApiSlot) -> &str {
-        self.names.get(&slot).map_or(reserved::UNMAPPED, String::as_str)
+        let context = FlowContext { apis: self.apis.clone(), interfaces: HashMap::new(), clock: FlowClock::Captured };
+        let rows = flows.into_iter().map(|(key, flow)| FlowRow::from(&FlowRecord::new(key, flow, &context)));
+        // A capture does not say which it was.
+        rows.map(|row| FlowRow { interface: None, ..row }).collect()
     }
 }
 
@@ -252,20 +176,41 @@ impl Report {
             let (local, remote) = ("local", "remote");
             writeln!(
                 text,
-                "\n{:<16} {:<9}{local:<47} {remote:<47}{:>12} {:>14} {:>12} {:>14} {:>10} {:<9}{:<9}",
-                "flow of", "protocol", "receive", "bytes", "transmit", "bytes", "seconds", "flags in", "flags out"
+                "\n{:<16} {:<9}{local:<47} {remote:<47}{:>12} {:>14} {:>12} {:>14} {:>10} {:<9}{:<9} {:<8}{:>13}{:>9}{:>13}  {}",
+                "flow of",
+                "protocol",
+                "receive",
+                "bytes",
+                "transmit",
+                "bytes",
+                "seconds",
+                "flags in",
+                "flags out",
+                "end",
+                "handshake ms",
+                "answers",
+                "mean ms",
+                "looks like"
             )?;
-            for FlowRow { api, protocol, local, remote, receive, transmit, first, last } in flows {
+            for flow in flows {
+                let FlowRow { api, protocol, local, remote, receive, transmit, first, last, .. } = flow;
+                let milliseconds =
+                    |seconds: Option<f64>| seconds.map_or_else(String::new, |s| format!("{:.3}", s * 1e3));
                 writeln!(
                     text,
-                    "{api:<16} {protocol:<9}{:<47} {:<47}{} {} {:>10.3} {:<9}{}",
+                    "{api:<16} {protocol:<9}{:<47} {:<47}{} {} {:>10.3} {:<9}{:<9} {:<8}{:>13}{:>9}{:>13}  {}",
                     local.to_string(),
                     remote.to_string(),
                     receive.count,
                     transmit.count,
                     last - first,
                     receive.tcp_flags.as_deref().unwrap_or_default(),
-                    transmit.tcp_flags.as_deref().unwrap_or_default()
+                    transmit.tcp_flags.as_deref().unwrap_or_default(),
+                    flow.end.unwrap_or_default(),
+                    milliseconds(flow.handshake),
+                    flow.responses.as_ref().map_or_else(String::new, |responses| responses.count.to_string()),
+                    milliseconds(flow.responses.as_ref().map(|responses| responses.mean)),
+                    flow.looks_like()
                 )?;
             }
         }
@@ -283,60 +228,4 @@ impl Report {
         }
         Ok(text)
     }
-}
-
-impl From<Counters> for Count {
-    fn from(Counters { packets, bytes }: Counters) -> Self {
-        Self { packets, bytes }
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:>12} {:>14}", self.packets, self.bytes)
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            0 => self.address.fmt(formatter),
-            port => SocketAddr::new(self.address, port).fmt(formatter),
-        }
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "to be shown, with less digits than there are")]
-fn seconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e9
-}
-
-fn protocol_name(number: u32) -> String {
-    let known = [
-        (protocol::ICMP, "icmp"),
-        (protocol::TCP, "tcp"),
-        (protocol::UDP, "udp"),
-        (protocol::GRE, "gre"),
-        (protocol::ICMPV6, "icmpv6"),
-        (protocol::SCTP, "sctp"),
-    ];
-    known
-        .into_iter()
-        .find(|(protocol, _)| u32::from(*protocol) == number)
-        .map_or_else(|| number.to_string(), |(_, name)| name.to_owned())
-}
-
-/// The flags as tcpdump writes them, and a dot for ACK.
-fn tcp_flags(flags: u8) -> String {
-    let letters = [
-        (tcp_flag::SYN, 'S'),
-        (tcp_flag::FIN, 'F'),
-        (tcp_flag::RST, 'R'),
-        (tcp_flag::PSH, 'P'),
-        (tcp_flag::URG, 'U'),
-        (tcp_flag::ECE, 'E'),
-        (tcp_flag::CWR, 'W'),
-        (tcp_flag::ACK, '.'),
-    ];
-    letters.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, letter)| letter).collect()
 }

@@ -1,0 +1,111 @@
+//! Flows, as they are shown to the tracker and to those who ask.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use tidewaiter_common::{
+    api::ApiSlot,
+    flow::{Flow, FlowKey},
+};
+
+use super::{
+    Accounting,
+    apis::{ApiRegistry, untracked_bytes},
+    flows::{FlowSweeper, Shown},
+    interfaces::InterfaceRegistry,
+};
+use crate::{
+    flow::{FlowClock, FlowContext},
+    kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
+    tracker::FlowTracker,
+};
+
+impl Accounting {
+    /// Shows flows to `tracker` from now on. Those of APIs that are counted already, for an exporter before us, are theirs
+    /// whatever their age.
+    pub fn follow_flows(&mut self, mut tracker: FlowTracker) -> Result<(), KernelError> {
+        for slot in self.apis.slots() {
+            tracker.begin(slot, 0, untracked_bytes(&self.apis.counters(&self.kernel, slot)?));
+        }
+        self.tracker = Some(tracker);
+        Ok(())
+    }
+
+    /// What follows flows, if anything does.
+    pub const fn tracker(&mut self) -> Option<&mut FlowTracker> {
+        self.tracker.as_mut()
+    }
+
+    /// Has flows finished that the kernel says have ended, until `deadline`. Says whether there are more.
+    pub fn drain_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
+        self.show_flows(|flows, kernel, ticks, show| flows.drain(kernel, ticks, deadline, show))
+    }
+
+    /// Looks at some of the flows, and has those finished that have been quiet for long.
+    pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
+        self.show_flows(|flows, kernel, ticks, show| flows.sweep(kernel, ticks, show))
+    }
+
+    /// Has `go` go through flows, and shows them to the tracker.
+    fn show_flows<T>(
+        &mut self,
+        go: impl FnOnce(&mut FlowSweeper, &mut Kernel, Ticks, &mut dyn FnMut(Shown<'_>)) -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let Self { kernel, apis, interfaces, flows, tracker, discovery: _ } = self;
+        let ticks = kernel.ticks()?;
+        let Some(tracker) = tracker else { return go(flows, kernel, ticks, &mut |_| {}) };
+        tracker.tick(Instant::now(), ticks);
+        let context = tracker.wants_records().then(|| context(apis, interfaces, ticks));
+        go(flows, kernel, ticks, &mut |shown| match shown {
+            Shown::Live(key, flow) => tracker.see(key, flow),
+            Shown::Finished(key, flow) => tracker.finish(key, flow, context.as_ref()),
+        })
+    }
+
+    /// A few of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it is.
+    pub fn few_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+        self.kernel.some_flows(table, walk)
+    }
+
+    /// What it takes to make records of flows.
+    pub fn flow_context(&mut self) -> Result<FlowContext, KernelError> {
+        let ticks = self.kernel.ticks()?;
+        Ok(context(&self.apis, &self.interfaces, ticks))
+    }
+
+    /// The slots that are taken, and what tick it is: for [`Accounting::apis_changed`].
+    pub(super) fn before_apis_change(&mut self) -> Result<Holders, KernelError> {
+        let since = if self.tracker.is_some() { self.kernel.ticks()?.now } else { 0 };
+        Ok(Holders { slots: slots(&self.apis), since })
+    }
+
+    /// Tells the tracker which APIs have come and gone.
+    pub(super) fn apis_changed(&mut self, before: &Holders) {
+        let Some(tracker) = &mut self.tracker else { return };
+        let now = slots(&self.apis);
+        before.slots.difference(&now).for_each(|slot| tracker.forget(*slot));
+        // Nothing was counted yet of those that are new, nor was any packet of theirs seen before.
+        now.difference(&before.slots).for_each(|slot| tracker.begin(*slot, before.since, 0));
+    }
+}
+
+/// Who had a slot at some tick.
+pub(super) struct Holders {
+    slots: BTreeSet<ApiSlot>,
+    since: u64,
+}
+
+fn slots(apis: &ApiRegistry) -> BTreeSet<ApiSlot> {
+    apis.slots().collect()
+}
+
+/// What it takes to make records of flows when it is so late by `ticks`.
+pub(super) fn context(apis: &ApiRegistry, interfaces: &InterfaceRegistry, ticks: Ticks) -> FlowContext {
+    FlowContext {
+        apis: apis.names(),
+        interfaces: interfaces.current().map(|one| (one.index, one.name.as_str().into())).collect::<HashMap<_, _>>(),
+        clock: FlowClock::at(ticks),
+    }
+}

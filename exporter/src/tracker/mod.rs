@@ -1,0 +1,200 @@
+//! What becomes of flows that are over: bytes by client, an estimate of how many clients there were, and records for those
+//! who want them.
+//!
+//! The client of a flow is its other end, also where this host is the client itself: then it is the host that is called.
+//! Addresses are anybody's to choose, so all that is kept has bounds, and every table is hashed by a random key. In all, at
+//! most: [`MAX_NAMES`] names (2.5 MB); for each API the clients that are watched, 6 KB with 20 names and 50 KB with 128 or
+//! more; and 20 KB for the clients of the last minutes. With 1023 APIs that all have as many clients as anybody can forge:
+//! 30 MB with 20 names each, 75 MB with more. Few clients take next to nothing.
+
+mod candidates;
+mod clients;
+mod distinct;
+mod sinks;
+mod sketch;
+
+use std::{
+    hash::RandomState,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tidewaiter_common::{
+    address::Address,
+    api::{ApiSlot, MAX_APIS},
+    direction::Direction,
+    flow::{Flow, FlowKey},
+};
+use tokio::sync::mpsc::Receiver;
+
+use self::{clients::Clients, distinct::Distinct, sinks::Sinks};
+use crate::{
+    flow::{FlowContext, FlowRecord, is_empty},
+    kernel::Ticks,
+    snapshot::{ClientsSnapshot, SinkSnapshot},
+};
+
+/// The most clients that can have a name at a time, all APIs together: 20 of each API there can be. First come, first
+/// served.
+pub const MAX_NAMES: usize = 20 * MAX_APIS as usize;
+
+/// Time between two reviews of who has a name, and what is told apart of clients that were seen.
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Follows flows to their end.
+#[derive(Debug)]
+pub struct FlowTracker {
+    /// Names that each API may have.
+    budget: usize,
+    /// Names that nobody has.
+    free: usize,
+    /// By slot.
+    apis: Vec<Option<Box<ApiTracker>>>,
+    hasher: RandomState,
+    started: Instant,
+    minute: u64,
+    /// Flows that were last seen before this tick say nothing about who was there of late.
+    recent: u64,
+    sinks: Sinks,
+}
+
+#[derive(Debug)]
+struct ApiTracker {
+    clients: Clients,
+    distinct: Distinct,
+    /// The tick since which the API has its slot.
+    since: u64,
+    /// Bytes of packets in no flow when it began.
+    untracked: u64,
+    created: SystemTime,
+}
+
+impl FlowTracker {
+    /// Counts bytes of at most `budget` clients of each API by themselves.
+    #[must_use]
+    pub fn new(budget: usize, now: Instant) -> Self {
+        Self {
+            budget,
+            free: MAX_NAMES,
+            apis: (0..MAX_APIS).map(|_| None).collect(),
+            hasher: RandomState::new(),
+            started: now,
+            minute: 0,
+            recent: 0,
+            sinks: Sinks::default(),
+        }
+    }
+
+    /// Takes note that a new API has `slot`, since the tick `since`, and that `untracked` bytes of it were counted by now in
+    /// packets that are part of no flow.
+    pub fn begin(&mut self, slot: ApiSlot, since: u64, untracked: u64) {
+        self.forget(slot);
+        let Some(place) = self.apis.get_mut(usize::from(slot.0)) else { return };
+        if slot.is_mapped() {
+            *place = Some(Box::new(ApiTracker {
+                clients: Clients::new(self.budget, &self.hasher),
+                distinct: Distinct::default(),
+                since,
+                untracked,
+                created: SystemTime::now(),
+            }));
+        }
+    }
+
+    /// Forgets the API that has `slot`.
+    pub fn forget(&mut self, slot: ApiSlot) {
+        let gone = self.apis.get_mut(usize::from(slot.0)).and_then(Option::take);
+        self.free += gone.map_or(0, |api| api.clients.names());
+    }
+
+    /// Takes in a flow that is over: it was taken out of the kernel's tables, or what was counted in it was. `context` is asked
+    /// for only if somebody [wants records](Self::wants_records).
+    pub fn finish(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
+        self.see(key, flow);
+        let [receive, transmit] = Direction::ALL.map(|direction| flow.counters(direction).bytes);
+        if self.holds(flow) {
+            self.count(flow.api, key.remote, receive.saturating_add(transmit));
+        }
+        if let Some(context) = context
+            && !is_empty(flow)
+        {
+            self.sinks.hand_over(|| FlowRecord::finished(key, flow, context));
+        }
+    }
+
+    /// Takes note of the client of a flow that goes on, or of one that is over. As often as one likes.
+    pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
+        if flow.last < self.recent || !self.holds(flow) {
+            return;
+        }
+        if let Some(api) = self.apis.get_mut(usize::from(flow.api.0)).and_then(Option::as_mut) {
+            let hash = api.clients.hash(key.remote);
+            api.distinct.see(self.minute, hash);
+        }
+    }
+
+    /// Counts `bytes` of the client at `remote` for the API that has `slot`.
+    pub fn count(&mut self, slot: ApiSlot, remote: Address, bytes: u64) {
+        if let Some(api) = self.apis.get_mut(usize::from(slot.0)).and_then(Option::as_mut) {
+            api.clients.count(remote, bytes, &mut self.free);
+        }
+    }
+
+    /// Whether the API that has the slot which `flow` was counted for had it then: flows may be quiet for longer than a slot
+    /// stays with one.
+    fn holds(&self, flow: &Flow) -> bool {
+        self.api(flow.api).is_some_and(|api| api.since <= flow.last)
+    }
+
+    fn api(&self, slot: ApiSlot) -> Option<&ApiTracker> {
+        self.apis.get(usize::from(slot.0))?.as_deref()
+    }
+
+    /// Says what time it is. To be called each second or so.
+    pub fn tick(&mut self, now: Instant, ticks: Ticks) {
+        self.recent = ticks.ago(MINUTE);
+        let minute = now.saturating_duration_since(self.started).as_secs() / MINUTE.as_secs();
+        if minute == self.minute {
+            return;
+        }
+        self.minute = minute;
+        for api in self.apis.iter_mut().flatten() {
+            api.clients.review();
+            api.distinct.forget_before(minute);
+        }
+    }
+
+    /// Has records of flows that are over handed to a sink called `name`, which reads them from what this answers with. Where
+    /// `capacity` of them wait there, more are dropped.
+    pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<FlowRecord>> {
+        self.sinks.add(name, capacity)
+    }
+
+    /// Whether there is a sink that wants records.
+    #[must_use]
+    pub const fn wants_records(&self) -> bool {
+        !self.sinks.is_empty()
+    }
+
+    /// The clients of the API that has `slot`, of which `untracked` bytes were counted in packets that are part of no flow.
+    #[must_use]
+    pub fn clients(&self, slot: ApiSlot, untracked: u64) -> Option<ClientsSnapshot> {
+        let ApiTracker { clients, distinct, since: _, untracked: before, created } = self.api(slot)?;
+        let untracked = untracked.saturating_sub(*before);
+        Some(ClientsSnapshot {
+            named: clients.named(),
+            other: clients.other().map(|other| other + untracked),
+            distinct: distinct.estimate(self.minute),
+            created: *created,
+        })
+    }
+
+    /// What was handed to each sink.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<SinkSnapshot> {
+        self.sinks.snapshot()
+    }
+}
+
+#[cfg(test)]
+mod tests;
