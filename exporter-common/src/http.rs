@@ -1,6 +1,8 @@
 //! HTTP/1 without TLS: the first words of requests and responses.
 
-use crate::protocol::Prefix;
+use core::ops::RangeInclusive;
+
+use crate::protocol::{Prefix, Words, opaque};
 
 /// Methods that are told apart (RFC 9110 section 9, RFC 5789), by their index; any other is the last one.
 pub const METHODS: [&str; 10] =
@@ -16,23 +18,151 @@ pub const STATUS_CODES: [u16; 64] = [
 /// Places that status codes are counted in: those of [`STATUS_CODES`], and one behind them for any other.
 pub const STATUS_PLACES: usize = STATUS_CODES.len() + 1;
 
-/// The index in [`METHODS`] of the method, if the payload with `prefix` begins with a request line.
-#[inline(always)]
-#[must_use]
-pub fn method(_prefix: &Prefix) -> Option<usize> {
-    None
+/// How many codes there can be, from the least on.
+const STATUS_RANGE: u16 = 500;
+const LEAST_STATUS: u16 = 100;
+
+/// As many as any index below a power of two needs.
+const TABLE: usize = (STATUS_RANGE as usize).next_power_of_two();
+
+/// The place of every code, see [`status_place`].
+static STATUS_PLACE_OF: [u8; TABLE] = status_places();
+
+const fn status_places() -> [u8; TABLE] {
+    let mut places = [STATUS_PLACES as u8 - 1; TABLE];
+    let mut place = 0;
+    while place < STATUS_CODES.len() {
+        places[(STATUS_CODES[place] - LEAST_STATUS) as usize] = place as u8;
+        place += 1;
+    }
+    places
 }
 
-/// The status code, if the payload with `prefix` begins with a status line: 100 to 599.
+/// The shortest and the longest name that is registered (IANA, "Hypertext Transfer Protocol (HTTP) Method Registry"):
+/// ACL and UPDATEREDIRECTREF.
+const METHOD_BYTES: RangeInclusive<usize> = 3..=17;
+
+/// The index in [`METHODS`] of the method, if the payload with `prefix` begins with a request line (RFC 9112 section 3):
+/// a method, a space, and the first byte of what can be a target.
+///
+/// A method that is not known is letters, digits, "-" and "_" only, and none of the protocols that have borrowed the form
+/// of the request line (RTSP, SIP and ICAP) is taken for HTTP, nor are commands that happen to be called as methods are.
 #[inline(always)]
 #[must_use]
-pub fn status_code(_prefix: &Prefix) -> Option<u16> {
-    None
+pub fn method(prefix: &Prefix) -> Option<usize> {
+    method_of(&Words::of(prefix))
+}
+
+/// The same as [`method`].
+#[inline(always)]
+pub(crate) fn method_of(words: &Words) -> Option<usize> {
+    if !words.byte::<0>().is_ascii_uppercase() {
+        return None;
+    }
+    let word = words.quad::<0>();
+    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0GET ") {
+        return is_target::<4, 5>(words).then_some(0);
+    }
+    if word >> 24 == u64::from_be_bytes(*b"\0\0\0HEAD ") {
+        return is_target::<5, 6>(words).then_some(1);
+    }
+    if word >> 24 == u64::from_be_bytes(*b"\0\0\0POST ") {
+        return is_target::<5, 6>(words).then_some(2);
+    }
+    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0PUT ") {
+        return is_target::<4, 5>(words).then_some(3);
+    }
+    if word >> 8 == u64::from_be_bytes(*b"\0DELETE ") {
+        return is_target::<7, 8>(words).then_some(4);
+    }
+    if word == u64::from_be_bytes(*b"CONNECT ") {
+        // A host and a port (RFC 9112 section 3.2.3): NATS has the same command, with JSON behind it.
+        let first = words.byte::<8>();
+        return (first.is_ascii_alphanumeric() || first == b'[').then_some(5);
+    }
+    if word == u64::from_be_bytes(*b"OPTIONS ") {
+        return is_target::<8, 9>(words).then_some(6);
+    }
+    if word >> 16 == u64::from_be_bytes(*b"\0\0TRACE ") {
+        return is_target::<6, 7>(words).then_some(7);
+    }
+    if word >> 16 == u64::from_be_bytes(*b"\0\0PATCH ") {
+        return is_target::<6, 7>(words).then_some(8);
+    }
+    // It is nobody's method: HTTP/2 begins with it (RFC 9113 section 3.4).
+    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0PRI ") {
+        return None;
+    }
+    is_other_method(words).then_some(METHODS.len() - 1)
+}
+
+/// Whether a target begins at `AT`; what is behind its first byte is at `NEXT`.
+#[inline(always)]
+fn is_target<const AT: usize, const NEXT: usize>(words: &Words) -> bool {
+    const { assert!(NEXT == AT + 1) };
+    is_target_of(words.byte::<AT>(), words.double::<NEXT>())
+}
+
+/// Whether a target begins with these bytes: a path, a URL, or "*" (RFC 9112 section 3.2).
+#[inline(always)]
+fn is_target_of(first: u8, next: u32) -> bool {
+    match first {
+        b'/' => true,
+        b'h' | b'H' => next >> 8 | 0x0020_2020 == u32::from_be_bytes(*b"\0ttp"),
+        // RTSP has this as well.
+        b'*' => next == u32::from_be_bytes(*b" HTT"),
+        _ => false,
+    }
+}
+
+/// Whether there is a request line with some method that looks like one.
+#[inline(always)]
+fn is_other_method(words: &Words) -> bool {
+    let mut rest = *words;
+    let mut length = 0;
+    while length <= *METHOD_BYTES.end() && is_method_byte(rest.byte::<0>()) {
+        rest.skip_byte();
+        length += 1;
+    }
+    METHOD_BYTES.contains(&length) && rest.byte::<0>() == b' ' && is_target::<1, 2>(&rest)
+}
+
+#[inline(always)]
+const fn is_method_byte(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+}
+
+/// The status code, if the payload with `prefix` begins with a status line (RFC 9112 section 4): 100 to 599.
+#[inline(always)]
+#[must_use]
+pub fn status_code(prefix: &Prefix) -> Option<u16> {
+    status_code_of(&Words::of(prefix))
+}
+
+/// The same as [`status_code`].
+#[inline(always)]
+pub(crate) fn status_code_of(words: &Words) -> Option<u16> {
+    let version = words.quad::<0>();
+    if version != u64::from_be_bytes(*b"HTTP/1.1") && version != u64::from_be_bytes(*b"HTTP/1.0") {
+        return None;
+    }
+    let digits = [words.byte::<9>(), words.byte::<10>(), words.byte::<11>()].map(|digit| digit.wrapping_sub(b'0'));
+    let [hundreds, tens, ones] = digits;
+    // Some servers leave out the reason, and even the space before it.
+    let is_end = words.length == 12 || matches!(words.byte::<12>(), b' ' | b'\r' | b'\n');
+    if words.byte::<8>() != b' ' || !matches!(hundreds, 1..=5) || tens > 9 || ones > 9 || !is_end {
+        return None;
+    }
+    Some(u16::from(hundreds) * 100 + u16::from(tens) * 10 + u16::from(ones))
 }
 
 /// The place that `code` is counted in, see [`STATUS_PLACES`].
 #[inline(always)]
 #[must_use]
-pub fn status_place(_code: u16) -> usize {
-    STATUS_PLACES - 1
+pub fn status_place(code: u16) -> usize {
+    let index = u64::from(code.wrapping_sub(LEAST_STATUS).min(STATUS_RANGE));
+    // Hidden from the compiler: it knows by other ways that the index is in range, and would leave out the only one that
+    // the verifier understands.
+    let index = opaque(index) as usize & (TABLE - 1);
+    STATUS_PLACE_OF[index].into()
 }

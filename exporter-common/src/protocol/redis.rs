@@ -1,0 +1,93 @@
+//! Redis: "Redis serialization protocol specification" (RESP2 and RESP3).
+
+use super::Words;
+
+/// Whether it is a command or an answer.
+#[inline(always)]
+pub(super) fn is_redis(words: &Words) -> bool {
+    let first = words.byte::<0>();
+    match first {
+        // A command is an array of strings; so are many answers, others are maps, sets and arrays of anything.
+        b'*' | b'%' | b'~' => match number(words) {
+            Some((b'$' | b':' | b'*', next)) => next.is_ascii_digit() || next == b'-',
+            Some((b'+', next)) => next.is_ascii_graphic(),
+            // It is empty, or null.
+            Some((0, 0)) => first == b'*' && matches!(words.byte::<1>(), b'0' | b'-'),
+            _ => false,
+        },
+        // A string has as many bytes as it says, which may be any.
+        b'$' => number(words).is_some(),
+        b':' => matches!(number(words), Some((0, 0))),
+        b'+' => is_status(words),
+        b'-' => is_error(words),
+        // Commands may be plain words as well, and then be anything. This is what health checks send.
+        b'P' | b'p' => is_ping(words),
+        _ => false,
+    }
+}
+
+/// The two bytes that follow the first line if that is a number; zeros at the payload's end.
+#[inline(always)]
+fn number(words: &Words) -> Option<(u8, u8)> {
+    const END: u16 = u16::from_be_bytes(*b"\r\n");
+    let first = words.byte::<1>();
+    let (second, third) = (words.byte::<2>(), words.byte::<3>());
+    if !first.is_ascii_digit() {
+        // Nothing else is negative that is known to be the first of anything.
+        let is_null = words.double::<1>() == u32::from_be_bytes(*b"-1\r\n");
+        return if is_null { Some((words.byte::<5>(), words.byte::<6>())) } else { None };
+    }
+    if words.word::<2>() == END {
+        return Some((words.byte::<4>(), words.byte::<5>()));
+    }
+    if !second.is_ascii_digit() {
+        return None;
+    }
+    if words.word::<3>() == END {
+        return Some((words.byte::<5>(), words.byte::<6>()));
+    }
+    if !third.is_ascii_digit() {
+        return None;
+    }
+    if words.word::<4>() == END {
+        return Some((words.byte::<6>(), words.byte::<7>()));
+    }
+    // Four digits: what is longer comes in many segments, and is not the first of a connection.
+    let is_four = words.byte::<4>().is_ascii_digit() && words.word::<5>() == END;
+    if is_four { Some((words.byte::<7>(), words.byte::<8>())) } else { None }
+}
+
+/// "+OK" and "+PONG" without more: POP3 (RFC 1939) greets with "+OK" too, but says who it is.
+#[inline(always)]
+fn is_status(words: &Words) -> bool {
+    let is_ok = words.double::<0>() == u32::from_be_bytes(*b"+OK\r") && words.byte::<4>() == b'\n';
+    let is_pong = words.quad::<0>() >> 8 == u64::from_be_bytes(*b"\0+PONG\r\n");
+    is_ok && words.payload == 5 || is_pong
+}
+
+/// Errors that come first on a connection. "-ERR" is also what POP3 refuses with: it takes what Redis has to say to it.
+#[inline(always)]
+fn is_error(words: &Words) -> bool {
+    let (first, second) = (words.quad::<0>(), words.double::<5>());
+    if first >> 24 == u64::from_be_bytes(*b"\0\0\0-ERR ") {
+        return second == u32::from_be_bytes(*b"unkn")
+            || second == u32::from_be_bytes(*b"wron")
+            || second == u32::from_be_bytes(*b"max ")
+            || second == u32::from_be_bytes(*b"AUTH")
+            || second == u32::from_be_bytes(*b"Clie")
+            || second == u32::from_be_bytes(*b"Prot");
+    }
+    first == u64::from_be_bytes(*b"-NOAUTH ")
+        || first == u64::from_be_bytes(*b"-WRONGPA")
+        || first == u64::from_be_bytes(*b"-NOPERM ")
+        || first == u64::from_be_bytes(*b"-DENIED ")
+        || first == u64::from_be_bytes(*b"-LOADING")
+        || first == u64::from_be_bytes(*b"-MASTERD")
+        || first >> 8 == u64::from_be_bytes(*b"\0-MOVED ")
+}
+
+#[inline(always)]
+fn is_ping(words: &Words) -> bool {
+    let name = words.double::<0>() | 0x2020_2020;
+    name == u32::from_be_bytes(*b"ping") && words.word::<4>() == u16::from_be_bytes(*b"\r\n") && words.payload == 6
+}
