@@ -60,71 +60,57 @@ pub(crate) fn method_of(words: &Words) -> Option<usize> {
         return None;
     }
     let word = words.quad::<0>();
-    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0GET ") {
-        return is_target::<4, 5>(words).then_some(0);
-    }
-    if word >> 24 == u64::from_be_bytes(*b"\0\0\0HEAD ") {
-        return is_target::<5, 6>(words).then_some(1);
-    }
-    if word >> 24 == u64::from_be_bytes(*b"\0\0\0POST ") {
-        return is_target::<5, 6>(words).then_some(2);
-    }
-    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0PUT ") {
-        return is_target::<4, 5>(words).then_some(3);
-    }
-    if word >> 8 == u64::from_be_bytes(*b"\0DELETE ") {
-        return is_target::<7, 8>(words).then_some(4);
-    }
-    if word == u64::from_be_bytes(*b"CONNECT ") {
+    let (index, target) = if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0GET ") {
+        (0, words.quad::<4>())
+    } else if word >> 24 == u64::from_be_bytes(*b"\0\0\0HEAD ") {
+        (1, words.quad::<5>())
+    } else if word >> 24 == u64::from_be_bytes(*b"\0\0\0POST ") {
+        (2, words.quad::<5>())
+    } else if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0PUT ") {
+        (3, words.quad::<4>())
+    } else if word >> 8 == u64::from_be_bytes(*b"\0DELETE ") {
+        (4, words.quad::<7>())
+    } else if word == u64::from_be_bytes(*b"CONNECT ") {
         // A host and a port (RFC 9112 section 3.2.3): NATS has the same command, with JSON behind it.
         let first = words.byte::<8>();
         return (first.is_ascii_alphanumeric() || first == b'[').then_some(5);
-    }
-    if word == u64::from_be_bytes(*b"OPTIONS ") {
-        return is_target::<8, 9>(words).then_some(6);
-    }
-    if word >> 16 == u64::from_be_bytes(*b"\0\0TRACE ") {
-        return is_target::<6, 7>(words).then_some(7);
-    }
-    if word >> 16 == u64::from_be_bytes(*b"\0\0PATCH ") {
-        return is_target::<6, 7>(words).then_some(8);
-    }
-    // It is nobody's method: HTTP/2 begins with it (RFC 9113 section 3.4).
-    if word >> 32 == u64::from_be_bytes(*b"\0\0\0\0PRI ") {
-        return None;
-    }
-    is_other_method(words).then_some(METHODS.len() - 1)
-}
-
-/// Whether a target begins at `AT`; what is behind its first byte is at `NEXT`.
-#[inline(always)]
-fn is_target<const AT: usize, const NEXT: usize>(words: &Words) -> bool {
-    const { assert!(NEXT == AT + 1) };
-    is_target_of(words.byte::<AT>(), words.double::<NEXT>())
+    } else if word == u64::from_be_bytes(*b"OPTIONS ") {
+        (6, words.quad::<8>())
+    } else if word >> 16 == u64::from_be_bytes(*b"\0\0TRACE ") {
+        (7, words.quad::<6>())
+    } else if word >> 16 == u64::from_be_bytes(*b"\0\0PATCH ") {
+        (8, words.quad::<6>())
+    } else {
+        (METHODS.len() - 1, other_method(words))
+    };
+    is_target(target).then_some(index)
 }
 
 /// Whether a target begins with these bytes: a path, a URL, or "*" (RFC 9112 section 3.2).
 #[inline(always)]
-fn is_target_of(first: u8, next: u32) -> bool {
-    match first {
+fn is_target(bytes: u64) -> bool {
+    match (bytes >> 56) as u8 {
         b'/' => true,
-        b'h' | b'H' => next >> 8 | 0x0020_2020 == u32::from_be_bytes(*b"\0ttp"),
+        b'h' | b'H' => (bytes >> 32) as u32 | 0x2020_2020 == u32::from_be_bytes(*b"http"),
         // RTSP has this as well.
-        b'*' => next == u32::from_be_bytes(*b" HTT"),
+        b'*' => bytes >> 24 == u64::from_be_bytes(*b"\0\0\0* HTT"),
         _ => false,
     }
 }
 
-/// Whether there is a request line with some method that looks like one.
+/// What follows a method that is not among those that are told apart; zeros if there is nothing that looks like one.
 #[inline(always)]
-fn is_other_method(words: &Words) -> bool {
+fn other_method(words: &Words) -> u64 {
     let mut rest = *words;
     let mut length = 0;
     while length <= *METHOD_BYTES.end() && is_method_byte(rest.byte::<0>()) {
         rest.skip_byte();
         length += 1;
     }
-    METHOD_BYTES.contains(&length) && rest.byte::<0>() == b' ' && is_target::<1, 2>(&rest)
+    // It is nobody's method: HTTP/2 begins with it (RFC 9113 section 3.4).
+    let is_preface = words.double::<0>() == u32::from_be_bytes(*b"PRI ");
+    let is_method = METHOD_BYTES.contains(&length) && rest.byte::<0>() == b' ' && !is_preface;
+    if is_method { rest.quad::<1>() } else { 0 }
 }
 
 #[inline(always)]

@@ -211,35 +211,54 @@ impl Protocol {
         }
     }
 
+    /// By the first byte, so that no way through leads along all checks: the verifier walks every way that it cannot
+    /// tell from another.
     #[inline(always)]
     fn classify_tcp(words: &Words) -> Self {
-        // No order is needed, no payload passes two of them: what is seen most comes first.
-        if tls::is_tls(words) {
-            Self::Tls
-        } else if http::method_of(words).is_some() || http::status_code_of(words).is_some() {
-            Self::Http1
-        } else if http2::is_http2(words) {
-            Self::Http2
-        } else if dns::is_stream(words) {
-            Self::Dns
-        } else if postgresql::is_postgresql(words) {
-            Self::Postgresql
-        } else if mysql::is_mysql(words) {
-            Self::Mysql
-        } else if redis::is_redis(words) {
-            Self::Redis
-        } else if kafka::is_kafka(words) {
-            Self::Kafka
-        } else if mqtt::is_mqtt(words) {
-            Self::Mqtt
-        } else if amqp::is_amqp(words) {
-            Self::Amqp
-        } else if ssh::is_ssh(words) {
-            Self::Ssh
-        } else if smtp::is_smtp(words) {
-            Self::Smtp
-        } else {
-            Self::Unknown
+        // Begins with the low byte of a length, which can be any.
+        if mysql::is_mysql(words) {
+            return Self::Mysql;
         }
+        // (No guard stands behind alternatives: the compiler makes a copy of it for each of them.)
+        match words.byte::<0>() {
+            0 if http2::is_server_preface(words) => Self::Http2,
+            0 if postgresql::is_request(words) => Self::Postgresql,
+            0 if kafka::is_kafka(words) => Self::Kafka,
+            1 if amqp::is_connection_start(words) => Self::Amqp,
+            0x10 => Self::Mqtt.only_if(mqtt::is_connect(words)),
+            0x15 => Self::Tls.only_if(tls::is_alert(words)),
+            0x16 => Self::Tls.only_if(tls::is_hello(words)),
+            0x20 => Self::Mqtt.only_if(mqtt::is_connack(words)),
+            b'$' | b'%' | b'*' | b'+' | b'-' | b':' | b'~' => Self::Redis.only_if(redis::is_redis(words)),
+            b'2' | b'5' => Self::Smtp.only_if(smtp::is_greeting(words)),
+            b'A'..=b'Z' | b'a'..=b'z' => Self::classify_word(words),
+            // The first byte of a length. Where it is one of those above, the message is one of many KB: the transfer of a
+            // zone, for which the other side has asked with few.
+            _ => Self::Dns.only_if(dns::is_stream(words)),
+        }
+    }
+
+    /// What begins with a letter.
+    #[inline(always)]
+    fn classify_word(words: &Words) -> Self {
+        let first = words.byte::<0>();
+        let (other, is_other) = match first {
+            b'A' => (Self::Amqp, amqp::is_header(words)),
+            b'R' => (Self::Postgresql, postgresql::is_authentication(words)),
+            b'S' if words.payload > 1 => (Self::Ssh, ssh::is_ssh(words)),
+            b'G' | b'N' | b'S' => (Self::Postgresql, postgresql::is_encryption(words)),
+            b'P' if http2::is_client_preface(words) => (Self::Http2, true),
+            b'P' | b'p' => (Self::Redis, redis::is_ping(words)),
+            b'E' if postgresql::is_error(words) => (Self::Postgresql, true),
+            b'H' if http::status_code_of(words).is_some() => (Self::Http1, true),
+            b'E' | b'H' | b'M' | b'e' | b'h' | b'm' => (Self::Smtp, smtp::is_command(words)),
+            _ => (Self::Unknown, false),
+        };
+        if is_other { other } else { Self::Http1.only_if(http::method_of(words).is_some()) }
+    }
+
+    #[inline(always)]
+    const fn only_if(self, condition: bool) -> Self {
+        if condition { self } else { Self::Unknown }
     }
 }

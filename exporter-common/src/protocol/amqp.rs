@@ -2,15 +2,9 @@
 
 use super::Words;
 
-/// Whether it is a protocol header, of either version, or the method with which a server of 0-9-1 begins.
+/// Whether it is a protocol header: "AMQP", and the version that the client wants or, where that is refused, the one that the server has.
 #[inline(always)]
-pub(super) fn is_amqp(words: &Words) -> bool {
-    is_header(words) || is_connection_start(words)
-}
-
-/// "AMQP", and the version that the client wants or, where that is refused, the one that the server has.
-#[inline(always)]
-fn is_header(words: &Words) -> bool {
+pub(super) fn is_header(words: &Words) -> bool {
     let version = words.double::<4>();
     // 0-9-1 has a zero, then its version. 0-8, 0-9 and 0-10 had an identifier's class and instance before theirs.
     let is_old = matches!(version, 0x0000_0901 | 0x0101_0800 | 0x0101_0009 | 0x0101_000a);
@@ -19,8 +13,8 @@ fn is_header(words: &Words) -> bool {
     words.double::<0>() == u32::from_be_bytes(*b"AMQP") && is_version && words.length >= 8
 }
 
-/// A method frame on channel 0 with `connection.start`: class 10, method 10, and its version 0-9.
+/// Whether it is what a server of 0-9-1 begins with: a method frame on channel 0 with `connection.start`: class 10, method 10, and its version 0-9.
 #[inline(always)]
-fn is_connection_start(words: &Words) -> bool {
+pub(super) fn is_connection_start(words: &Words) -> bool {
     words.double::<0>() >> 8 == 0x0001_0000 && words.double::<7>() == 0x000a_000a && words.word::<11>() == 0x0009
 }

@@ -12,23 +12,17 @@ const WINDOW_UPDATE: u8 = 8;
 /// More settings than all that are registered, and a few that are not.
 const MAX_SETTINGS: u8 = 20;
 
-/// Whether it is the connection preface of a client or of a server.
+/// Whether it is a client's connection preface (section 3.4): a sequence that no server of HTTP/1 takes for a request.
 #[inline(always)]
-pub(super) fn is_http2(words: &Words) -> bool {
-    is_client_preface(words) || is_server_preface(words)
-}
-
-/// Section 3.4: a sequence that no server of HTTP/1 takes for a request.
-#[inline(always)]
-fn is_client_preface(words: &Words) -> bool {
+pub(super) fn is_client_preface(words: &Words) -> bool {
     words.quad::<0>() == u64::from_be_bytes(*b"PRI * HT")
         && words.quad::<8>() == u64::from_be_bytes(*b"TP/2.0\r\n")
         && words.quad::<16>() == u64::from_be_bytes(*b"\r\nSM\r\n\r\n")
 }
 
-/// Sections 3.4, 4.1 and 6.5: a SETTINGS frame without flags, on stream 0.
+/// Whether it is a server's (sections 3.4, 4.1 and 6.5): a SETTINGS frame without flags, on stream 0.
 #[inline(always)]
-fn is_server_preface(words: &Words) -> bool {
+pub(super) fn is_server_preface(words: &Words) -> bool {
     let length = words.byte::<2>();
     let is_header = words.word::<0>() == 0
         && words.byte::<3>() == SETTINGS

@@ -2,45 +2,28 @@
 
 use super::Words;
 
-/// Whether it is a client's or a server's first packet.
+/// Whether it is a client's first packet, as far as it does not say so in its first byte: the length, of one to four bytes of which all but the last have their first bit set, and the protocol's name.
 #[inline(always)]
-pub(super) fn is_mqtt(words: &Words) -> bool {
-    match words.byte::<0>() {
-        0x10 => is_connect(words),
-        0x20 => is_connack(words),
-        _ => false,
-    }
-}
-
-/// The length, of one to four bytes of which all but the last have their first bit set, and the protocol's name.
-#[inline(always)]
-fn is_connect(words: &Words) -> bool {
-    if words.byte::<1>() < 0x80 {
-        is_name::<2, 6>(words)
+pub(super) fn is_connect(words: &Words) -> bool {
+    let name = if words.byte::<1>() < 0x80 {
+        words.quad::<2>()
     } else if words.byte::<2>() < 0x80 {
-        is_name::<3, 7>(words)
+        words.quad::<3>()
     } else if words.byte::<3>() < 0x80 {
-        is_name::<4, 8>(words)
+        words.quad::<4>()
+    } else if words.byte::<4>() < 0x80 {
+        words.quad::<5>()
     } else {
-        words.byte::<4>() < 0x80 && is_name::<5, 9>(words)
-    }
-}
-
-/// The name is at `AT`, its third letter at `AT + 4`, which is `REST`.
-#[inline(always)]
-fn is_name<const AT: usize, const REST: usize>(words: &Words) -> bool {
-    const { assert!(REST == AT + 4) };
-    let (start, rest) = (words.double::<AT>(), words.double::<REST>());
+        0
+    };
     // The level follows: 4 is MQTT 3.1.1, 5 is 5.0. 3.1 had another name. The first bit is set by bridges.
-    let is_mqtt = start == u32::from_be_bytes(*b"\0\x04MQ")
-        && rest >> 16 == u16::from_be_bytes(*b"TT").into()
-        && matches!(rest >> 8 & 0x7f, 4 | 5);
-    let is_mqisdp = start == u32::from_be_bytes(*b"\0\x06MQ") && rest == u32::from_be_bytes(*b"Isdp");
-    is_mqtt || is_mqisdp
+    let is_mqtt = name >> 16 == u64::from_be_bytes(*b"\0\0\0\x04MQTT") && matches!(name >> 8 & 0x7f, 4 | 5);
+    is_mqtt || name == u64::from_be_bytes(*b"\0\x06MQIsdp")
 }
 
+/// Whether it is a server's first packet; otherwise as [`is_connect`].
 #[inline(always)]
-fn is_connack(words: &Words) -> bool {
+pub(super) fn is_connack(words: &Words) -> bool {
     let (remaining, flags, code, properties) =
         (words.byte::<1>(), words.byte::<2>(), words.byte::<3>(), words.byte::<4>());
     if flags > 1 || words.payload < 4 {

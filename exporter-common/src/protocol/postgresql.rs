@@ -11,19 +11,15 @@ const GSS_ENCRYPTION_REQUEST: u32 = 0x04d2_1630;
 /// The longest key of a `CancelRequest`, in bytes.
 const MAX_KEY: u32 = 256;
 
-/// Whether it is the first message of a client or of a server.
+/// Whether it is a server's answer to a request for encryption: the one message without a form.
 #[inline(always)]
-pub(super) fn is_postgresql(words: &Words) -> bool {
-    // The one answer without a form: a server's, to a request for encryption.
-    if words.payload == 1 {
-        return matches!(words.byte::<0>(), b'S' | b'N' | b'G') && words.length == 1;
-    }
-    is_request(words) || is_authentication(words) || is_error(words)
+pub(super) fn is_encryption(words: &Words) -> bool {
+    words.payload == 1 && words.length == 1
 }
 
-/// A length that counts itself, and a version, or a number that is none.
+/// Whether it is a client's first message: a length that counts itself, and a version, or a number that is none.
 #[inline(always)]
-fn is_request(words: &Words) -> bool {
+pub(super) fn is_request(words: &Words) -> bool {
     let (length, version) = (words.double::<0>(), words.double::<4>());
     if length != words.payload {
         return false;
@@ -43,9 +39,9 @@ fn is_request(words: &Words) -> bool {
     }
 }
 
-/// What the server wants to see, or that it has seen enough: a length and a number (`AuthenticationOk` and its kin).
+/// Whether a server says what it wants to see, or that it has seen enough: a length and a number (`AuthenticationOk` and its kin).
 #[inline(always)]
-fn is_authentication(words: &Words) -> bool {
+pub(super) fn is_authentication(words: &Words) -> bool {
     let (length, number) = (words.double::<1>(), words.double::<5>());
     let is_length = match number {
         0 | 2 | 3 | 7 | 9 => length == 8,
@@ -55,15 +51,14 @@ fn is_authentication(words: &Words) -> bool {
         10 => length > 8 && length < 256,
         _ => false,
     };
-    words.byte::<0>() == b'R' && words.length >= 9 && is_length
+    words.length >= 9 && is_length
 }
 
-/// An `ErrorResponse`; its first field is the severity, which is not always English, and then is not known here.
+/// Whether it is an `ErrorResponse`. Its first field is the severity, which is not always English, and then is not known here.
 #[inline(always)]
-fn is_error(words: &Words) -> bool {
+pub(super) fn is_error(words: &Words) -> bool {
     let severity = words.double::<6>();
-    words.byte::<0>() == b'E'
-        && words.word::<1>() == 0
+    words.word::<1>() == 0
         && words.byte::<5>() == b'S'
         && (severity == u32::from_be_bytes(*b"FATA") || severity == u32::from_be_bytes(*b"ERRO"))
 }

@@ -2,7 +2,10 @@
 
 use super::Words;
 
-/// Whether it is a command or an answer.
+/// Numbers that are longer come in answers of many segments, not in the first of a connection.
+const MAX_DIGITS: u32 = 5;
+
+/// Whether it is a command or an answer, in RESP.
 #[inline(always)]
 pub(super) fn is_redis(words: &Words) -> bool {
     let first = words.byte::<0>();
@@ -20,8 +23,6 @@ pub(super) fn is_redis(words: &Words) -> bool {
         b':' => matches!(number(words), Some((0, 0))),
         b'+' => is_status(words),
         b'-' => is_error(words),
-        // Commands may be plain words as well, and then be anything. This is what health checks send.
-        b'P' | b'p' => is_ping(words),
         _ => false,
     }
 }
@@ -29,32 +30,18 @@ pub(super) fn is_redis(words: &Words) -> bool {
 /// The two bytes that follow the first line if that is a number; zeros at the payload's end.
 #[inline(always)]
 fn number(words: &Words) -> Option<(u8, u8)> {
-    const END: u16 = u16::from_be_bytes(*b"\r\n");
-    let first = words.byte::<1>();
-    let (second, third) = (words.byte::<2>(), words.byte::<3>());
-    if !first.is_ascii_digit() {
-        // Nothing else is negative that is known to be the first of anything.
-        let is_null = words.double::<1>() == u32::from_be_bytes(*b"-1\r\n");
-        return if is_null { Some((words.byte::<5>(), words.byte::<6>())) } else { None };
+    let mut rest = *words;
+    rest.skip_byte();
+    if rest.byte::<0>() == b'-' {
+        rest.skip_byte();
     }
-    if words.word::<2>() == END {
-        return Some((words.byte::<4>(), words.byte::<5>()));
+    let mut digits = 0;
+    while digits < MAX_DIGITS && rest.byte::<0>().is_ascii_digit() {
+        rest.skip_byte();
+        digits += 1;
     }
-    if !second.is_ascii_digit() {
-        return None;
-    }
-    if words.word::<3>() == END {
-        return Some((words.byte::<5>(), words.byte::<6>()));
-    }
-    if !third.is_ascii_digit() {
-        return None;
-    }
-    if words.word::<4>() == END {
-        return Some((words.byte::<6>(), words.byte::<7>()));
-    }
-    // Four digits: what is longer comes in many segments, and is not the first of a connection.
-    let is_four = words.byte::<4>().is_ascii_digit() && words.word::<5>() == END;
-    if is_four { Some((words.byte::<7>(), words.byte::<8>())) } else { None }
+    let is_number = digits > 0 && rest.word::<0>() == u16::from_be_bytes(*b"\r\n");
+    if is_number { Some((rest.byte::<2>(), rest.byte::<3>())) } else { None }
 }
 
 /// "+OK" and "+PONG" without more: POP3 (RFC 1939) greets with "+OK" too, but says who it is.
@@ -86,8 +73,9 @@ fn is_error(words: &Words) -> bool {
         || first >> 8 == u64::from_be_bytes(*b"\0-MOVED ")
 }
 
+/// Whether it is a command without RESP around it. It may be any of them, but this one is what health checks send.
 #[inline(always)]
-fn is_ping(words: &Words) -> bool {
+pub(super) fn is_ping(words: &Words) -> bool {
     let name = words.double::<0>() | 0x2020_2020;
     name == u32::from_be_bytes(*b"ping") && words.word::<4>() == u16::from_be_bytes(*b"\r\n") && words.payload == 6
 }

@@ -2,17 +2,11 @@
 
 use super::{PREFIX_BYTES, Words};
 
-/// Whether it is a server's greeting, or a client's first command.
-#[inline(always)]
-pub(super) fn is_smtp(words: &Words) -> bool {
-    is_greeting(words) || is_command(words)
-}
-
-/// Section 4.2: a code, or several lines of it. FTP (RFC 959) greets with the same one, a host's name, and no word of
+/// Whether it is a server's greeting (section 4.2): a code, or several lines of it. FTP (RFC 959) greets with the same one, a host's name, and no word of
 /// its own that it must say. So must SMTP's greeting say "SMTP" or "ESMTP" within these few bytes: all known servers say
 /// it behind their host's name; where that is long, only the client tells.
 #[inline(always)]
-fn is_greeting(words: &Words) -> bool {
+pub(super) fn is_greeting(words: &Words) -> bool {
     const NAME: u32 = u32::from_be_bytes(*b"SMTP");
     let code = words.double::<0>();
     let is_code = code == u32::from_be_bytes(*b"220 ")
@@ -34,9 +28,9 @@ fn is_greeting(words: &Words) -> bool {
     false
 }
 
-/// Section 4.1.1: the first command has the client's name.
+/// Whether it is a client's first command (section 4.1.1), in any case: the first command has the client's name.
 #[inline(always)]
-fn is_command(words: &Words) -> bool {
+pub(super) fn is_command(words: &Words) -> bool {
     let name = words.double::<0>() | 0x2020_2020;
     let is_hello = name == u32::from_be_bytes(*b"ehlo") || name == u32::from_be_bytes(*b"helo");
     let is_mail = (words.quad::<0>() | 0x2020_2020_2020_2020) == u64::from_be_bytes(*b"mail fro");

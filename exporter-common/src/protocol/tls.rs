@@ -2,10 +2,6 @@
 
 use super::Words;
 
-/// Content types (section 5.1).
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-
 const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
 
@@ -18,24 +14,20 @@ const fn is_version(version: u16) -> bool {
     version >> 8 == 3 && version & 0xff <= 3
 }
 
-/// Whether it is a record with a hello, or with an alert.
+/// Whether it is a record with a hello (content type 22): the message's kind, its length in three bytes, and its version.
 #[inline(always)]
-pub(super) fn is_tls(words: &Words) -> bool {
-    let (kind, version, length) = (words.byte::<0>(), words.word::<1>(), words.word::<3>());
-    if !is_version(version) {
-        return false;
-    }
-    match kind {
-        // The message's kind, its length in three bytes, and its version.
-        HANDSHAKE => {
-            length > 4
-                && length <= MAX_RECORD
-                && matches!(words.byte::<5>(), CLIENT_HELLO | SERVER_HELLO)
-                && words.byte::<6>() == 0
-                && is_version(words.word::<9>())
-        }
-        // A level and a description.
-        ALERT => length == 2 && matches!(words.byte::<5>(), 1 | 2) && words.length >= 7,
-        _ => false,
-    }
+pub(super) fn is_hello(words: &Words) -> bool {
+    let length = words.word::<3>();
+    is_version(words.word::<1>())
+        && length > 4
+        && length <= MAX_RECORD
+        && matches!(words.byte::<5>(), CLIENT_HELLO | SERVER_HELLO)
+        && words.byte::<6>() == 0
+        && is_version(words.word::<9>())
+}
+
+/// Whether it is a record with an alert (content type 21): a level, which is a warning or fatal, and a description.
+#[inline(always)]
+pub(super) fn is_alert(words: &Words) -> bool {
+    is_version(words.word::<1>()) && words.word::<3>() == 2 && matches!(words.byte::<5>(), 1 | 2) && words.length >= 7
 }
