@@ -89,9 +89,11 @@ pub(crate) fn method_of(words: &Words) -> Option<usize> {
 /// Whether a target begins with these bytes: a path, a URL, or "*" (RFC 9112 section 3.2).
 #[inline(always)]
 fn is_target(bytes: u64) -> bool {
+    const HTTP: u64 = u64::from_be_bytes(*b"\0\0\0http:");
+    const HTTPS: u64 = u64::from_be_bytes(*b"\0\0\0https");
     match (bytes >> 56) as u8 {
         b'/' => true,
-        b'h' | b'H' => (bytes >> 32) as u32 | 0x2020_2020 == u32::from_be_bytes(*b"http"),
+        b'h' | b'H' => matches!((bytes | 0x2020_2020_2020_2020) >> 24, HTTP | HTTPS),
         // RTSP has this as well.
         b'*' => bytes >> 24 == u64::from_be_bytes(*b"\0\0\0* HTT"),
         _ => false,
@@ -110,7 +112,15 @@ fn other_method(words: &Words) -> u64 {
     // It is nobody's method: HTTP/2 begins with it (RFC 9113 section 3.4).
     let is_preface = words.double::<0>() == u32::from_be_bytes(*b"PRI ");
     let is_method = METHOD_BYTES.contains(&length) && rest.byte::<0>() == b' ' && !is_preface;
-    if is_method { rest.quad::<1>() } else { 0 }
+    let target = rest.quad::<1>();
+    if is_method && is_printable(target) { target } else { 0 }
+}
+
+/// Whether no byte is a control character, or above ASCII: so little is known of such a method that its target, which
+/// with the version is no shorter, must make up for it.
+#[inline(always)]
+const fn is_printable(bytes: u64) -> bool {
+    (bytes.wrapping_sub(0x2020_2020_2020_2020) | bytes) & 0x8080_8080_8080_8080 == 0
 }
 
 #[inline(always)]

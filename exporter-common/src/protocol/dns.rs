@@ -11,6 +11,9 @@ const QUESTION: u32 = 5;
 /// The shortest record: a question, a time to live, and the length of data that are empty.
 const RECORD: u32 = 11;
 
+/// Less than any segment that is followed by more (RFC 9293 section 3.7.1: 536 bytes, but for options).
+const LEAST_SEGMENT: u32 = 500;
+
 /// Flags (RFC 1035 section 4.1.1).
 const RESPONSE: u16 = 0x8000;
 const OPCODE: u16 = 0x7800;
@@ -29,9 +32,12 @@ pub(super) fn is_datagram(words: &Words) -> bool {
     is_header::<2, 4, 8, 12>(words, words.payload) && is_name::<12, 13, 21>(words)
 }
 
-/// Whether a segment begins with a length and a message.
+/// Whether a segment begins with a length and a message, or as much of one as a segment holds.
 #[inline(always)]
 pub(super) fn is_stream(words: &Words) -> bool {
+    if words.payload < u32::from(words.word::<0>()) + 2 && words.payload < LEAST_SEGMENT {
+        return false;
+    }
     is_header::<4, 6, 10, 14>(words, words.word::<0>().into()) && is_name::<14, 15, 23>(words)
 }
 
