@@ -94,9 +94,10 @@ fn account_read<F: Frame, const LATER: bool>(
     counters.see(direction, wire);
 
     let index = interface_index(ctx);
-    let counted = read
-        .and_then(|()| attribute(&Tables, frame, packet, direction, index == LOOPBACK_INDEX))
-        .and_then(|owner| count(owner, direction, wire));
+    let counted = match read {
+        Ok(()) => count(frame, packet, direction, index == LOOPBACK_INDEX, wire),
+        Err(reason) => Err(reason),
+    };
     match counted {
         Ok(owner) if LATER => return flow::note(ctx, frame, packet, direction, index, owner, wire),
         Ok(owner) => flow::track(ctx, frame, packet, direction, index, owner, wire),
@@ -126,9 +127,16 @@ fn interface(index: u32) -> InterfaceEntry {
     InterfaceEntry::GONE
 }
 
-/// Adds to the counters of the API of `owner`.
+/// Counts the packet for its API, and answers with that.
 #[inline(always)]
-fn count(owner: Owner, direction: Direction, wire: Wire) -> Result<Owner, Reason> {
+fn count<F: Frame>(
+    frame: &F,
+    packet: &Packet,
+    direction: Direction,
+    is_loopback: bool,
+    wire: Wire,
+) -> Result<Owner, Reason> {
+    let owner = attribute(&Tables, frame, packet, direction, is_loopback)?;
     let counters = API_COUNTERS.get_ptr_mut(owner.slot.0.into()).ok_or(Reason::Internal)?;
     // SAFETY: as for the interface's entry.
     unsafe { (*counters).wire[direction.index()].count(wire) };
