@@ -162,13 +162,13 @@ fn examples() -> Vec<(Protocol, Vec<u8>)> {
                 ":31337\r\n",
                 "$5\r\nhello\r\n",
                 "$-1\r\n",
-                "$1024\r\n# Server\r\n",
                 "*0\r\n",
                 "*-1\r\n",
                 "%7\r\n$6\r\nserver\r\n",
                 "*2\r\n:1\r\n:2\r\n",
             ],
         ),
+        bytes(Protocol::Redis, vec![long(b"$1024\r\n# Server\r\n", 1033), long(b"$65536\r\n{", 1460)]),
         bytes(
             Protocol::Kafka,
             vec![

@@ -68,7 +68,9 @@ fn is_header<const FLAGS: usize, const COUNTS: usize, const MORE_COUNTS: usize, 
         // A refusal of what the server could not even read.
         return flags & RESPONSE_CODE != 0 && length == HEADER && words.length as usize == END;
     }
-    let records = if flags & TRUNCATED == 0 { records } else { 0 };
+    if flags & TRUNCATED != 0 {
+        return records < 256 && words.length as usize > END;
+    }
     let least = HEADER + questions * QUESTION + records * RECORD;
     length >= least && words.length as usize > END
 }

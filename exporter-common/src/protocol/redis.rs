@@ -5,43 +5,67 @@ use super::Words;
 /// Numbers that are longer come in answers of many segments, not in the first of a connection.
 const MAX_DIGITS: u32 = 5;
 
+/// Less than any segment that is followed by more (RFC 9293 section 3.7.1: 536 bytes, but for options).
+const LEAST_SEGMENT: u32 = 500;
+
 /// Whether it is a command or an answer, in RESP.
 #[inline(always)]
 pub(super) fn is_redis(words: &Words) -> bool {
     let first = words.byte::<0>();
     match first {
+        b'+' => return is_status(words),
+        b'-' => return is_error(words),
+        _ => {}
+    }
+    let Some(number) = number(words) else { return false };
+    match (first, number.next) {
+        (b'$', _) => is_string(words, &number),
+        (b':', (0, 0)) => words.payload == number.line,
+        (b':', _) => false,
         // A command is an array of strings; so are many answers, others are maps, sets and arrays of anything.
-        b'*' | b'%' | b'~' => match number(words) {
-            Some((b'$' | b':' | b'*', next)) => next.is_ascii_digit() || next == b'-',
-            Some((b'+', next)) => next.is_ascii_graphic(),
-            // It is empty, or null.
-            Some((0, 0)) => first == b'*' && matches!(words.byte::<1>(), b'0' | b'-'),
-            _ => false,
-        },
-        // A string has as many bytes as it says, which may be any.
-        b'$' => number(words).is_some(),
-        b':' => matches!(number(words), Some((0, 0))),
-        b'+' => is_status(words),
-        b'-' => is_error(words),
+        (_, (b'$' | b':' | b'*', next)) => next.is_ascii_digit() || next == b'-',
+        (_, (b'+', next)) => next.is_ascii_graphic(),
+        // It is empty, or null.
+        (_, (0, 0)) => words.payload == number.line && matches!(words.byte::<1>(), b'0' | b'-'),
         _ => false,
     }
 }
 
-/// The two bytes that follow the first line if that is a number; zeros at the payload's end.
+/// A first line that is a number.
+struct Number {
+    /// Without its sign.
+    value: u32,
+    /// How many bytes the line has, with its end.
+    line: u32,
+    /// The two bytes that follow; zeros at the payload's end.
+    next: (u8, u8),
+}
+
 #[inline(always)]
-fn number(words: &Words) -> Option<(u8, u8)> {
+fn number(words: &Words) -> Option<Number> {
     let mut rest = *words;
     rest.skip_byte();
+    let mut line = 1;
     if rest.byte::<0>() == b'-' {
         rest.skip_byte();
+        line += 1;
     }
-    let mut digits = 0;
+    let (mut value, mut digits) = (0, 0);
     while digits < MAX_DIGITS && rest.byte::<0>().is_ascii_digit() {
+        value = value * 10 + u32::from(rest.byte::<0>() - b'0');
         rest.skip_byte();
         digits += 1;
     }
+    line += digits + 2;
     let is_number = digits > 0 && rest.word::<0>() == u16::from_be_bytes(*b"\r\n");
-    if is_number { Some((rest.byte::<2>(), rest.byte::<3>())) } else { None }
+    if is_number { Some(Number { value, line, next: (rest.byte::<2>(), rest.byte::<3>()) }) } else { None }
+}
+
+/// Whether it is a string alone, as long as it says, or as much of one as a segment holds; or null.
+#[inline(always)]
+fn is_string(words: &Words, number: &Number) -> bool {
+    let is_null = words.byte::<1>() == b'-' && words.payload == number.line;
+    is_null || words.payload == number.line + number.value + 2 || words.payload >= LEAST_SEGMENT
 }
 
 /// "+OK" and "+PONG" without more: POP3 (RFC 1939) greets with "+OK" too, but says who it is.
