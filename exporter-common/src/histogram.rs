@@ -68,7 +68,7 @@ impl Range {
             }
             step /= 2;
         }
-        let skipped = (self.lowest() - FIRST_BOUND) as usize;
+        let skipped = self.lowest().abs_diff(FIRST_BOUND) as usize;
         let bucket = below.saturating_sub(skipped);
         if bucket > BUCKETS { BUCKETS + 1 } else { bucket }
     }

@@ -41,6 +41,10 @@ pub mod wire;
 pub const ACCOUNT_RECEIVE: &str = "account_receive";
 /// Name of the BPF program that accounts transmitted packets.
 pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
+/// Name of the BPF program that those two end in, for packets that may change what their flow is: never attached.
+pub const FOLLOW: &str = "follow";
+/// Its place among the programs that others end in.
+pub const FOLLOW_INDEX: u32 = 0;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been

@@ -1,5 +1,7 @@
 //! First payloads of every protocol, of each end, and what only looks like them.
 
+#![allow(clippy::unwrap_used, reason = "a test panics for a stack trace")]
+
 use proptest::prelude::*;
 use tidewaiter_common::{
     protocol::{PREFIX_BYTES, Prefix, Protocol},
@@ -43,6 +45,7 @@ fn mysql(number: u8, contents: &[u8]) -> Vec<u8> {
 }
 
 /// What clients and servers send first, over TCP.
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn examples() -> Vec<(Protocol, Vec<u8>)> {
     let text = |protocol, lines: &[&str]| -> Vec<_> {
         lines.iter().map(|line| (protocol, line.as_bytes().to_vec())).collect()
@@ -399,7 +402,7 @@ fn random_bytes_are_nearly_never_told() {
     let count = 1_000_000_000;
     let told = told_of_random(count);
     println!("{told} of {count}");
-    assert!(told < 100, "{told} of {count}");
+    assert!(told < 10, "{told} of {count}");
 }
 
 #[test]

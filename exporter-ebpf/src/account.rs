@@ -2,6 +2,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use tidewaiter_common::{
+    FOLLOW_INDEX,
     api::{AddressKey, ApiSlot, ApiTables, Owner, PortEntry, attribute, port_index},
     direction::Direction,
     frame::{Frame, Framing},
@@ -17,7 +18,7 @@ use crate::{
     context::{buffer, interface_index},
     flow,
     frame::{Linear, Paged},
-    maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, SCRATCH, Scratch},
+    maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, PROGRAMS, SCRATCH, Scratch},
 };
 
 /// Counts one socket buffer for its interface, and for its API or under a reason.
@@ -26,15 +27,19 @@ pub(crate) fn account(ctx: &TcContext, direction: Direction) {
     let interface = interface(interface_index(ctx));
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
-    if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
-        account_read::<_, false>(ctx, direction, interface, &linear, &packet, Ok(()));
-    } else if account_paged(ctx.skb.skb, direction) != 0 {
-        flow::track_seen(ctx.skb.skb);
+    let is_to_be_followed = if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
+        account_read::<_, false>(ctx, direction, interface, &linear, &packet, Ok(()))
+    } else {
+        account_paged(ctx.skb.skb, direction) != 0
+    };
+    if is_to_be_followed {
+        // SAFETY: the program there is of the same type. Where there is none, this one goes on, and there is nothing left to do.
+        unsafe { PROGRAMS.tail_call(ctx, FOLLOW_INDEX) };
     }
 }
 
 /// As [`account`], for whatever has not the usual shape. A function of its own, so that what is rare takes no registers
-/// from what is not. Answers with 1 if it is part of a flow, and left in [`SCRATCH`] for that. Its name is kept as it is, because a mangled one would differ between toolchains.
+/// from what is not. Answers with 1 if [`flow::follow`] is to be called. Its name is kept as it is, because a mangled one would differ between toolchains.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -66,8 +71,8 @@ extern "C" fn read_paged(skb: *mut __sk_buff) {
     }
 }
 
-/// Counts the socket buffer that `packet` was read from. Says whether it has yet to be counted for its flow; unless `LATER`, it
-/// was.
+/// Counts the socket buffer that `packet` was read from. Says whether [`flow::follow`] is to be called; if `LATER`, for all that
+/// is about flows.
 #[inline(always)]
 fn account_read<F: Frame, const LATER: bool>(
     ctx: &TcContext,
@@ -99,11 +104,13 @@ fn account_read<F: Frame, const LATER: bool>(
         Err(reason) => Err(reason),
     };
     match counted {
-        Ok(owner) if LATER => return flow::note(ctx, frame, packet, direction, index, owner, wire),
+        Ok(owner) if LATER => flow::note(ctx, frame, packet, direction, index, owner, wire),
         Ok(owner) => flow::track(ctx, frame, packet, direction, index, owner, wire),
-        Err(reason) => counters.leave_uncounted(direction, reason, wire),
+        Err(reason) => {
+            counters.leave_uncounted(direction, reason, wire);
+            false
+        }
     }
-    false
 }
 
 /// Bytes that each segment of a super-packet repeats if it may be one of a tunnel: those of the tunnelled packet too.

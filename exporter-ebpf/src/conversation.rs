@@ -82,8 +82,10 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
             }
         }
         let expected = EXPECTATIONS.get(u32::from(sight.api().0)).copied().unwrap_or(0);
-        // What answers something unknown may be anything.
-        let is_unexpected = expected != 0 && expected & (1 << found as u32) == 0 && (is_known || sight.is_request());
+        // What answers something unknown may be anything, and so may what comes in the middle of a connection.
+        let is_beginning = !is_tcp || (*flow).opened != 0;
+        let is_unexpected = expected & (1 << found as u32) == 0 && (is_known || (is_beginning && sight.is_request()));
+        let is_unexpected = expected != 0 && is_unexpected;
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
             sample(skb, sight, sample_kind::UNEXPECTED, found);

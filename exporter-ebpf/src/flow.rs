@@ -35,6 +35,9 @@ use crate::{
 /// What the kernel answers to an insertion of a key that is there (`EEXIST`, `include/uapi/asm-generic/errno-base.h`).
 const ALREADY_THERE: i32 = -17;
 
+/// It was not counted for its flow yet.
+const NOT_COUNTED: u64 = u64::MAX;
+
 /// One socket buffer, as far as flows are concerned: what is out of the ordinary finds it in [`SCRATCH`], because the stack has
 /// 512 bytes. Enumerations are numbers: the verifier does not know which values they have.
 #[derive(Clone, Copy)]
@@ -44,6 +47,8 @@ pub(crate) struct Sight {
     reserved: u32,
     pub(crate) tick: u64,
     bits: u64,
+    /// What it says that is new ([`Flow::count`]), or [`NOT_COUNTED`].
+    new: u64,
     wire: Wire,
     pub(crate) segment: Segment,
     /// Where the payload begins.
@@ -99,7 +104,8 @@ impl Sight {
     }
 }
 
-/// Counts the socket buffer that `packet` was read from for its flow.
+/// Counts the socket buffer that `packet` was read from for its flow. Says whether it is to be [`follow`]ed: it may change what
+/// the flow is.
 #[inline(always)]
 pub(crate) fn track<F: Frame>(
     ctx: &TcContext,
@@ -109,39 +115,37 @@ pub(crate) fn track<F: Frame>(
     interface: u32,
     owner: Owner,
     wire: Wire,
-) {
+) -> bool {
     if !tracks_flows() {
-        return;
+        return false;
     }
-    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return };
+    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
-    let see = || see(&key, packet, direction, owner, wire, bits, tick);
-    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
-        let Some(sight) = see() else { return };
-        return track_new(ctx.skb.skb, sight);
-    };
+    let see = |new| see(&key, packet, direction, owner, wire, bits, tick, new);
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else { return see(NOT_COUNTED).is_some() };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
         let is_other = (&raw const (*flow).api).read_volatile() != owner.slot;
         if is_other || packet.tcp_flags & tcp_flag::SYN != 0 {
-            let Some(sight) = see() else { return };
-            connection::reopen(sight, flow);
+            return see(NOT_COUNTED).is_some();
         }
         let new = Flow::count(flow, direction, wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);
         }
-        if new != 0 || packet.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) != 0 {
-            let Some(sight) = see() else { return };
-            connection::go_on(ctx.skb.skb, sight, flow, new);
-        } else if takes_turn(flow, packet, direction, owner) {
-            let Some(sight) = see() else { return };
+        if new != 0 || packet.tcp_flags & tcp_flag::RST != 0 {
+            return see(new).is_some();
+        }
+        if takes_turn(flow, packet, direction, owner)
+            && let Some(sight) = see(new)
+        {
             conversation::take_turn(ctx.skb.skb, sight, flow);
         }
     }
+    false
 }
 
-/// Leaves in [`SCRATCH`] what [`track_seen`] needs to know. Says whether it could.
+/// Leaves in [`SCRATCH`] what [`follow`] needs to know. Says whether it is to be called.
 #[inline(always)]
 pub(crate) fn note<F: Frame>(
     ctx: &TcContext,
@@ -156,31 +160,43 @@ pub(crate) fn note<F: Frame>(
         return false;
     }
     let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
-    see(&key, packet, direction, owner, wire, Flow::bits(packet, direction), ticks(ctx)).is_some()
+    let bits = Flow::bits(packet, direction);
+    see(&key, packet, direction, owner, wire, bits, ticks(ctx), NOT_COUNTED).is_some()
 }
 
-/// As [`track`], for what was left by [`note`].
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn track_seen(skb: *mut __sk_buff) {
+/// Does for a flow what the packet that was left in [`SCRATCH`] calls for.
+///
+/// This is a program of its own, which those that account packets end in: it has a stack of its own, and the verifier, which
+/// follows every function from wherever it is called, follows this once.
+#[inline(always)]
+pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
-    let Some(flow) = FLOWS.get_ptr_mut(&sight.key) else { return track_new(skb, sight) };
+    let Some(flow) = FLOWS.get_ptr_mut(&sight.key) else {
+        // It was counted for a flow that userspace has taken away since.
+        if sight.new == NOT_COUNTED {
+            track_new(ctx.skb.skb, sight);
+        }
+        return;
+    };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
-        connection::reopen(sight, flow);
-        let new = Flow::count(flow, sight.direction(), sight.wire, sight.bits, sight.tick);
-        if is_replay() {
-            Flow::begin_no_later(flow, sight.tick);
+        let mut new = sight.new;
+        if new == NOT_COUNTED {
+            connection::reopen(sight, flow);
+            new = Flow::count(flow, sight.direction(), sight.wire, sight.bits, sight.tick);
+            if is_replay() {
+                Flow::begin_no_later(flow, sight.tick);
+            }
         }
-        connection::go_on(skb, sight, flow, new);
+        connection::go_on(ctx.skb.skb, sight, flow, new);
     }
 }
 
 /// Leaves in [`SCRATCH`] what matters of a packet.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "all that there is to be left")]
 fn see(
     key: &FlowKey,
     packet: &Packet,
@@ -189,6 +205,7 @@ fn see(
     wire: Wire,
     bits: u64,
     tick: u64,
+    new: u64,
 ) -> Option<&'static Sight> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's own entry, as in `account`, which nobody writes to while this packet is dealt with.
@@ -199,6 +216,7 @@ fn see(
             reserved: 0,
             tick,
             bits,
+            new,
             wire,
             segment: Segment {
                 sequence: packet.sequence,

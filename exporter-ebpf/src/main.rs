@@ -44,6 +44,13 @@ fn clock(ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// Does for a flow what a packet calls for that may change what the flow is. The two above end in it.
+#[classifier]
+fn follow(ctx: TcContext) -> i32 {
+    flow::follow(&ctx);
+    NEXT
+}
+
 /// Takes flows out of the flow table that are over, and tells of them. Never attached.
 #[classifier]
 fn finish(ctx: TcContext) -> i32 {

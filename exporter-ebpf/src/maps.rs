@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
@@ -17,6 +17,10 @@ use tidewaiter_common::{
 };
 
 use crate::flow::Sight;
+
+/// Programs that others end in. Written by userspace.
+#[map]
+pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The least that a ring can be: a page.
 const RING_BYTES: u32 = 4096;

@@ -26,4 +26,7 @@ pub mod report;
 pub mod slots;
 pub mod snapshot;
 pub mod tls;
+<<<<<<< HEAD
 pub mod tracker;
+=======
+>>>>>>> work-protocol

@@ -1,6 +1,8 @@
-//! The parser against bytes that libFuzzer makes up.
+//! The parser, and what tells protocols apart, against bytes that libFuzzer makes up.
 
 #![no_main]
+
+mod protocol;
 
 use libfuzzer_sys::fuzz_target;
 use tidewaiter_common::{
@@ -8,7 +10,7 @@ use tidewaiter_common::{
     direction::Direction,
     flow::FlowKey,
     frame::{Frame, Framing},
-    packet::{ETHERNET_HEADER, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, VLAN_TAG, protocol},
+    packet::{self, ETHERNET_HEADER, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, VLAN_TAG},
     transport::Transport,
     tunnel::inner_headers,
 };
@@ -33,6 +35,7 @@ fuzz_target!(|data: &[u8]| {
     // The first byte chooses what the frame begins with.
     let Some((&first, frame)) = data.split_first() else { return };
     check(frame, Framing::from_number((first & 1).into()));
+    protocol::check(frame);
 });
 
 /// Reads `data` in both ways, and holds what they say against the bytes.
@@ -116,11 +119,11 @@ fn check_network(data: &[u8], packet: &Packet) -> Above {
 /// Length of the extension header of this kind that `bytes` begin with; `None` if the kind is of none.
 fn extension(kind: u8, bytes: &[u8]) -> Option<usize> {
     match kind {
-        protocol::FRAGMENT => {
+        packet::protocol::FRAGMENT => {
             assert_eq!(u16::from_be_bytes([bytes[2], bytes[3]]) >> 3, 0, "a later fragment");
             Some(8)
         }
-        protocol::AUTHENTICATION => Some(8 + usize::from(bytes[1]) * 4),
+        packet::protocol::AUTHENTICATION => Some(8 + usize::from(bytes[1]) * 4),
         // Hop-by-hop options, routing, destination options, mobility, host identity and Shim6.
         0 | 43 | 60 | 135 | 139 | 140 => Some(8 + usize::from(bytes[1]) * 8),
         _ => None,
@@ -131,9 +134,9 @@ fn extension(kind: u8, bytes: &[u8]) -> Option<usize> {
 fn check_transport(data: &[u8], packet: &Packet, offset: usize) {
     let Packet { protocol, transport, source_port, destination_port, tcp_flags, headers, .. } = *packet;
     let expected = match protocol {
-        protocol::TCP => Some(Transport::Tcp),
-        protocol::UDP => Some(Transport::Udp),
-        protocol::SCTP => Some(Transport::Sctp),
+        packet::protocol::TCP => Some(Transport::Tcp),
+        packet::protocol::UDP => Some(Transport::Udp),
+        packet::protocol::SCTP => Some(Transport::Sctp),
         _ => None,
     };
     assert_eq!(transport, expected);

@@ -20,7 +20,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, REPLAY, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
@@ -31,7 +31,7 @@ use self::{
     attach::Attached,
     events::{Rings, rings},
     pins::{Inheritance, Pins},
-    programs::load_program,
+    programs::{load_program, set_program},
 };
 pub use self::{
     attach::{Attachment, Hook},
@@ -196,6 +196,8 @@ fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result
     }
     load_program(&mut ebpf, CLOCK)?;
     load_program(&mut ebpf, FINISH)?;
+    load_program(&mut ebpf, FOLLOW)?;
+    set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
     Ok(ebpf)
 }
 

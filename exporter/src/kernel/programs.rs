@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    maps::ProgramArray,
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use rustix::time::{ClockId, clock_getres};
 use tidewaiter_common::{BASELINE, CLOCK, direction::Direction};
 
-use super::{Kernel, KernelError, program_name};
+use super::{
+    Kernel, KernelError, program_name,
+    tables::{name::PROGRAMS, write},
+};
 
 /// How often a program ran and for how long, while the kernel's BPF statistics are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +148,15 @@ impl Kernel {
 
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
+}
+
+/// Puts a loaded program among those that others end in.
+pub(super) fn set_program(ebpf: &mut Ebpf, index: u32, name: &'static str) -> Result<(), KernelError> {
+    let refused = |source: ProgramError| KernelError::Refused { program: name, source: source.into() };
+    let program = classifier(ebpf, name)?.fd().map_err(refused)?;
+    let program = program.try_clone().map_err(|source| refused(source.into()))?;
+    let map = ebpf.map_mut(PROGRAMS).ok_or(KernelError::Missing { kind: "map", name: PROGRAMS })?;
+    ProgramArray::try_from(map).and_then(|mut programs| programs.set(index, &program, 0)).map_err(write(PROGRAMS))
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {

@@ -35,6 +35,7 @@ pub(super) mod name {
     pub(in crate::kernel) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     pub(in crate::kernel) const FLOWS: &str = "FLOWS";
     pub(in crate::kernel) const NEW_FLOWS: &str = "NEW_FLOWS";
+    pub(in crate::kernel) const PROGRAMS: &str = "PROGRAMS";
     pub(in crate::kernel) const ENDED_FLOWS: &str = "ENDED_FLOWS";
     pub(in crate::kernel) const FINISHED_FLOWS: &str = "FINISHED_FLOWS";
     pub(in crate::kernel) const SAMPLES: &str = "SAMPLES";
@@ -48,7 +49,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 16] = [
+    pub(in crate::kernel) const ALL: [&str; 17] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -60,6 +61,7 @@ pub(super) mod name {
         ENDED_FLOWS,
         FINISHED_FLOWS,
         SAMPLES,
+        PROGRAMS,
         LOST,
         EXPECTATIONS,
         INSTANCE,
