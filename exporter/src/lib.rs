@@ -26,7 +26,4 @@ pub mod report;
 pub mod slots;
 pub mod snapshot;
 pub mod tls;
-<<<<<<< HEAD
 pub mod tracker;
-=======
->>>>>>> work-protocol
