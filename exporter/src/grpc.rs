@@ -60,10 +60,6 @@ fn has_media_type(frame: &[u8]) -> bool {
         }
         // What follows is a subtype's suffix or a parameter: "application/grpc-web" is something else.
         length == media_type.len()
-<<<<<<< HEAD
-            || length > media_type.len() && string.get(media_type.len()).is_none_or(|next| suffix.contains(next))
-=======
             || length > media_type.len() && string.get(media_type.len()).is_some_and(|next| suffix.contains(next))
->>>>>>> work-protocol
     })
 }
