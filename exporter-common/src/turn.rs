@@ -75,7 +75,7 @@ impl Segment {
 
 /// Whether the sequence number `a` comes after `b` (RFC 9293 section 3.4: they go round).
 const fn is_after(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) > 0
+    a.wrapping_sub(b).cast_signed() > 0
 }
 
 /// A request that waits: the sequence number behind its last byte, and when that passed.

@@ -36,6 +36,7 @@ use self::{
 pub use self::{
     attach::{Attachment, Hook},
     error::KernelError,
+    events::QuietSince,
     flows::{FlowTable, Walk},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
 };
