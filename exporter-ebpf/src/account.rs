@@ -130,7 +130,7 @@ fn count(api: ApiSlot, direction: Direction, wire: Wire) -> Result<ApiSlot, Reas
 }
 
 /// The API tables, as the maps that userspace fills.
-struct Tables;
+pub(crate) struct Tables;
 
 impl ApiTables for Tables {
     #[inline(always)]

@@ -88,7 +88,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 
     let pins = open_pins(pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
+    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
     let shared = Shared::new(Accounting::new(kernel, attach, flows.idle_timeout)?);
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {

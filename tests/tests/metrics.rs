@@ -20,7 +20,7 @@ use tidewaiter::{
     metrics::exposition::Format,
     snapshot::{
         ApiCounters, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters, InterfaceSnapshot,
-        ProcessSnapshot, Reason, Snapshot, TableSnapshot,
+        ProcessSnapshot, Reason, Snapshot, TableSnapshot, TransmissionSnapshot,
     },
 };
 use tidewaiter_common::transport::Transport;
@@ -51,11 +51,19 @@ fn snapshot() -> Snapshot {
         let wire = [1, 2].map(|direction| Counters { packets: packets * direction, bytes: packets * direction * 100 });
         ApiCounters { wire, untracked: packets / 10 }
     };
+    let transmission = |packets: u64| TransmissionSnapshot {
+        retransmitted: Some(packets / 5),
+        dropped: Some(
+            [("no_socket", packets / 4), ("other", 1)].map(|(reason, count)| (reason.to_owned(), count)).into(),
+        ),
+    };
     let api = |name: &str, role, transports, ports, packets| ApiSnapshot {
         name: name.to_owned(),
         role: Some(role),
         api: Some(Arc::new(Api { name: name.to_owned(), role, transports, ports, addresses: Vec::new() })),
         counters: counters(packets),
+        details: None,
+        transmission: transmission(packets),
         created,
     };
     let mut interface = InterfaceCounters::default();
@@ -70,7 +78,15 @@ fn snapshot() -> Snapshot {
     let ports = vec![8080.into(), PortRange::new(9000, 9010).unwrap()];
     Snapshot {
         apis: vec![
-            ApiSnapshot { name: reserved::UNMAPPED.to_owned(), role: None, api: None, counters: counters(10), created },
+            ApiSnapshot {
+                name: reserved::UNMAPPED.to_owned(),
+                role: None,
+                api: None,
+                counters: counters(10),
+                details: None,
+                transmission: TransmissionSnapshot { retransmitted: Some(1), dropped: None },
+                created,
+            },
             api("orders", Role::Server, vec![Transport::Tcp, Transport::Udp], ports, 20),
             // What a label must survive.
             api("\"dätabase\"\\\n", Role::Client, vec![Transport::Tcp], vec![5432.into()], 9_007_199_254_740_991 / 200),
@@ -79,6 +95,8 @@ fn snapshot() -> Snapshot {
                 role: Some(Role::Server),
                 api: None,
                 counters: counters(30),
+                details: None,
+                transmission: TransmissionSnapshot::default(),
                 created,
             },
         ],

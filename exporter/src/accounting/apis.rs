@@ -10,14 +10,15 @@ use std::{
 use tidewaiter_common::{
     api::{API_NAME_BYTES, AddressKey, ApiCounters, ApiSlot, MAX_APIS, PortEntry, port_at, port_index},
     record::{ApiRecord, state},
+    transmission::ApiTransmission,
 };
 use tracing::{error, info};
 
 use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
-    kernel::{FlowCapacity, Kernel, KernelError, from_nanoseconds, nanoseconds},
-    snapshot::{ApiDetails, ApiSnapshot},
+    kernel::{Drops, FlowCapacity, Kernel, KernelError, OTHER_REASON, from_nanoseconds, nanoseconds},
+    snapshot::{ApiDetails, ApiSnapshot, TransmissionSnapshot},
 };
 
 /// An API keeps its counters as long as it keeps its name and role.
@@ -206,12 +207,14 @@ impl ApiRegistry {
     pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Vec<ApiSnapshot>, KernelError> {
         let unmapped = reserved::UNMAPPED.to_owned();
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
+        let drops = kernel.drops()?;
         let mut apis = vec![ApiSnapshot {
             name: unmapped,
             role: None,
             api: None,
             counters,
             details: details(kernel, ApiSlot::UNMAPPED)?,
+            transmission: transmission(kernel, ApiSlot::UNMAPPED, None)?,
             created: kernel.created(),
         }];
         for (Identity { name, role }, (slot, api)) in &self.current {
@@ -222,6 +225,7 @@ impl ApiRegistry {
                 api: api.clone(),
                 counters: kernel.api_counters(*slot)? - base,
                 details: details(kernel, *slot)?,
+                transmission: transmission(kernel, *slot, drops.as_ref())?,
                 created: from_nanoseconds(created),
             });
         }
@@ -231,6 +235,7 @@ impl ApiRegistry {
             api: None,
             counters,
             details: None,
+            transmission: TransmissionSnapshot::default(),
             created: kernel.created(),
         }));
         Ok(apis)
@@ -281,7 +286,8 @@ impl Record for ApiRecord {
     }
 
     fn prepare(kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
-        kernel.clear_api_details(ApiSlot(slot))
+        kernel.clear_api_details(ApiSlot(slot))?;
+        kernel.clear_api_transmission(ApiSlot(slot))
     }
 
     fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {
@@ -300,6 +306,22 @@ fn details(kernel: &Kernel, slot: ApiSlot) -> Result<Option<Box<ApiDetails>>, Ke
         return Ok(None);
     }
     kernel.api_details(slot).map(|details| Some(Box::new(details)))
+}
+
+/// How the transmission of `slot` went, as far as that is counted; `drops` are those of all.
+fn transmission(kernel: &Kernel, slot: ApiSlot, drops: Option<&Drops>) -> Result<TransmissionSnapshot, KernelError> {
+    if !kernel.counts_retransmissions() && drops.is_none() {
+        return Ok(TransmissionSnapshot::default());
+    }
+    let ApiTransmission { retransmitted, dropped_otherwise } = kernel.api_transmission(slot)?;
+    let dropped = drops.map(|drops| {
+        let mut by_reason = drops.get(&slot).cloned().unwrap_or_default();
+        if dropped_otherwise > 0 {
+            *by_reason.entry(OTHER_REASON.to_owned()).or_default() += dropped_otherwise;
+        }
+        by_reason
+    });
+    Ok(TransmissionSnapshot { retransmitted: kernel.counts_retransmissions().then_some(retransmitted), dropped })
 }
 
 fn identity(record: &ApiRecord) -> Option<Identity> {

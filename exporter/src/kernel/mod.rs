@@ -3,6 +3,7 @@
 //! Nothing outside this module names `aya`.
 
 mod attach;
+mod btf;
 pub mod error;
 pub mod features;
 mod flows;
@@ -10,6 +11,7 @@ pub mod pins;
 mod programs;
 mod system;
 mod tables;
+mod tracepoints;
 
 use std::{
     collections::HashMap,
@@ -19,10 +21,11 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, KERNEL_LAYOUT, REPLAY, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
+    transmission::KernelLayout,
 };
 use tracing::{info, warn};
 
@@ -30,12 +33,14 @@ use self::{
     attach::Attached,
     pins::{Inheritance, Pins},
     programs::load_program,
+    tracepoints::{Resolved, Tracing},
 };
 pub use self::{
     attach::{Attachment, Hook},
     error::KernelError,
     flows::{FlowTable, Walk},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
+    tracepoints::{Drops, OTHER_REASON},
 };
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
@@ -52,6 +57,8 @@ pub struct LoadOptions {
     pub flows: FlowCapacity,
     /// Whether captures are to be replayed, by [`Kernel::replay`].
     pub replay: bool,
+    /// Whether to count at tracepoints how transmission goes, as far as the kernel lets us.
+    pub transmission: bool,
 }
 
 /// How many flows there can be.
@@ -85,6 +92,7 @@ impl Default for FlowCapacity {
 pub struct Kernel {
     ebpf: Ebpf,
     attached: HashMap<u32, Attached>,
+    tracing: Tracing,
     pins: Option<Pins>,
     filter_handle: TcHandle,
     flows: FlowCapacity,
@@ -98,13 +106,15 @@ impl Kernel {
     /// # Errors
     /// Mostly for lack of permission, or a kernel that is too old.
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
-        let LoadOptions { pins, fresh, flows, replay } = options;
+        let LoadOptions { pins, fresh, flows, replay, transmission } = options;
         let namespace = namespace_cookie()?;
         let took_over = match &pins {
             Some(pins) => inherit(pins, namespace, fresh, flows)?,
             None => false,
         };
-        let ebpf = match load_object(pins.as_ref(), flows, replay) {
+        let resolved = transmission.then(|| Resolved::of_running_kernel(namespace));
+        let layout = resolved.as_ref().and_then(|resolved| Some(resolved.as_ref().ok()?.layout));
+        let mut ebpf = match load_object(pins.as_ref(), flows, replay, layout) {
             Ok(ebpf) => ebpf,
             Err(error) => {
                 // What was there before goes on counting; what is there since then is of no use.
@@ -115,8 +125,10 @@ impl Kernel {
             }
         };
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
+        let tracing = resolved.map(|resolved| Tracing::start(&mut ebpf, resolved, pins.as_ref())).unwrap_or_default();
         let now = SystemTime::now();
-        let mut kernel = Self { ebpf, attached: HashMap::new(), pins, filter_handle, flows, created: now, took_over };
+        let mut kernel =
+            Self { ebpf, attached: HashMap::new(), tracing, pins, filter_handle, flows, created: now, took_over };
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {
@@ -149,6 +161,7 @@ impl Kernel {
     /// [`KernelError::Pins`] if something pinned could not be removed.
     pub fn end(&mut self) -> Result<(), KernelError> {
         self.detach_all();
+        self.tracing.stop();
         self.pins.take().map_or(Ok(()), Pins::remove).map_err(KernelError::from)
     }
 }
@@ -162,13 +175,21 @@ impl Drop for Kernel {
 }
 
 /// Creates the maps, or opens those that are pinned, and loads the programs.
-fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result<Ebpf, KernelError> {
+fn load_object(
+    pins: Option<&Pins>,
+    flows: FlowCapacity,
+    replay: bool,
+    layout: Option<KernelLayout>,
+) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(tables::name::FLOWS, flows.established.max(1));
     loader.map_max_entries(tables::name::NEW_FLOWS, flows.new.max(1));
     let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
     for (name, switch) in &switches {
         loader.override_global(name, switch, true);
+    }
+    if let Some(layout) = &layout {
+        loader.override_global(KERNEL_LAYOUT, layout, true);
     }
     for (pins, name) in pins.iter().flat_map(|pins| tables::name::ALL.map(|name| (pins, name))) {
         loader.map_pin_path(name, pins.map(name));

@@ -59,6 +59,6 @@ impl ApiCollector {
     }
 }
 
-fn role(api: &ApiSnapshot) -> &'static str {
+pub(super) fn role(api: &ApiSnapshot) -> &'static str {
     api.role.map_or("none", Role::as_str)
 }

@@ -6,6 +6,7 @@ mod exporter;
 pub mod exposition;
 mod interface;
 mod process;
+mod transmission;
 
 use std::{fmt, sync::Arc};
 
@@ -21,6 +22,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("tidewaiter");
     ours.register_collector(Box::new(api::ApiCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(transmission::TransmissionCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
