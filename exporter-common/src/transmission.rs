@@ -109,10 +109,14 @@ pub struct KernelLayout {
     pub first_drop_reason: u32,
     /// Whether the tracepoint of drops hands over the socket too, 1 or 0 (Linux 6.11).
     pub drop_has_socket: u32,
+    /// Whether the tracepoint of retransmissions tells of those too that failed, and hands over the error, 1 or 0 (Linux 6.17).
+    pub retransmission_has_error: u32,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: a `u64` and an even number of `u32`, no padding, every bit pattern is valid.
 unsafe impl aya::Pod for KernelLayout {}
 
-const _: () = assert!(size_of::<KernelLayout>() == 8 + 26 * 4);
+const _: () = assert!(size_of::<KernelLayout>() == 8 + 28 * 4);

@@ -42,7 +42,9 @@ fn account_transmit(ctx: TcContext) -> i32 {
 /// Counts segments that TCP sends again.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn count_retransmission(ctx: BtfTracePointContext) {
-    transmission::count_retransmission(ctx.arg(0), Some(ctx.arg(1)));
+    if transmission::was_sent(&ctx) {
+        transmission::count_retransmission(ctx.arg(0), Some(ctx.arg(1)));
+    }
 }
 
 /// Counts answers to opening segments that TCP sends again: they are of no socket yet, but of a request for one, which

@@ -69,6 +69,12 @@ fn is_ours(net: u64) -> bool {
     read(net, layout!(net_cookie)) == Some(layout!(namespace))
 }
 
+/// Whether the segment that `ctx` is about was sent again, rather than tried to be.
+#[inline(always)]
+pub(crate) fn was_sent(ctx: &BtfTracePointContext) -> bool {
+    layout!(retransmission_has_error) == 0 || ctx.arg::<i32>(2) == 0
+}
+
 /// Counts a segment of `socket` that was sent again, or as many as `buffer` is.
 #[inline(always)]
 pub(crate) fn count_retransmission(socket: u64, buffer: Option<u64>) {

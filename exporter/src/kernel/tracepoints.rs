@@ -127,7 +127,8 @@ fn sockets(types: &Types, namespace: u64) -> Result<KernelLayout, BtfError> {
 }
 
 fn retransmissions(types: &Types, layout: &mut KernelLayout) -> Result<(), TracepointError> {
-    expect_parameters(types, "tcp_retransmit_skb", &["sock", "sk_buff"])?;
+    let parameters = expect_parameters(types, "tcp_retransmit_skb", &["sock", "sk_buff"])?;
+    layout.retransmission_has_error = u32::from(parameters.get(2).is_some_and(|parameter| parameter == "int"));
     expect_parameters(types, "tcp_retransmit_synack", &["sock", "request_sock"])?;
     // A request begins as a socket does.
     if types.offset("request_sock", "__req_common")? != 0 || types.offset("sock", "__sk_common")? != 0 {
