@@ -109,7 +109,7 @@ pub struct KernelLayout {
     pub first_drop_reason: u32,
     /// Whether the tracepoint of drops hands over the socket too, 1 or 0 (Linux 6.11).
     pub drop_has_socket: u32,
-    /// Whether the tracepoint of retransmissions tells of those too that failed, and hands over the error, 1 or 0 (Linux 6.17).
+    /// Whether the tracepoint of retransmissions tells of those too that failed, and hands over the error, 1 or 0.
     pub retransmission_has_error: u32,
     /// Pads to 8 bytes.
     pub reserved: u32,

@@ -93,7 +93,7 @@ fn lose(network: &Network, of_65536: u32) -> [tidewaiter_tests::bpf::Link; 2] {
     })
 }
 
-/// Has `host` send no tail loss probes (RFC 8985): since Linux 6.17 the tracepoint is not told of them.
+/// Has `host` send no tail loss probes (RFC 8985): the tracepoint of Linux 6.18 is not told of them.
 fn no_probes(host: &Namespace) {
     output(host.command("sysctl").args(["-q", "-w", "net.ipv4.tcp_early_retrans=0"]));
 }
