@@ -96,7 +96,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 
     let pins = open_pins(pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false })?;
+    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
         accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;

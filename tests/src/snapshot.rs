@@ -10,7 +10,7 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     snapshot::{
         ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot,
+        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot, TransmissionSnapshot,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -71,6 +71,12 @@ fn nameless(packets: u64) -> ApiSnapshot {
         counters: ApiCounters { wire, untracked: Counters { packets: packets / 10, bytes: packets * 10 } },
         details: None,
         clients: None,
+        transmission: TransmissionSnapshot {
+            retransmitted: Some(packets / 5),
+            dropped: Some(
+                [("no_socket", packets / 4), ("other", 1)].map(|(reason, count)| (reason.to_owned(), count)).into(),
+            ),
+        },
         created: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
     }
 }

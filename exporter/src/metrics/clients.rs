@@ -78,7 +78,9 @@ mod tests {
     use crate::{
         api::Role,
         metrics::exposition::Format,
-        snapshot::{ApiCounters, ApiSnapshot, ClientSnapshot, ClientsSnapshot, SinkSnapshot, Snapshot},
+        snapshot::{
+            ApiCounters, ApiSnapshot, ClientSnapshot, ClientsSnapshot, SinkSnapshot, Snapshot, TransmissionSnapshot,
+        },
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -96,6 +98,7 @@ mod tests {
             None => Vec::new(),
         };
         ApiSnapshot {
+            transmission: TransmissionSnapshot::default(),
             name: name.to_owned(),
             role: Some(role),
             api: None,
