@@ -98,6 +98,8 @@ pub(crate) struct Scratch {
     pub(crate) flow: Flow,
     /// The first bytes of a payload.
     pub(crate) prefix: Prefix,
+    /// The [`Protocol`](tidewaiter_common::protocol::Protocol) that it looks like, as its number.
+    pub(crate) found: u8,
 }
 
 /// What is written to [`SAMPLES`].

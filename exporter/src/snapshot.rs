@@ -12,6 +12,7 @@ pub use tidewaiter_common::{
     counters::Counters,
     details::{ApiDetails, CloseReason},
     direction::Direction,
+    event::Lost,
     histogram::{Histogram, Range},
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub interfaces: Vec<InterfaceSnapshot>,
     /// The programs; empty while the kernel's BPF statistics are off.
     pub programs: Vec<ProgramStatistics>,
+    /// How often the kernel had no room to tell of something, by [`Lost`]; nothing while no flows are kept.
+    pub lost: Option<[u64; Lost::COUNT]>,
     /// How full the tables are.
     pub tables: Vec<TableSnapshot>,
     /// Those who get records of flows that are over.

@@ -23,6 +23,7 @@ pub fn snapshot() -> Snapshot {
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        lost: Some([1, 2, 3]),
         sinks: Vec::new(),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),

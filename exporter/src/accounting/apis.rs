@@ -103,6 +103,12 @@ impl ApiRegistry {
         self.current.iter().map(|(Identity { name, role }, (slot, _))| (*slot, (name.as_str().into(), *role))).collect()
     }
 
+    /// Name and role of the API that has `slot`.
+    pub(super) fn holder(&self, slot: ApiSlot) -> Option<(Arc<str>, Role)> {
+        let record = self.ledger.record(slot.0);
+        (record.state() == state::CURRENT).then(|| identity(&record).map(|one| (one.name.into(), one.role)))?
+    }
+
     /// The slots that APIs have.
     pub(super) fn slots(&self) -> impl Iterator<Item = ApiSlot> {
         self.current.values().map(|(slot, _)| *slot)
@@ -129,6 +135,7 @@ impl ApiRegistry {
                 error!(api = api.name, "no room for one more API: its traffic stays unmapped");
                 continue;
             };
+            kernel.set_expectation(slot, api.expect_mask())?;
             self.current.insert(identity, (slot, Some(Arc::new(api.clone()))));
         }
         // Until the tables are written, all of them, what is to go is still there: a failure loses no count.

@@ -112,6 +112,7 @@ mod tests {
     #[test]
     fn each_series_says_since_when_it_counts() {
         let snapshot = Snapshot {
+            lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),
             programs: Vec::new(),
