@@ -111,8 +111,8 @@ pub struct KernelLayout {
     pub drop_has_socket: u32,
     /// Whether the tracepoint of retransmissions tells of those too that failed, and hands over the error, 1 or 0.
     pub retransmission_has_error: u32,
-    /// Pads to 8 bytes.
-    pub reserved: u32,
+    /// `sock.sk_rx_dst_ifindex`: the interface that the socket was last received on; 0 if the kernel has none.
+    pub socket_interface: u32,
 }
 
 #[cfg(feature = "user")]

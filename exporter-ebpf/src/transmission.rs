@@ -16,9 +16,10 @@ use tidewaiter_common::{
     api::{ApiSlot, Ends, PacketEnds, Side, find},
     atomic,
     direction::Direction,
+    flow::FlowKey,
     frame::{Frame, Framing},
     interface::LOOPBACK_INDEX,
-    packet::Packet,
+    packet::{Packet, protocol},
     transmission::{DropKey, KernelLayout},
     transport::Transport,
     wire::{Buffer, Wire},
@@ -26,7 +27,7 @@ use tidewaiter_common::{
 
 use crate::{
     account::Tables,
-    maps::{API_TRANSMISSION, DROP_SCRATCH, DROPS, HEADER_BYTES},
+    maps::{API_TRANSMISSION, DROP_SCRATCH, DROPS, FLOWS, HEADER_BYTES},
 };
 
 /// Address families (`include/linux/socket.h`).
@@ -84,22 +85,40 @@ pub(crate) fn count_retransmission(socket: u64, buffer: Option<u64>) {
     }
     let segments = buffer.and_then(|buffer| read::<u16>(buffer, layout!(segments))).unwrap_or(1).max(1);
     // What could not be read belongs to nobody: the sum over all APIs is what the kernel counts itself.
-    let api = socket_api(socket).unwrap_or(ApiSlot::UNMAPPED);
+    let ends = SocketEnds::of(socket);
+    let owner = ends.as_ref().and_then(|ends| find(&Tables, Transport::Tcp, ends).ok());
+    let api = owner.map_or(ApiSlot::UNMAPPED, |owner| owner.slot);
     if let Some(transmission) = API_TRANSMISSION.get_ptr_mut(api.0.into()) {
         // SAFETY: a word of the map, which nobody writes to otherwise.
         unsafe { atomic::add(&raw mut (*transmission).retransmitted, segments.into()) };
     }
+    // What was not established yet is no flow that others know of.
+    if let (Some(ends), Some(_)) = (ends, buffer) {
+        count_in_flow(&ends, segments);
+    }
 }
 
-/// The API that a socket of TCP belongs to.
+/// Counts segments that were sent again for the flow of their socket.
 #[inline(always)]
-fn socket_api(socket: u64) -> Option<ApiSlot> {
-    let ends = SocketEnds {
-        socket,
-        local_port: read(socket, layout!(socket_local_port))?,
-        remote_port: u16::from_be(read(socket, layout!(socket_remote_port))?),
+fn count_in_flow(ends: &SocketEnds, segments: u16) {
+    let offset = layout!(socket_interface);
+    if offset == 0 {
+        return;
+    }
+    let Some(interface) = read(ends.socket, offset) else { return };
+    let (Some(local), Some(remote)) = (ends.address(Side::Local), ends.address(Side::Remote)) else { return };
+    let key = FlowKey {
+        local,
+        remote,
+        interface,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        protocol: protocol::TCP.into(),
     };
-    find(&Tables, Transport::Tcp, &ends).ok().map(|owner| owner.slot)
+    if let Some(flow) = FLOWS.get_ptr_mut(&key) {
+        // SAFETY: a word of the map, which nobody writes to otherwise.
+        unsafe { atomic::add(&raw mut (*flow).retransmitted, segments.into()) };
+    }
 }
 
 /// The ends of a socket.
@@ -107,6 +126,17 @@ struct SocketEnds {
     socket: u64,
     local_port: u16,
     remote_port: u16,
+}
+
+impl SocketEnds {
+    #[inline(always)]
+    fn of(socket: u64) -> Option<Self> {
+        Some(Self {
+            socket,
+            local_port: read(socket, layout!(socket_local_port))?,
+            remote_port: u16::from_be(read(socket, layout!(socket_remote_port))?),
+        })
+    }
 }
 
 impl Ends for SocketEnds {

@@ -134,6 +134,8 @@ fn retransmissions(types: &Types, layout: &mut KernelLayout) -> Result<(), Trace
     if types.offset("request_sock", "__req_common")? != 0 || types.offset("sock", "__sk_common")? != 0 {
         return Err(BtfError::Missing("sock_common at the beginning of sockets".to_owned()).into());
     }
+    // Older ones have it elsewhere, or not at all: then no flow knows of its retransmissions.
+    layout.socket_interface = types.offset("sock", "sk_rx_dst_ifindex").unwrap_or_default();
     layout.segments = types.offset("sk_buff", "cb")? + types.offset("tcp_skb_cb", "tcp_gso_segs")?;
     Ok(())
 }
