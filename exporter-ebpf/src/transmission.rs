@@ -85,16 +85,21 @@ pub(crate) fn count_retransmission(socket: u64, buffer: Option<u64>) {
     }
     let segments = buffer.and_then(|buffer| read::<u16>(buffer, layout!(segments))).unwrap_or(1).max(1);
     // What could not be read belongs to nobody: the sum over all APIs is what the kernel counts itself.
-    let ends = SocketEnds::of(socket);
-    let owner = ends.as_ref().and_then(|ends| find(&Tables, Transport::Tcp, ends).ok());
-    let api = owner.map_or(ApiSlot::UNMAPPED, |owner| owner.slot);
+    let Some(ends) = SocketEnds::of(socket) else { return count_in_api(ApiSlot::UNMAPPED, segments) };
+    let api = find(&Tables, Transport::Tcp, &ends).map_or(ApiSlot::UNMAPPED, |owner| owner.slot);
+    count_in_api(api, segments);
+    // What was not established yet is no flow that others know of.
+    if buffer.is_some() {
+        count_in_flow(&ends, segments);
+    }
+}
+
+/// Counts segments that were sent again for an API.
+#[inline(always)]
+fn count_in_api(api: ApiSlot, segments: u16) {
     if let Some(transmission) = API_TRANSMISSION.get_ptr_mut(api.0.into()) {
         // SAFETY: a word of the map, which nobody writes to otherwise.
         unsafe { atomic::add(&raw mut (*transmission).retransmitted, segments.into()) };
-    }
-    // What was not established yet is no flow that others know of.
-    if let (Some(ends), Some(_)) = (ends, buffer) {
-        count_in_flow(&ends, segments);
     }
 }
 
