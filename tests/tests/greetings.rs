@@ -96,7 +96,11 @@ fn a_flow_of_tls_says_for_whom_it_is() {
         });
         client.kill().expect("is there");
         client.wait().expect("ends");
-        assert_eq!((&tls["application"], &tls["tls"]["server_name"]), (&"tls".into(), &"orders.example".into()), "{tls}");
+        assert_eq!(
+            (&tls["application"], &tls["tls"]["server_name"]),
+            (&"tls".into(), &"orders.example".into()),
+            "{tls}"
+        );
         // With TLS 1.3 the server's choice is encrypted: then it is what the client offered.
         let offered = if named == "1.3" { vec!["h2", "http/1.1"] } else { vec!["http/1.1"] };
         assert_eq!(tls["tls"]["application_protocols"], Value::from(offered), "{tls}");

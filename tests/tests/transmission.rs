@@ -5,7 +5,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::Command,
     sync::Arc,
@@ -143,6 +144,31 @@ fn segments_that_are_sent_again_are_as_many_as_the_kernel_says() {
             assert!(any > one && unmapped > one);
         }
     }
+}
+
+#[test]
+fn a_flow_knows_what_was_sent_again_of_it() {
+    const BYTES: usize = 4_000_000;
+    let network = Network::new(Offload::Both);
+    let Network { server, client } = &network;
+    let configuration = configuration("server", Network::SERVER6.into()).replace("capacity = 0", "capacity = 1024");
+    let exporter = Exporter::start(server, &configuration);
+    no_probes(server);
+    let listener = server.run(|| TcpListener::bind((Network::SERVER4, PORT))).expect("is free");
+    let mut near = client.run(|| TcpStream::connect((Network::SERVER4, PORT))).expect("is heard");
+    let (mut far, _) = listener.accept().expect("a connection");
+    let lossy = lose(&network, 1 << 11);
+    scope(|scope| {
+        scope.spawn(|| far.write_all(&vec![7; BYTES]).expect("is sent"));
+        near.read_exact(&mut vec![0; BYTES]).expect("arrives");
+    });
+    drop(lossy);
+    network.wait_until_quiet();
+    let expected = retransmitted(&exporter.metrics(), "any", "server").expect("a series");
+    let answer: serde_json::Value = serde_json::from_str(&exporter.text("/api/v1/flows?api=any", &[])).unwrap();
+    let [flow] = answer["flows"].as_array().unwrap().as_slice() else { panic!("one flow: {answer}") };
+    assert!(expected > 0);
+    assert_eq!(flow["retransmitted"], expected, "{flow}");
 }
 
 #[test]

@@ -36,11 +36,7 @@ pub(super) fn rings(flows: FlowCapacity) -> [(&'static str, u32); 3] {
     if flows == FlowCapacity::NONE {
         return name::RINGS.map(|name| (name, PAGE));
     }
-    [
-        (name::ENDED_FLOWS, ENDED_BYTES),
-        (name::FINISHED_FLOWS, FINISHED_BYTES),
-        (name::SAMPLES, SAMPLE_RING_BYTES),
-    ]
+    [(name::ENDED_FLOWS, ENDED_BYTES), (name::FINISHED_FLOWS, FINISHED_BYTES), (name::SAMPLES, SAMPLE_RING_BYTES)]
 }
 
 /// The rings, ready to be read.
