@@ -23,8 +23,6 @@ use crate::{
 
 /// A time in a waiting request is in units of 2^7 nanoseconds; its 32 bits go round in 9 minutes.
 const UNIT_SHIFT: u32 = 7;
-/// The lowest bit of it is always set, so that no word is 0.
-const PRESENT: u32 = 1;
 
 /// What of a packet with payload, or an acknowledgement, matters to requests and answers. Of a datagram all is 0 but the
 /// payload, and the sequence number, which is what an answer has in common with its request.
@@ -59,9 +57,11 @@ const fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// A request that waits: the sequence number behind its last byte, and when that passed.
+/// A request that waits: the sequence number behind its last byte, and when that passed. Never 0, for the price of one unit
+/// where it would be.
 const fn waiting(end: u32, time: u64) -> u64 {
-    (end as u64) << 32 | (((time >> UNIT_SHIFT) as u32) | PRESENT) as u64
+    let word = (end as u64) << 32 | ((time >> UNIT_SHIFT) as u32) as u64;
+    word | (word == 0) as u64
 }
 
 const fn end_of(word: u64) -> u32 {
@@ -70,7 +70,7 @@ const fn end_of(word: u64) -> u32 {
 
 /// Nanoseconds from the time in `word` to `time`.
 const fn since(word: u64, time: u64) -> u64 {
-    let units = (((time >> UNIT_SHIFT) as u32) | PRESENT).wrapping_sub(word as u32);
+    let units = ((time >> UNIT_SHIFT) as u32).wrapping_sub(word as u32);
     // Two CPUs' clocks may differ by less than a unit, in the wrong direction.
     if (units as i32) < 0 && units > u32::MAX - 8 { 0 } else { (units as u64) << UNIT_SHIFT }
 }
