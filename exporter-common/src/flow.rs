@@ -273,10 +273,10 @@ impl Flow {
         Self::says(self.seen, direction, bits)
     }
 
-    /// The bits of [`Flow::seen`] that say what the payload of `direction` looks like.
+    /// The bits of [`Flow::seen`] that say what the payload of `direction` looks like: a [`Protocol`], as its number.
     #[inline(always)]
     #[must_use]
-    pub const fn protocol_bits(direction: Direction, protocol: Protocol) -> u64 {
+    pub const fn protocol_bits(direction: Direction, protocol: u8) -> u64 {
         (protocol as u64 + 1) << (PROTOCOL_SHIFT + direction.index() * 8)
     }
 

@@ -173,6 +173,9 @@ pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
+    if sight.segment.payload > 0 {
+        conversation::classify(ctx.skb.skb, sight);
+    }
     let Some(flow) = FLOWS.get_ptr_mut(&sight.key) else {
         // It was counted for a flow that userspace has taken away since.
         if sight.new == NOT_COUNTED {

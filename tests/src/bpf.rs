@@ -1,5 +1,5 @@
 //! Small BPF programs of the tests' own, instruction by instruction: one that makes packets faster than any socket can, and
-//! two that put VLAN tags on and take them off, which devices of this kernel may not be able to.
+//! two that put VLAN tags on and take them off, which devices of this kernel may not be able to, and one that loses packets.
 
 use std::{
     io,
@@ -20,8 +20,10 @@ mod uapi {
     pub(super) const LIVE_FRAMES: u32 = 1 << 1;
     pub(super) const SKB_VLAN_PUSH: i32 = 18;
     pub(super) const SKB_VLAN_POP: i32 = 19;
+    pub(super) const RANDOM: i32 = 7;
     pub(super) const REDIRECT: i32 = 23;
     pub(super) const TCX_NEXT: i32 = -1;
+    pub(super) const TCX_DROP: i32 = 2;
 }
 
 /// `EtherType` of a tag of IEEE 802.1Q, in network byte order.
@@ -55,6 +57,27 @@ impl Program {
     #[must_use]
     pub fn pop_tag() -> Self {
         Self::load(uapi::SCHED_CLS, &[call(uapi::SKB_VLAN_POP), constant(0, uapi::TCX_NEXT), exit()])
+    }
+
+    /// Drops so many packets out of 65,536, at random.
+    #[must_use]
+    pub fn drop_some(of_65536: u32) -> Self {
+        const AND: u8 = 0x57;
+        const JUMP_IF_LESS: u8 = 0xa5;
+        let over_two = 2 << 16;
+        let threshold = of_65536.try_into().expect("a small number");
+        Self::load(
+            uapi::SCHED_CLS,
+            &[
+                call(uapi::RANDOM),
+                instruction(AND, 0, 0xffff),
+                instruction(JUMP_IF_LESS, 0, threshold) | over_two,
+                constant(0, uapi::TCX_NEXT),
+                exit(),
+                constant(0, uapi::TCX_DROP),
+                exit(),
+            ],
+        )
     }
 
     /// Sends each frame out of the interface with `index`.

@@ -19,8 +19,9 @@ const REST: Duration = Duration::from_secs(1);
 /// For how much of that it must have been quiet.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring.)
-const MOST_RESTING: usize = 1 << 16;
+/// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring, and what finds no room
+/// there is found by the next walk.)
+const MOST_RESTING: usize = 1 << 17;
 
 /// How many times the table is looked at before all of it was.
 const LOOKS: usize = 16;

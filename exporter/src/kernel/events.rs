@@ -22,25 +22,21 @@ use super::{
 /// The least bytes of a ring: a page.
 const PAGE: u32 = 4096;
 
-/// Bytes that the ring of finished flows has: for some thousands, and it is emptied after each batch.
+// Each of these is mapped into the exporter's memory, twice, one behind the other, as rings are.
+
+/// Bytes of the ring of ended flows: for 37,000 between two looks, and what finds no room is found by the next walk.
+const ENDED_BYTES: u32 = 1 << 21;
+/// Bytes of the ring of finished flows: for 4,600, and it is emptied after each batch.
 const FINISHED_BYTES: u32 = 1 << 20;
-/// Bytes that the ring of samples has: for the hellos of some hundred connections between two looks.
+/// Bytes of the ring of samples: for the hellos of some hundred connections between two looks.
 const SAMPLE_RING_BYTES: u32 = 1 << 20;
-/// Bytes that the ring of ended flows has for each of its entries: a key, and what the kernel puts before it.
-const ENDED_BYTES: u32 = 56;
 
 /// The rings, and how many bytes each has if there are so many flows.
 pub(super) fn rings(flows: FlowCapacity) -> [(&'static str, u32); 3] {
     if flows == FlowCapacity::NONE {
         return name::RINGS.map(|name| (name, PAGE));
     }
-    // A quarter of all flows may end within the second in which they are let rest.
-    let ended = (flows.established / 4).saturating_mul(ENDED_BYTES).clamp(PAGE, 1 << 28);
-    [
-        (name::ENDED_FLOWS, ended.next_power_of_two()),
-        (name::FINISHED_FLOWS, FINISHED_BYTES),
-        (name::SAMPLES, SAMPLE_RING_BYTES),
-    ]
+    [(name::ENDED_FLOWS, ENDED_BYTES), (name::FINISHED_FLOWS, FINISHED_BYTES), (name::SAMPLES, SAMPLE_RING_BYTES)]
 }
 
 /// The rings, ready to be read.
