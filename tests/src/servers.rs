@@ -79,7 +79,9 @@ impl Nginx {
         fs::create_dir(path.join("www")).expect("is ours");
         let backend = UnixListener::bind(path.join("backend")).expect("is ours");
         thread::spawn(move || {
-            backend.incoming().map_while(Result::ok).for_each(|one| drop(thread::spawn(|| late(one))))
+            for client in backend.incoming().map_while(Result::ok) {
+                thread::spawn(|| late(client));
+            }
         });
         let subject = ["-subj", "/CN=orders.example", "-days", "2"];
         let mut certificate = Command::new("openssl");
