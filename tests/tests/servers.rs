@@ -97,13 +97,13 @@ struct Times {
     answers: Vec<Duration>,
 }
 
-const CONNECTIONS: usize = 6;
+const CONNECTIONS: usize = 5;
 const REQUESTS: usize = 6;
 /// Answers of many segments.
-const DOWNLOADS: usize = 5;
+const DOWNLOADS: usize = 3;
 /// Requests of many segments, or of few: bytes of their bodies, which are sent so often each.
-const UPLOADS: [usize; 4] = [1, 1_000, 100_000, 3_000_000];
-const REPEATED: usize = 3;
+const UPLOADS: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
+const REPEATED: usize = 2;
 /// How long servers wait before they answer: so long that nothing else matters.
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -347,7 +347,9 @@ fn connections_to_redis_and_its_answers_are_as_many_as_it_says() {
     let [commands, connections] = [after.0 - before.0 - 1, after.1 - before.1 - 1];
     println!("redis: {commands} commands, {connections} connections");
     assert!(commands > 10_000 && connections > 80, "{commands} commands, {connections} connections");
-    settle("cache, answers", &commands, || answers(&exporter, "cache"));
+    // Each benchmark first asks for two settings at once, in one segment: to us that is one request.
+    let benchmarks = 2;
+    settle("cache, answers", &(commands - benchmarks), || answers(&exporter, "cache"));
     assert_protocol(&exporter, "cache", "redis", connections);
     settle("cache, connections", &[connections, connections, connections, 0], || {
         let row = row(&exporter, "cache");
