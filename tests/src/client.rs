@@ -162,11 +162,9 @@ pub fn redis_answer(bytes: &[u8]) -> Option<usize> {
 /// A command as Redis wants it from programs.
 #[must_use]
 pub fn redis_command(words: &[&str]) -> Vec<u8> {
-    let mut command = format!("*{}\r\n", words.len());
-    for word in words {
-        command += &format!("${}\r\n{word}\r\n", word.len());
-    }
-    command.into_bytes()
+    let strings = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+    let strings: Vec<_> = strings.collect();
+    format!("*{}\r\n{}", words.len(), strings.concat()).into_bytes()
 }
 
 /// The length of all that `PostgreSQL` sends until it is ready for another query, if all of it is there.
