@@ -111,7 +111,7 @@ impl Nginx {
             "daemon off; user root; worker_processes 2; pid {path}/pid; error_log {path}/error crit;
              events {{ worker_connections 512; }}
              http {{
-                 log_format plain '$request_method $status'; access_log {path}/access plain;
+                 log_format plain '$request_method $status $connection'; access_log {path}/access plain;
                  {folders}
                  keepalive_requests 100000; client_max_body_size 20m;
                  server {{
@@ -135,16 +135,17 @@ impl Nginx {
         self.directory.path().join("www")
     }
 
-    /// What it has logged: the method and the status of each request, in the order in which they ended. There must be
-    /// `count` of them.
+    /// What it has logged: the method and the status of each request, and the number of its connection, in the order in which
+    /// they ended. There must be `count` of them.
     #[must_use]
-    pub fn log(&self, count: usize) -> Vec<(String, String)> {
+    pub fn log(&self, count: usize) -> Vec<[String; 3]> {
         wait_for("all requests to be logged", || {
             let log = fs::read_to_string(self.directory.path().join("access")).unwrap_or_default();
-            let lines: Vec<_> = log.lines().filter_map(|line| line.split_once(' ')).collect();
+            let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().ok();
+            // The last line may be written to.
+            let lines: Vec<_> = log.split_inclusive('\n').filter_map(|line| fields(line.strip_suffix('\n')?)).collect();
             assert!(lines.len() <= count, "{} requests were logged, {count} were made", lines.len());
-            let owned = |(method, status): (&str, &str)| (method.to_owned(), status.to_owned());
-            (lines.len() == count).then(|| lines.into_iter().map(owned).collect())
+            (lines.len() == count).then_some(lines)
         })
     }
 }

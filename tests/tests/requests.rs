@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicUsize, Ordering},
@@ -231,8 +231,9 @@ fn assert_counted_as_logged(server: &Namespace, client: &Namespace, address: Soc
     }
 
     let log = nginx.log(tally.requests.load(Ordering::Relaxed));
-    let (mut methods, mut codes) = (BTreeMap::new(), BTreeMap::new());
-    for (method, code) in log {
+    let (mut methods, mut codes, mut connections) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    for [method, code, connection] in log {
+        connections.insert(connection);
         let is_known = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"].contains(&&*method);
         *methods.entry(if is_known { method } else { "other".to_owned() }).or_insert(0) += 1;
         *codes.entry(code).or_insert(0) += 1;
@@ -252,8 +253,12 @@ fn assert_counted_as_logged(server: &Namespace, client: &Namespace, address: Soc
         assert_eq!(counts(exporter, "requests", "method"), methods, "{what}");
         assert_eq!(counts(exporter, "responses", "code"), codes, "{what}");
         let metrics = exporter.metrics();
-        let timed = metrics.get("tidewaiter_api_response_duration_seconds_count", &[("api", "web"), ("role", role)]);
-        assert_eq!(timed, Some(answers), "{what}: each answer has its time");
+        let count = |name: &str| metrics.get(&format!("tidewaiter_api_{name}"), &[("api", "web"), ("role", role)]);
+        assert_eq!(count("response_duration_seconds_count"), Some(answers), "{what}: each answer has its time");
+        assert_eq!(count("handshake_duration_seconds_count"), count("connections_opened_total"), "{what}");
+        // (Some clients open connections that they ask nothing on.)
+        let protocols = BTreeMap::from([("http1".to_owned(), connections.len() as u64)]);
+        assert_eq!(counts(exporter, "protocol_flows", "protocol"), protocols, "{what}");
         metrics.assert_the_sums_prove_it();
     }
 }

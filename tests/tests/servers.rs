@@ -377,13 +377,16 @@ fn connections_to_postgresql_and_its_answers_are_as_many_as_it_says() {
         assert_eq!(run(&network, &format!("psql {server} -Atc select(2+2)")), "4\n");
     }
     run(&network, &format!("pgbench {server} -n -c 4 -t 100 -f {} postgres", script.display()));
+    // Here what a query consists of is several messages, which are sent at once.
+    run(&network, &format!("pgbench {server} -n -M extended -c 2 -t 50 -f {} postgres", script.display()));
     // It asks for TLS first, and is told that there is none, which is one more answer.
     let mut psql = network.client.command("psql");
     psql.args(["-h", &Network::SERVER4.to_string(), "-U", "postgres", "-Atc", "select 1"]);
     output(psql.env("PGSSLMODE", "prefer").env("PGGSSENCMODE", "disable"));
-    let [connections, statements] = ["connection received", "statement: "].map(|words| postgres.says(words) as u64);
+    let says = |words| postgres.says(words) as u64;
+    let (connections, statements) = (says("connection received"), says("statement: ") + says("execute <unnamed>: "));
     println!("postgres: {connections} connections, {statements} statements");
-    assert!(connections > 3 + 4 && statements > 3 + 800, "{connections} {statements}");
+    assert!(connections > 3 + 4 + 2 && statements > 3 + 800 + 200, "{connections} {statements}");
     settle("database, answers", &(connections + statements + 1), || answers(&exporter, "database"));
     assert_protocol(&exporter, "database", "postgresql", connections);
     settle("database, connections", &[connections, connections, 0], || {
