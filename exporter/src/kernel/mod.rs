@@ -40,6 +40,7 @@ use self::{
 pub use self::{
     attach::{Attachment, Hook},
     error::KernelError,
+    events::QuietSince,
     flows::{FlowTable, Walk},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
     tracepoints::{Drops, OTHER_REASON},
