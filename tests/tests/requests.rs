@@ -282,3 +282,32 @@ fn requests_and_answers_over_loopback_are_those_that_nginx_logs() {
     let host = Namespace::new();
     assert_counted_as_logged(&host, &host, (Ipv4Addr::LOCALHOST, 80).into(), "lo");
 }
+
+#[test]
+fn what_is_not_told_apart_is_as_the_readme_says() {
+    if !are_installed(&["nginx", "openssl"]) {
+        return;
+    }
+    let network = Network::new(Offload::Device);
+    let nginx = Nginx::start(&network.server);
+    let exporter = Exporter::start(&network.server, "interfaces = [\"wire\"]\n[[api]]\nname = \"web\"\nports = [80]\n");
+    let get = "GET /code/200 HTTP/1.1\r\nHost: web\r\n\r\n";
+    let ask = |segments: &[&str], answers: usize| {
+        network.client.run(|| {
+            let mut client = Client::connect((Network::SERVER4, 80).into());
+            segments.iter().for_each(|segment| client.send(segment.as_bytes()));
+            (0..answers).for_each(|_| assert_eq!(http_status(&client.receive(http_answer)), 200));
+        });
+        ["requests", "responses"].map(|what| {
+            let label = if what == "requests" { "method" } else { "code" };
+            counts(&exporter, what, label).into_values().sum::<u64>()
+        })
+    };
+    // Three in one segment are one to us, whatever nginx logs.
+    assert_eq!(ask(&[&get.repeat(3)], 3), [1, 1]);
+    // A body that begins a segment, and looks like a request.
+    let head = format!("POST /slow/1 HTTP/1.1\r\nHost: web\r\nContent-Length: {}\r\n\r\n", get.len());
+    assert_eq!(ask(&[&(head.clone() + get)], 1), [2, 2]);
+    assert_eq!(ask(&[&head, get], 1), [4, 3]);
+    assert_eq!(nginx.log(3 + 2).len(), 5);
+}
