@@ -295,7 +295,9 @@ fn what_is_not_told_apart_is_as_the_readme_says() {
     let ask = |segments: &[&str], answers: usize| {
         network.client.run(|| {
             let mut client = Client::connect((Network::SERVER4, 80).into());
-            segments.iter().for_each(|segment| client.send(segment.as_bytes()));
+            for segment in segments {
+                client.send(segment.as_bytes());
+            }
             (0..answers).for_each(|_| assert_eq!(http_status(&client.receive(http_answer)), 200));
         });
         ["requests", "responses"].map(|what| {
