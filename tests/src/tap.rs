@@ -13,6 +13,7 @@ use std::{
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl};
 
 use crate::{
+    client::go_first,
     namespace::Namespace,
     network::{INTERFACE, Network},
 };
@@ -98,12 +99,14 @@ fn forward(mut from: File, mut to: File) {
 fn forward_late(mut from: File, mut to: File, delay: Duration) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
+        go_first();
         for (due, frame) in receiver {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             // As above.
             to.write_all(&frame).ok();
         }
     });
+    go_first();
     let mut frame = vec![0; LARGEST];
     while let Ok(length) = from.read(&mut frame) {
         if sender.send((Instant::now() + delay, frame[..length].to_vec())).is_err() {

@@ -18,8 +18,8 @@ use serde_json::Value;
 use tidewaiter_common::histogram::Range;
 use tidewaiter_tests::{
     client::{
-        Client, http_answer, http_status, postgresql_answer, postgresql_query, postgresql_startup, redis_answer,
-        redis_command,
+        Client, go_first, http_answer, http_status, postgresql_answer, postgresql_query, postgresql_startup,
+        redis_answer, redis_command,
     },
     command::output,
     exporter::{Exporter, binary},
@@ -97,20 +97,21 @@ struct Times {
     answers: Vec<Duration>,
 }
 
-const CONNECTIONS: usize = 5;
-const REQUESTS: usize = 6;
+const CONNECTIONS: usize = 7;
+const REQUESTS: usize = 4;
 /// Answers of many segments.
 const DOWNLOADS: usize = 3;
 /// Requests of many segments, or of few: bytes of their bodies, which are sent so often each.
 const UPLOADS: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 const REPEATED: usize = 2;
 /// How long servers wait before they answer: so long that nothing else matters.
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Talks to `api`: requests one after the other, on connections one after the other.
 fn talk(api: &str) -> Times {
     let (milliseconds, seconds) = (PAUSE.as_millis(), PAUSE.as_secs_f64());
     let mut times = Times::default();
+    go_first();
     for _ in 0..CONNECTIONS {
         let mut client = Client::connect(address(api));
         if api == "database" {
@@ -294,7 +295,7 @@ fn on_a_long_wire_times_are_those_that_client_and_tshark_measure() {
     if !are_installed(&NEEDED) {
         return;
     }
-    let network = tap::long_network(Duration::from_millis(4));
+    let network = tap::long_network(Duration::from_millis(20));
     compare_with_tshark(&measure(&network, true), true);
 }
 
