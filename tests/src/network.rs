@@ -23,7 +23,7 @@ pub const INTERFACE: &str = "wire";
 /// How long the wire must be quiet before a test begins: what it says by itself comes within half a second.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// Which way super-packets pass the hooks. The device always counts packets as they are on the wire.
+/// Which way super-packets pass the hooks. Unless it takes them whole, the device counts packets as they are on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
     /// Neither: every packet is by itself.
@@ -32,6 +32,8 @@ pub enum Offload {
     Transmit,
     /// And merges packets that it receives.
     Both,
+    /// All that the device can, as it comes: super-packets pass the wire whole, and the device counts each as one.
+    Device,
 }
 
 impl Offload {
@@ -41,6 +43,7 @@ impl Offload {
             Self::Off => ["tso", "off", "gso", "off", "gro", "off"],
             Self::Transmit => ["tso", "off", "gso", "on", "gro", "off"],
             Self::Both => ["tso", "off", "gso", "on", "gro", "on"],
+            Self::Device => ["tso", "on", "gso", "on", "gro", "on"],
         }
     }
 }

@@ -5,12 +5,15 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     os::fd::AsFd as _,
+    sync::mpsc,
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl};
 
 use crate::{
+    client::go_first,
     namespace::Namespace,
     network::{INTERFACE, Network},
 };
@@ -30,11 +33,22 @@ const LARGEST: usize = 1 << 17;
 /// Two hosts on a wire of taps, which take super-packets whole. The wire is there until its devices are deleted.
 #[must_use]
 pub fn network() -> Network {
+    join(forward)
+}
+
+/// As [`network`], and each frame takes `delay` from one host to the other.
+#[must_use]
+pub fn long_network(delay: Duration) -> Network {
+    join(move |from, to| forward_late(from, to, delay))
+}
+
+fn join(carry: impl Fn(File, File) + Clone + Send + 'static) -> Network {
     let network = Network { server: Namespace::new(), client: Namespace::new() };
     let [server, client] = [&network.server, &network.client].map(|host| tap(host, INTERFACE));
     let copy = |file: &File| file.try_clone().expect("a descriptor is free");
     for (from, to) in [(copy(&server), copy(&client)), (client, server)] {
-        thread::spawn(|| forward(from, to));
+        let carry = carry.clone();
+        thread::spawn(move || carry(from, to));
     }
     network.set_up();
     network
@@ -78,5 +92,25 @@ fn forward(mut from: File, mut to: File) {
     while let Ok(length) = from.read(&mut frame) {
         // A device that is down takes nothing.
         to.write_all(&frame[..length]).ok();
+    }
+}
+
+/// As [`forward`], each frame `delay` after it was read.
+fn forward_late(mut from: File, mut to: File, delay: Duration) {
+    let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        go_first();
+        for (due, frame) in receiver {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            // As above.
+            to.write_all(&frame).ok();
+        }
+    });
+    go_first();
+    let mut frame = vec![0; LARGEST];
+    while let Ok(length) = from.read(&mut frame) {
+        if sender.send((Instant::now() + delay, frame[..length].to_vec())).is_err() {
+            break;
+        }
     }
 }
