@@ -92,10 +92,11 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         Flow::note(flow, bits);
         let seen = (&raw const (*flow).seen).read_volatile();
         let is_answer = Flow::says(seen, direction.opposite(), PAYLOAD);
-        if (is_known || is_answer) && Flow::note(flow, CLASSIFIED) != 0 {
-            if let Some(count) = details.protocols.get_mut(usize::from(found)) {
-                *count += 1;
-            }
+        if (is_known || is_answer)
+            && Flow::note(flow, CLASSIFIED) != 0
+            && let Some(count) = details.protocols.get_mut(usize::from(found))
+        {
+            *count += 1;
         }
         let expected = EXPECTATIONS.get(u32::from(sight.api().0)).copied().unwrap_or(0);
         // What answers something unknown may be anything, and so may what comes in the middle of a connection.
