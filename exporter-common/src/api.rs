@@ -184,10 +184,15 @@ pub struct Owner {
     pub role: Role,
 }
 
+impl Owner {
+    /// Of traffic that maps to no API.
+    pub const NOBODY: Self = Self { slot: ApiSlot::UNMAPPED, role: Role::Server };
+}
+
 /// Finds the API that `packet`, read from `frame`, belongs to: [`ApiSlot::UNMAPPED`] if none claimed its ports.
 ///
-/// A server at the local port comes first, then a client of the remote one. On the `loopback` interface a packet is
-/// seen twice, leaving and arriving, with its ends exchanged; the sight that is not the API's own is a mirror.
+/// On the `loopback` interface a packet is seen twice, leaving and arriving, with its ends exchanged; the sight that is not
+/// the API's own is a mirror.
 ///
 /// # Errors
 /// [`Reason::Mirror`], or [`Reason::Internal`] if a table or the frame could not be read.
@@ -199,72 +204,103 @@ pub fn attribute<F: Frame + ?Sized, T: ApiTables>(
     direction: Direction,
     loopback: bool,
 ) -> Result<Owner, Reason> {
-    let unmapped = Owner { slot: ApiSlot::UNMAPPED, role: Role::Server };
-    let Some(transport) = packet.transport else { return Ok(unmapped) };
-    let find = |role, side| {
-        let end = End::of(packet, direction, side);
-        end.api(tables, frame, packet, transport, role)
-    };
-
-    let server = find(Role::Server, Side::Local)?;
-    if server.is_mapped() {
-        return Ok(Owner { slot: server, role: Role::Server });
+    let Some(transport) = packet.transport else { return Ok(Owner::NOBODY) };
+    let ends = PacketEnds { packet, frame, direction };
+    let owner = find(tables, transport, &ends)?;
+    if !owner.slot.is_mapped() && loopback {
+        let is_mapped = |role, side| find_one(tables, transport, &ends, role, side).map(ApiSlot::is_mapped);
+        if is_mapped(Role::Server, Side::Remote)? || is_mapped(Role::Client, Side::Local)? {
+            return Err(Reason::Mirror);
+        }
     }
-    let client = find(Role::Client, Side::Remote)?;
-    if client.is_mapped() {
-        return Ok(Owner { slot: client, role: Role::Client });
-    }
-    if loopback && (find(Role::Server, Side::Remote)?.is_mapped() || find(Role::Client, Side::Local)?.is_mapped()) {
-        return Err(Reason::Mirror);
-    }
-    Ok(unmapped)
+    Ok(owner)
 }
 
-/// One side of a packet as this host sees it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+/// One side of traffic as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This host's.
     Local,
+    /// The other's.
     Remote,
 }
 
-/// One end of a packet: its sender or its receiver.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct End {
-    is_source: bool,
-    port: u16,
+/// Both ends of traffic, which say whose it is.
+pub trait Ends {
+    /// The port on `side`.
+    fn port(&self, side: Side) -> u16;
+
+    /// The address on `side`; `None` if it could not be read.
+    fn address(&self, side: Side) -> Option<Address>;
 }
 
-impl End {
-    /// The end of `packet` that is on `side` when it goes in `direction`: what this host transmits, it is the source of.
+/// Finds the API that traffic between `ends` belongs to: [`ApiSlot::UNMAPPED`] if none claimed their ports. A server at the
+/// local port comes first, then a client of the remote one.
+///
+/// # Errors
+/// [`Reason::Internal`] if a table or an address could not be read.
+#[inline(always)]
+pub fn find<T: ApiTables, E: Ends>(tables: &T, transport: Transport, ends: &E) -> Result<Owner, Reason> {
+    let server = find_one(tables, transport, ends, Role::Server, Side::Local)?;
+    if server.is_mapped() {
+        return Ok(Owner { slot: server, role: Role::Server });
+    }
+    let client = find_one(tables, transport, ends, Role::Client, Side::Remote)?;
+    Ok(if client.is_mapped() { Owner { slot: client, role: Role::Client } } else { Owner::NOBODY })
+}
+
+/// The API of `role` that claimed the end on `side`.
+#[inline(always)]
+fn find_one<T: ApiTables, E: Ends>(
+    tables: &T,
+    transport: Transport,
+    ends: &E,
+    role: Role,
+    side: Side,
+) -> Result<ApiSlot, Reason> {
+    let port = ends.port(side);
+    let entry = tables.port(transport, port).ok_or(Reason::Internal)?;
+    if entry.is_by_address(role) {
+        let address = ends.address(side).ok_or(Reason::Internal)?;
+        let key = AddressKey { address, port, transport: transport as u8, role: role as u8 };
+        if let Some(slot) = tables.address(&key) {
+            return Ok(slot);
+        }
+    }
+    Ok(entry.any_address(role))
+}
+
+/// The ends of a packet that goes in a direction.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketEnds<'a, F: ?Sized> {
+    /// The packet.
+    pub packet: &'a Packet,
+    /// What it was read from.
+    pub frame: &'a F,
+    /// Where it goes.
+    pub direction: Direction,
+}
+
+impl<F: ?Sized> PacketEnds<'_, F> {
+    /// Whether `side` has sent it: what this host transmits, it is the source of.
     #[inline(always)]
-    fn of(packet: &Packet, direction: Direction, side: Side) -> Self {
-        let is_source = (direction == Direction::Transmit) == (side == Side::Local);
-        Self { is_source, port: if is_source { packet.source_port } else { packet.destination_port } }
+    fn is_source(&self, side: Side) -> bool {
+        (self.direction == Direction::Transmit) == (side == Side::Local)
+    }
+}
+
+impl<F: Frame + ?Sized> Ends for PacketEnds<'_, F> {
+    #[inline(always)]
+    fn port(&self, side: Side) -> u16 {
+        if self.is_source(side) { self.packet.source_port } else { self.packet.destination_port }
     }
 
-    /// The API of `role` that claimed this end.
     #[inline(always)]
-    fn api<F: Frame + ?Sized, T: ApiTables>(
-        self,
-        tables: &T,
-        frame: &F,
-        packet: &Packet,
-        transport: Transport,
-        role: Role,
-    ) -> Result<ApiSlot, Reason> {
-        let entry = tables.port(transport, self.port).ok_or(Reason::Internal)?;
-        if entry.is_by_address(role) {
-            let address = if self.is_source { packet.source_address(frame) } else { packet.destination_address(frame) };
-            let key = AddressKey {
-                address: address.ok_or(Reason::Internal)?,
-                port: self.port,
-                transport: transport as u8,
-                role: role as u8,
-            };
-            if let Some(slot) = tables.address(&key) {
-                return Ok(slot);
-            }
+    fn address(&self, side: Side) -> Option<Address> {
+        if self.is_source(side) {
+            self.packet.source_address(self.frame)
+        } else {
+            self.packet.destination_address(self.frame)
         }
-        Ok(entry.any_address(role))
     }
 }

@@ -95,7 +95,7 @@ lost! {
 pub const FINISH_BATCH: usize = 64;
 
 /// Where in its packet [`FINISH`](crate::FINISH) finds what it is asked: behind what might be an Ethernet header, first the
-/// tick since which a flow must have been quiet, then the keys.
-pub const FINISH_TICK_OFFSET: usize = 16;
-/// See [`FINISH_TICK_OFFSET`].
-pub const FINISH_KEYS_OFFSET: usize = FINISH_TICK_OFFSET + 8;
+/// tick since which a flow that has ended must have been quiet, and that for one that has not; then the keys.
+pub const FINISH_TICKS_OFFSET: usize = 16;
+/// See [`FINISH_TICKS_OFFSET`].
+pub const FINISH_KEYS_OFFSET: usize = FINISH_TICKS_OFFSET + 2 * 8;

@@ -32,6 +32,9 @@ pub const PAYLOAD: u64 = 1 << 10;
 /// Bits that [`Flow::seen`] has for each direction.
 const SEEN_BITS: usize = 16;
 
+/// That there was a segment without SYN and RST in either direction: until then a connection is no more than an attempt.
+pub const EVER_PLAIN: u64 = PLAIN | PLAIN << SEEN_BITS;
+
 /// What [`Flow::seen`] says of a whole flow: that its end was counted.
 pub const ENDED: u64 = 1 << 32;
 /// That it ended by a reset.
@@ -120,10 +123,10 @@ pub struct Flow {
     pub(crate) turns: u64,
     /// The API that it belongs to.
     pub api: ApiSlot,
-    /// With the next, pads to 8 bytes, in pieces that BPF can write.
+    /// Pads to 4 bytes.
     reserved: u16,
-    /// See `reserved`.
-    reserved_word: u32,
+    /// How often the times of `pending` had gone round when they were taken: see [`crate::turn`].
+    pub(crate) rounds: [u8; PENDING],
     /// What was counted before `recent`.
     earlier: [Counters; Direction::COUNT],
     /// Requests that wait for their answers: see [`crate::turn`].
@@ -143,9 +146,10 @@ pub struct Flow {
     pub retransmitted: u64,
     /// The sequence number that opened the connection.
     pub(crate) opening: u32,
-    /// The sequence number behind the last request, or of the last one that was seen to begin.
+    /// The sequence number behind the last request, which the next does not come before; of one that was seen to begin, that
+    /// behind its first byte.
     pub(crate) asked: u32,
-    /// The sequence number that the next answer does not come before.
+    /// The sequence number that the next answer does not come before: likewise.
     pub(crate) floor: u32,
     /// The sequence number up to which the answering side has received the request.
     pub(crate) acknowledged: u32,
@@ -196,7 +200,7 @@ impl Flow {
             turns: 0,
             api,
             reserved: 0,
-            reserved_word: 0,
+            rounds: [0; PENDING],
             earlier: [none; 2],
             pending: [0; PENDING],
             first,
@@ -273,10 +277,10 @@ impl Flow {
         Self::says(self.seen, direction, bits)
     }
 
-    /// The bits of [`Flow::seen`] that say what the payload of `direction` looks like.
+    /// The bits of [`Flow::seen`] that say what the payload of `direction` looks like: a [`Protocol`], as its number.
     #[inline(always)]
     #[must_use]
-    pub const fn protocol_bits(direction: Direction, protocol: Protocol) -> u64 {
+    pub const fn protocol_bits(direction: Direction, protocol: u8) -> u64 {
         (protocol as u64 + 1) << (PROTOCOL_SHIFT + direction.index() * 8)
     }
 

@@ -10,20 +10,27 @@ pub const SCALE: i32 = 2;
 /// Buckets of a histogram, without the two at its ends.
 pub const BUCKETS: usize = 28 << SCALE;
 
-/// The bounds that there are: [`BOUNDS`] has so many.
+/// The bounds that there are.
 const BOUND_COUNT: usize = (36 << SCALE) + 1;
+
+/// Places in [`BOUNDS`]: as many as 8 bits number, so that no index into it needs a check.
+const PLACES: usize = 256;
 
 /// Number of the first bound: 2^-20 seconds, about a microsecond.
 const FIRST_BOUND: i32 = -20 << SCALE;
 
-/// All bounds in nanoseconds, rounded down, which makes no difference to a whole number of them.
-static BOUNDS: [u64; BOUND_COUNT] = bounds();
+/// All bounds in nanoseconds, rounded down, which makes no difference to a whole number of them; behind them what nothing
+/// exceeds.
+static BOUNDS: [u64; PLACES] = bounds();
 
-const fn bounds() -> [u64; BOUND_COUNT] {
+/// What is as long as this or longer is of the same length to a histogram: 292 years.
+const LONGEST: u64 = i64::MAX as u64;
+
+const fn bounds() -> [u64; PLACES] {
     /// 2^0, 2^(1/4), 2^(2/4) and 2^(3/4), times 2^62.
     const ROOTS: [u128; 4] =
         [0x4000_0000_0000_0000, 0x4c1b_f828_c6dc_54b7, 0x5a82_7999_fcef_3242, 0x6ba2_7e65_6b4e_b57a];
-    let mut bounds = [0; BOUND_COUNT];
+    let mut bounds = [LONGEST; PLACES];
     let mut at = 0;
     while at < BOUND_COUNT {
         // In units of 2^-62 nanoseconds, of the lowest octave; at most 2^(62 + 30 - 20 + 36).
@@ -58,14 +65,13 @@ impl Range {
     #[inline(always)]
     #[must_use]
     pub fn bucket(self, nanoseconds: u64) -> usize {
-        let (mut below, mut step) = (0_usize, 128_usize);
+        let nanoseconds = nanoseconds.min(LONGEST);
+        // How many bounds are exceeded, by halves. Without a branch, because the verifier would follow each way to the end.
+        let (mut below, mut step) = (0, PLACES / 2);
         while step > 0 {
-            // How many bounds are exceeded, by halves.
-            if let Some(bound) = BOUNDS.get(below + step - 1)
-                && *bound < nanoseconds
-            {
-                below += step;
-            }
+            let bound = BOUNDS[(below + step - 1) % PLACES];
+            let is_exceeded = bound.wrapping_sub(nanoseconds) >> 63;
+            below += step * is_exceeded as usize;
             step /= 2;
         }
         let skipped = self.lowest().abs_diff(FIRST_BOUND) as usize;

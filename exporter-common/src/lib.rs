@@ -7,7 +7,8 @@
 //! * [`wire`] and [`tunnel`] say how many packets and bytes a socket buffer was on the wire;
 //! * [`api`] finds the API that a packet belongs to;
 //! * [`interface`] and [`reason`] lay out what is counted for each interface, [`flow`] what is kept of each flow;
-//! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are;
+//! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
+//!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
@@ -32,6 +33,7 @@ pub mod protocol;
 pub mod reason;
 pub mod record;
 pub mod role;
+pub mod transmission;
 pub mod transport;
 pub mod tunnel;
 pub mod turn;
@@ -53,6 +55,16 @@ pub const CLOCK: &str = "clock";
 pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+
+/// Name of the BPF program that counts segments that are sent again.
+pub const COUNT_RETRANSMISSION: &str = "count_retransmission";
+/// Name of the BPF program that counts answers to opening segments that are sent again.
+pub const COUNT_SYNACK_RETRANSMISSION: &str = "count_synack_retransmission";
+/// Name of the BPF program that counts what the kernel drops.
+pub const COUNT_DROP: &str = "count_drop";
+
+/// Name of the read-only [`KernelLayout`](transmission::KernelLayout).
+pub const KERNEL_LAYOUT: &str = "KERNEL_LAYOUT";
 
 /// Name of the read-only switch that makes the programs replay captures: the length of a packet is then the first word
 /// of its `cb`, its interface its `mark`, and the time its `tstamp`.

@@ -13,6 +13,7 @@ use crate::{
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     reason::Reason,
     role::Role,
+    transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
 /// Increased with every change of what is pinned that the sizes and names below do not show.
@@ -29,6 +30,9 @@ const fn layout() -> u64 {
         size_of::<AddressKey>() as u64,
         size_of::<ApiCounters>() as u64,
         size_of::<ApiDetails>() as u64,
+        size_of::<ApiTransmission>() as u64,
+        size_of::<DropKey>() as u64,
+        MAX_DROP_ENTRIES as u64,
         size_of::<InterfaceEntry>() as u64,
         size_of::<InterfaceCounters>() as u64,
         size_of::<FlowKey>() as u64,

@@ -297,3 +297,60 @@ fn no_packet_is_lost_in_whatever_order() {
         assert!(moments >= 5_usize.pow(sights.len().try_into().expect("few")), "{moments} moments");
     }
 }
+
+#[test]
+fn what_is_taken_out_of_a_flow_while_others_count_is_all_there_was() {
+    const PACKETS: u64 = 300_000;
+    /// So many that what was counted last is settled now and then: see `Flow::counters`.
+    const BYTES: u64 = 1 << 32;
+    let flow = UnsafeCell::new(NEW);
+    let flow = &Shared(flow);
+    let (counting, taken) = (AtomicUsize::new(2), UnsafeCell::new(NEW));
+    thread::scope(|scope| {
+        for direction in Direction::ALL {
+            let counting = &counting;
+            scope.spawn(move || {
+                let sight = Sight {
+                    wire: Wire { packets: 3, bytes: BYTES },
+                    ..Sight::new(protocol::TCP, direction, tcp_flag::ACK)
+                };
+                for _ in 0..PACKETS {
+                    // SAFETY: a flow that `Flow`'s methods alone write to.
+                    unsafe { sight.count(flow.get()) };
+                }
+                counting.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        // As when the ends open another connection, again and again; and at last, when it is taken out of its table.
+        let mut is_over = false;
+        while !is_over {
+            is_over = counting.load(Ordering::SeqCst) == 0;
+            let mut copy = NEW;
+            // SAFETY: as above; nobody else has the copies.
+            unsafe {
+                Flow::take(flow.get(), &raw mut copy);
+                (*taken.get()).merge(&copy);
+                if !is_over {
+                    Flow::begin_anew(flow.get(), 0, 2);
+                }
+            }
+        }
+    });
+    let (taken, left) = (taken.into_inner(), flow.0.get());
+    assert_eq!(taken.wire(), [Counters { packets: 3 * PACKETS, bytes: BYTES * PACKETS }; 2]);
+    assert_eq!(flags(&taken), [tcp_flag::ACK; 2]);
+    // SAFETY: nobody else has it any more.
+    assert_eq!(unsafe { &*left }.wire(), [Counters::default(); 2]);
+}
+
+/// A flow that several threads write to.
+struct Shared(UnsafeCell<Flow>);
+
+// SAFETY: the flow is written to by `Flow`'s methods alone.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    const fn get(&self) -> *mut Flow {
+        self.0.get()
+    }
+}

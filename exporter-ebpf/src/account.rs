@@ -151,7 +151,7 @@ fn count<F: Frame>(
 }
 
 /// The API tables, as the maps that userspace fills.
-struct Tables;
+pub(crate) struct Tables;
 
 impl ApiTables for Tables {
     #[inline(always)]

@@ -1,19 +1,24 @@
 //! The life of a connection: attempted, opened, ended; and how flows are taken out of the table in the end.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "what is handed over by value is copied, and the stack has 512 bytes"
+)]
+
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
     api::ApiSlot,
     details::{ApiDetails, CloseReason},
     direction::Direction,
-    event::{FINISH_BATCH, FINISH_KEYS_OFFSET, FINISH_TICK_OFFSET, FinishedFlow, Lost},
-    flow::{BEGUN, CLASSIFIED, ENDED, Flow, FlowKey, PAYLOAD, PLAIN, REFUSED, RESET},
+    event::{FINISH_BATCH, FINISH_KEYS_OFFSET, FINISH_TICKS_OFFSET, FinishedFlow, Lost},
+    flow::{BEGUN, CLASSIFIED, ENDED, EVER_PLAIN, Flow, FlowKey, NO_RESET, PAYLOAD, PLAIN, REFUSED, RESET},
     histogram::Range,
-    packet::{protocol, tcp_flag},
+    packet::tcp_flag,
     protocol::Protocol,
 };
 
 use crate::{
-    context::{length, nanoseconds, precise_nanoseconds, tell},
+    context::{captured_length, nanoseconds, precise_nanoseconds, tell},
     conversation,
     flow::Sight,
     maps::{API_DETAILS, ENDED_FLOWS, FINISHED_FLOWS, FLOWS, LOST, NEW_FLOWS},
@@ -65,8 +70,9 @@ pub(crate) unsafe fn attempt(sight: &Sight, flow: *mut Flow) {
     }
 }
 
-/// Takes note of a packet of an established flow that is another API's now, or has SYN. If that has ended, and it opens another connection, what was is
-/// told, and the flow begins anew. If it has not ended it goes on: anybody can send such a segment (RFC 5961 section 4).
+/// Takes note of a packet of an established flow that is another API's now, or has SYN. If the connection has ended, and this
+/// opens another, what was is told, and the flow begins anew; it does so too if the one before was never more than an attempt.
+/// If it has not ended it goes on: anybody can send such a segment (RFC 5961 section 4).
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -74,11 +80,21 @@ pub(crate) extern "C" fn reopen(sight: &Sight, flow: *mut Flow) {
     let sequence = sight.segment.sequence;
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
+        let seen = (&raw const (*flow).seen).read_volatile();
+        let has_ended = seen & ENDED != 0;
+        let is_reopened = sight.is_opening()
+            && (has_ended || seen & (BEGUN | EVER_PLAIN) == 0)
+            && !Flow::is_opened_by(flow, sequence);
+        if is_reopened && has_ended {
+            tell_finished(&sight.key, flow);
+            if let Some(details) = details((*flow).api) {
+                count_unclassified(seen, details);
+            }
+        }
         change_hands(sight, flow);
-        if !sight.is_opening() || (*flow).seen & ENDED == 0 || Flow::is_opened_by(flow, sequence) {
+        if !is_reopened {
             return;
         }
-        tell_finished(&sight.key, flow);
         Flow::begin_anew(flow, 0, nanoseconds(sight.tick));
         if Flow::open(flow, sight.direction(), sequence, || precise_nanoseconds(sight.tick)) {
             count_attempt(sight.api());
@@ -129,19 +145,25 @@ pub(crate) extern "C" fn go_on(skb: *mut __sk_buff, sight: &Sight, flow: *mut Fl
     }
 }
 
-/// Counts a reset, and the end of the connection if `sight` is that.
-///
-/// # Safety
-/// `flow` must be of the map.
-#[inline(always)]
-unsafe fn end(sight: &Sight, flow: *mut Flow, new: u64) {
+/// Counts a reset, and the end of the connection if `sight` is that; says something `new` as in [`go_on`].
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn end(sight: &Sight, flow: *mut Flow, new: u64) {
     const FIN: u64 = tcp_flag::FIN as u64;
     let direction = sight.direction();
-    // SAFETY: the caller's.
+    // SAFETY: a flow of the map, as in `begin`.
     let (seen, first) = unsafe { ((&raw const (*flow).seen).read_volatile(), (*flow).first) };
     let (bits, reason) = if sight.has_flag(tcp_flag::RST) {
-        if let Some(details) = details(sight.api()) {
-            details.reset_packets[direction.index()] += 1;
+        let Some(details) = details(sight.api()) else { return };
+        details.reset_packets[direction.index()] += 1;
+        if seen & (BEGUN | EVER_PLAIN) == 0 {
+            // It has begun anew, and is an attempt so far.
+            // SAFETY: as above.
+            if unsafe { refuse(sight, flow) } {
+                tell_ended(sight);
+            }
+            return;
         }
         (ENDED | RESET, CloseReason::Reset)
     } else if Flow::says(new, direction, FIN) && Flow::says(seen, direction.opposite(), FIN) {
@@ -158,6 +180,12 @@ unsafe fn end(sight: &Sight, flow: *mut Flow, new: u64) {
         details.closed[reason as usize] += 1;
         details.lifetime.observe(Range::Lifetime, nanoseconds(sight.tick).saturating_sub(first));
     }
+    tell_ended(sight);
+}
+
+/// Says which flow has ended.
+#[inline(always)]
+fn tell_ended(sight: &Sight) {
     if ENDED_FLOWS.output::<FlowKey>(&sight.key, NO_WAKEUP).is_err() {
         lose(Lost::Ended);
     }
@@ -218,17 +246,20 @@ pub(crate) extern "C" fn begin(sight: &Sight, flow: *mut Flow) {
 #[inline(always)]
 pub(crate) unsafe fn leave(sight: &Sight, flow: *mut Flow) {
     // SAFETY: the caller's.
-    if !sight.is_tcp() || unsafe { Flow::note(flow, BEGUN) } == 0 {
+    if !sight.is_tcp() || unsafe { (&raw const (*flow).seen).read_volatile() } & BEGUN != 0 {
         return;
     }
+    begin(sight, flow);
     if let Some(details) = details(sight.api()) {
-        // SAFETY: the caller's.
-        if unsafe { (*flow).opened } == 0 {
-            details.adopted += 1;
-        } else {
-            details.opened += 1;
-        }
         details.left += 1;
+    }
+}
+
+/// Counts a connection that had found the table full, and finds room now.
+#[inline(always)]
+pub(crate) fn take_up(sight: &Sight) {
+    if let Some(details) = details(sight.api()) {
+        details.adopted += 1;
     }
 }
 
@@ -264,8 +295,6 @@ unsafe fn change_hands(sight: &Sight, flow: *mut Flow) {
 /// `flow` must be of the map.
 #[inline(always)]
 pub(crate) unsafe fn is_refused(sight: &Sight, flow: *mut Flow) -> bool {
-    /// What a side that has refused has not sent: anything but that.
-    const NOT_REFUSED: u64 = tidewaiter_common::flow::NO_RESET;
     // SAFETY: the caller's, for all of it.
     unsafe {
         answer_opening(sight, flow);
@@ -274,15 +303,7 @@ pub(crate) unsafe fn is_refused(sight: &Sight, flow: *mut Flow) -> bool {
         }
         let Some(details) = details(sight.api()) else { return false };
         details.reset_packets[sight.direction().index()] += 1;
-        let is_answer = (*flow).opened_by() == Some(sight.direction().opposite());
-        if !is_answer || Flow::says((*flow).seen, sight.direction(), NOT_REFUSED) {
-            return false;
-        }
-        if Flow::note(flow, ENDED | REFUSED) & ENDED == 0 {
-            return false;
-        }
-        details.refused += 1;
-        if !tell_finished(&sight.key, flow) {
+        if !refuse(sight, flow) || !tell_finished(&sight.key, flow) {
             return false;
         }
         // Should this fail, it is gone by itself.
@@ -291,13 +312,46 @@ pub(crate) unsafe fn is_refused(sight: &Sight, flow: *mut Flow) -> bool {
     }
 }
 
+/// Counts the refusal of an attempt to connect, if this segment, which has RST, is that. Says whether it is.
+///
+/// # Safety
+/// `flow` must be of the map.
+#[inline(always)]
+unsafe fn refuse(sight: &Sight, flow: *mut Flow) -> bool {
+    // SAFETY: the caller's, for all of it.
+    unsafe {
+        let is_answer = (*flow).opened_by() == Some(sight.direction().opposite());
+        // Who has refused has sent nothing but that.
+        if !is_answer || Flow::says((*flow).seen, sight.direction(), NO_RESET) {
+            return false;
+        }
+        if Flow::note(flow, ENDED | REFUSED) & ENDED == 0 {
+            return false;
+        }
+    }
+    if let Some(details) = details(sight.api()) {
+        details.refused += 1;
+    }
+    true
+}
+
+/// Counts the protocol of a flow that is over, if somebody has spoken and that was not taken for anything.
+#[inline(always)]
+fn count_unclassified(seen: u64, details: &mut ApiDetails) {
+    let has_spoken = Flow::says(seen, Direction::Receive, PAYLOAD) || Flow::says(seen, Direction::Transmit, PAYLOAD);
+    if has_spoken && seen & CLASSIFIED == 0 {
+        details.protocols[Protocol::Unknown.index()] += 1;
+    }
+}
+
 /// Takes the flows out of their table that the packet names: see [`FINISH`](tidewaiter_common::FINISH).
 #[inline(always)]
 pub(crate) fn finish(ctx: &TcContext) {
     let mut done = 0;
-    let mut tick = [0; size_of::<u64>()];
-    if load(ctx, FINISH_TICK_OFFSET, &mut tick) {
-        let keys = length(ctx).saturating_sub(FINISH_KEYS_OFFSET) / size_of::<FlowKey>();
+    let mut ticks = [0_u64; 2];
+    if load(ctx, FINISH_TICKS_OFFSET, &mut ticks) {
+        let [ended, others] = ticks;
+        let keys = (captured_length(ctx) as usize).saturating_sub(FINISH_KEYS_OFFSET) / size_of::<FlowKey>();
         for at in 0..FINISH_BATCH {
             let mut key = [0_u32; size_of::<FlowKey>() / 4];
             if at >= keys || !load(ctx, FINISH_KEYS_OFFSET + at * size_of::<FlowKey>(), &mut key) {
@@ -305,7 +359,7 @@ pub(crate) fn finish(ctx: &TcContext) {
             }
             // SAFETY: the same bytes; any are a key.
             let key = unsafe { &*(&raw const key).cast::<FlowKey>() };
-            if finish_one(key, u64::from_ne_bytes(tick)) == 0 {
+            if finish_one(key, ended, others) == 0 {
                 break;
             }
             done += 1;
@@ -322,14 +376,15 @@ fn load<T>(ctx: &TcContext, offset: usize, to: &mut T) -> bool {
     unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset as u32, to.cast(), size_of::<T>() as u32) == 0 }
 }
 
-/// Takes a flow out of its table, if it was quiet since `tick`; 0 if there is no room to tell of it.
+/// Takes a flow out of its table, if it was quiet since the tick `ended` and has ended, or since `others`; 0 if there is no room
+/// to tell of it.
 ///
 /// What passes between the moment in which its counters are taken and that in which it is gone is lost to the flow (not to the
 /// API); it was quiet until then.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn finish_one(key: &FlowKey, tick: u64) -> u32 {
+extern "C" fn finish_one(key: &FlowKey, ended: u64, others: u64) -> u32 {
     let (flow, is_established) = match FLOWS.get_ptr_mut(key) {
         Some(flow) => (flow, true),
         None => match NEW_FLOWS.get_ptr_mut(key) {
@@ -339,13 +394,19 @@ extern "C" fn finish_one(key: &FlowKey, tick: u64) -> u32 {
     };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
+        let seen = (&raw const (*flow).seen).read_volatile();
+        // What has ended may have begun anew since somebody was told.
+        let tick = if seen & ENDED != 0 { ended } else { others };
         if (&raw const (*flow).last).read_volatile() > tick {
             return 1;
         }
-        let seen = (&raw const (*flow).seen).read_volatile();
         let api = (*flow).api;
-        // Of one that has moved nothing is left to tell.
-        if !Flow::has_moved(flow) && !tell_finished(key, flow) {
+        if Flow::has_moved(flow) {
+            // Nothing of it is left to tell.
+            let _: Result<(), i32> = NEW_FLOWS.remove(key);
+            return 1;
+        }
+        if !tell_finished(key, flow) {
             return 0;
         }
         if is_established {
@@ -353,14 +414,11 @@ extern "C" fn finish_one(key: &FlowKey, tick: u64) -> u32 {
         }
         let _: Result<(), i32> = NEW_FLOWS.remove(key);
         let Some(details) = details(api) else { return 1 };
-        if key.protocol == protocol::TCP.into() && seen & (BEGUN | ENDED) == BEGUN {
+        // One in the other table that has begun found this one full, and was counted as left.
+        if is_established && seen & BEGUN != 0 && (seen & ENDED == 0 || seen & REFUSED != 0) {
             details.closed[CloseReason::Idle as usize] += 1;
         }
-        let has_spoken =
-            Flow::says(seen, Direction::Receive, PAYLOAD) || Flow::says(seen, Direction::Transmit, PAYLOAD);
-        if has_spoken && seen & CLASSIFIED == 0 {
-            details.protocols[Protocol::Unknown.index()] += 1;
-        }
+        count_unclassified(seen, details);
     }
     1
 }

@@ -49,27 +49,43 @@ fn prefix(skb: *mut __sk_buff, sight: &Sight) -> Option<&'static Prefix> {
     }
 }
 
-/// Takes note of the first payload of a direction.
+/// Leaves in [`SCRATCH`] what the payload looks like. A function of its own, and through a map: else the verifier would follow
+/// each way through it to the end of all that comes after.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn classify(skb: *mut __sk_buff, sight: &Sight) {
+    let transport = if sight.is_tcp() { Transport::Tcp } else { Transport::Udp };
+    let Some(prefix) = prefix(skb, sight) else { return };
+    let found = Protocol::classify(transport, prefix);
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry, as in `account`.
+        unsafe { (&raw mut (*scratch).found).write_volatile(found as u8) };
+    }
+}
+
+/// Takes note of the first payload of a direction, of which [`classify`] has said what it looks like.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
     let is_tcp = sight.is_tcp();
-    let transport = if is_tcp { Transport::Tcp } else { Transport::Udp };
     if !is_tcp && sight.key.protocol != protocol::UDP.into() {
         return;
     }
-    let Some(prefix) = prefix(skb, sight) else { return };
-    let found = Protocol::classify(transport, prefix);
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+    // SAFETY: this CPU's own entry, as in `account`.
+    let found = unsafe { (&raw const (*scratch).found).read_volatile() };
     let direction = sight.direction();
+    let is = |protocol: Protocol| found == protocol as u8;
     let mut bits = Flow::protocol_bits(direction, found);
-    if found == Protocol::Http1 {
+    if is(Protocol::Http1) {
         bits |= HTTP1;
     }
-    if found == Protocol::Dns && !is_tcp {
+    if is(Protocol::Dns) && !is_tcp {
         bits |= DATAGRAMS;
     }
-    let is_known = found != Protocol::Unknown;
+    let is_known = !is(Protocol::Unknown);
     let Some(details) = details(sight.api()) else { return };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
@@ -77,20 +93,20 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         let seen = (&raw const (*flow).seen).read_volatile();
         let is_answer = Flow::says(seen, direction.opposite(), PAYLOAD);
         if (is_known || is_answer) && Flow::note(flow, CLASSIFIED) != 0 {
-            if let Some(count) = details.protocols.get_mut(found.index()) {
+            if let Some(count) = details.protocols.get_mut(usize::from(found)) {
                 *count += 1;
             }
         }
         let expected = EXPECTATIONS.get(u32::from(sight.api().0)).copied().unwrap_or(0);
         // What answers something unknown may be anything, and so may what comes in the middle of a connection.
         let is_beginning = !is_tcp || (*flow).opened != 0;
-        let is_unexpected = expected & (1 << found as u32) == 0 && (is_known || (is_beginning && sight.is_request()));
+        let is_unexpected = expected & (1 << (found & 31)) == 0 && (is_known || (is_beginning && sight.is_request()));
         let is_unexpected = expected != 0 && is_unexpected;
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
             sample(skb, sight, sample_kind::UNEXPECTED, found);
         }
-        let is_greeting = matches!(found, Protocol::Tls | Protocol::Http2) && is_tcp;
+        let is_greeting = (is(Protocol::Tls) || is(Protocol::Http2)) && is_tcp;
         // Whoever has not been answered may have sent it to anyone.
         if is_greeting && Flow::is_answered(seen, direction) {
             sample(skb, sight, sample_kind::GREETING, found);
@@ -154,8 +170,8 @@ pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mu
 
 /// Has userspace look at the payload.
 #[inline(always)]
-fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, found: Protocol) {
-    send_sample(skb, sight, u32::from(kind) << 8 | found as u32);
+fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, found: u8) {
+    send_sample(skb, sight, u32::from(kind) << 8 | u32::from(found));
 }
 
 /// As [`sample`], with both numbers in one.

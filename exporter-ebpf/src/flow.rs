@@ -17,7 +17,7 @@ use tidewaiter_common::{
     api::{ApiSlot, Owner},
     counters::Counters,
     direction::Direction,
-    flow::{DATAGRAMS, Flow, FlowKey, HTTP1},
+    flow::{BEGUN, DATAGRAMS, Flow, FlowKey, HTTP1},
     frame::Frame,
     packet::{Packet, protocol, tcp_flag},
     role::Role,
@@ -173,6 +173,9 @@ pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
+    if sight.segment.payload > 0 {
+        conversation::classify(ctx.skb.skb, sight);
+    }
     let Some(flow) = FLOWS.get_ptr_mut(&sight.key) else {
         // It was counted for a flow that userspace has taken away since.
         if sight.new == NOT_COUNTED {
@@ -297,9 +300,11 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
             if !(*copy).is_established(key.protocol) {
                 return;
             }
+            let was_left = (*copy).seen & BEGUN != 0;
             (*copy).uncount();
             (*copy).api = sight.api();
             match FLOWS.insert(key, &*copy, BPF_NOEXIST.into()) {
+                Ok(()) if was_left => connection::take_up(sight),
                 Ok(()) | Err(ALREADY_THERE) => {}
                 // It is part of no flow then, nor of this one should there be room for it later.
                 Err(_) => {
@@ -311,7 +316,12 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
         }
         if let Some(established) = FLOWS.get_ptr_mut(key) {
             Flow::move_counters(flow, established);
-            return connection::begin(sight, established);
+            connection::begin(sight, established);
+            // The other side may have been done before.
+            if sight.has_flag(tcp_flag::FIN) && !sight.has_flag(tcp_flag::RST) {
+                connection::end(sight, established, new);
+            }
+            return;
         }
         // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
         Flow::begin_anew(flow, bits, nanoseconds(tick));

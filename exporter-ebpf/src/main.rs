@@ -14,8 +14,13 @@ mod conversation;
 mod flow;
 mod frame;
 mod maps;
+mod transmission;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
+    macros::{btf_tracepoint, classifier},
+    programs::{BtfTracePointContext, TcContext},
+};
 use tidewaiter_common::direction::Direction;
 
 /// "No verdict, ask the next program": `TCX_NEXT` to TCX and, the same number, `TC_ACT_UNSPEC` to a TC filter
@@ -34,6 +39,27 @@ fn account_receive(ctx: TcContext) -> i32 {
 fn account_transmit(ctx: TcContext) -> i32 {
     account::account(&ctx, Direction::Transmit);
     NEXT
+}
+
+/// Counts segments that TCP sends again.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn count_retransmission(ctx: BtfTracePointContext) {
+    if transmission::was_sent(&ctx) {
+        transmission::count_retransmission(ctx.arg(0), Some(ctx.arg(1)));
+    }
+}
+
+/// Counts answers to opening segments that TCP sends again: they are of no socket yet, but of a request for one, which
+/// begins as a socket does.
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+fn count_synack_retransmission(ctx: BtfTracePointContext) {
+    transmission::count_retransmission(ctx.arg(1), None);
+}
+
+/// Counts packets that the kernel drops.
+#[btf_tracepoint(function = "kfree_skb")]
+fn count_drop(ctx: BtfTracePointContext) {
+    transmission::count_drop(&ctx);
 }
 
 /// Tells userspace what tick it is, in which flows say when they were last seen: in the context, which it gets back. Never

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use tidewaiter_common::{
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
@@ -11,9 +11,10 @@ use tidewaiter_common::{
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
-    packet::Packet,
+    packet::{IPV6_HEADER, Packet},
     protocol::Prefix,
     record::{ApiRecord, InstanceRecord, InterfaceRecord},
+    transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
 use crate::flow::Sight;
@@ -42,6 +43,14 @@ pub(crate) static API_COUNTERS: PerCpuArray<ApiCounters> = PerCpuArray::with_max
 #[map]
 pub(crate) static API_DETAILS: PerCpuArray<ApiDetails> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
 
+/// What was counted of each API's transmission, a set for each CPU. Userspace makes it zeros before an API gets the slot.
+#[map]
+pub(crate) static API_TRANSMISSION: PerCpuArray<ApiTransmission> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
+
+/// Packets that the kernel dropped, by API and reason. Userspace takes out those of a slot before an API gets that.
+#[map]
+pub(crate) static DROPS: PerCpuHashMap<DropKey, u64> = PerCpuHashMap::with_max_entries(MAX_DROP_ENTRIES, 0);
+
 /// The slot of each interface, by the low bits of its index. Written by userspace.
 #[map]
 pub(crate) static INTERFACE_SLOTS: Array<InterfaceEntry> = Array::with_max_entries(INTERFACE_TABLE_ENTRIES, 0);
@@ -64,6 +73,19 @@ pub(crate) static NEW_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_en
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// What one function of the program that counts drops leaves for another: that program may interrupt the others.
+#[map]
+pub(crate) static DROP_SCRATCH: PerCpuArray<DropScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The most bytes that are read of a header at once.
+pub(crate) const HEADER_BYTES: usize = IPV6_HEADER;
+
+/// A packet that was read, and what it is read from.
+pub(crate) struct DropScratch {
+    pub(crate) packet: Packet,
+    pub(crate) bytes: [u8; HEADER_BYTES],
+}
+
 /// A packet that was read, and how that went.
 pub(crate) struct Scratch {
     pub(crate) packet: Packet,
@@ -76,6 +98,8 @@ pub(crate) struct Scratch {
     pub(crate) flow: Flow,
     /// The first bytes of a payload.
     pub(crate) prefix: Prefix,
+    /// The [`Protocol`](tidewaiter_common::protocol::Protocol) that it looks like, as its number.
+    pub(crate) found: u8,
 }
 
 /// What is written to [`SAMPLES`].

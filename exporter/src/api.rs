@@ -66,7 +66,9 @@ impl Api {
     /// What its payload should look like, a bit for each protocol, by [`Protocol::index`]; 0 if that may be anything.
     #[must_use]
     pub fn expect_mask(&self) -> u32 {
-        self.expect.iter().fold(0, |mask, protocol| mask | 1 << protocol.index())
+        let expected = self.expect.iter().fold(0, |mask, protocol| mask | 1 << protocol.index());
+        // The kernel cannot tell one from the other.
+        if self.expect.contains(&Protocol::Grpc) { expected | 1 << Protocol::Http2.index() } else { expected }
     }
 }
 

@@ -17,7 +17,7 @@ pub const fn purpose(capability: Capability) -> &'static str {
     match capability {
         Capability::CAP_BPF => "loads the programs, reads their maps",
         Capability::CAP_NET_ADMIN => "attaches the programs to interfaces",
-        Capability::CAP_PERFMON => "loads programs that do arithmetic with addresses; given up afterwards",
+        Capability::CAP_PERFMON => "loads programs that do arithmetic with addresses, or trace; given up afterwards",
         Capability::CAP_SYS_PTRACE => "names the processes behind listening sockets, where no API is configured",
         Capability::CAP_DAC_READ_SEARCH => "looks into processes of other users, where no API is configured",
         _ => "not needed",

@@ -87,8 +87,8 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             "BTF",
             features::btf(),
             Verdict::Lacking,
-            "not used yet",
-            "not used yet; tracepoints will need a kernel with CONFIG_DEBUG_INFO_BTF",
+            "the kernel says how its structures are laid out, which tracepoints need",
+            "retransmissions and drops are not counted: a kernel with CONFIG_DEBUG_INFO_BTF is needed",
         ),
         feature(
             "BPF file system",
@@ -98,6 +98,9 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             "counters are lost with the exporter, and persist = true is refused; to mount it: mount -t bpf bpf /sys/fs/bpf",
         ),
     ];
+    findings.extend(features::transmission().into_iter().map(|(what, support)| {
+        feature(what, support, Verdict::Lacking, "counted for each API, at tracepoints", "not counted")
+    }));
     let capabilities = [
         (Capability::CAP_BPF, Verdict::Blocking),
         (Capability::CAP_NET_ADMIN, Verdict::Blocking),

@@ -16,6 +16,7 @@ pub use tidewaiter_common::{details::CloseReason, protocol::Protocol};
 
 use crate::{
     api::{Role, reserved},
+    greeting::Greetings,
     kernel::{Ticks, from_nanoseconds},
     snapshot::{Counters, Direction},
 };
@@ -87,6 +88,7 @@ impl FlowRecord {
         let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
         let (api, role) = context.api(flow.api);
         let (first, last) = context.clock.times(flow);
+        let (tls, told) = context.greetings.of(key);
         Self {
             api,
             role,
@@ -103,8 +105,8 @@ impl FlowRecord {
             responses: flow.responses,
             response_time: Duration::from_nanos(flow.response_time),
             retransmitted: flow.retransmitted,
-            application: flow.application(),
-            tls: None,
+            application: told.unwrap_or_else(|| flow.application()),
+            tls,
         }
         .ended(flow, false)
     }
@@ -147,6 +149,8 @@ pub struct FlowContext {
     pub interfaces: HashMap<u32, Arc<str>>,
     /// How times are read.
     pub clock: FlowClock,
+    /// What the kernel has not read of first payloads.
+    pub greetings: Greetings,
 }
 
 impl FlowContext {

@@ -5,6 +5,7 @@
 //! together.
 
 pub mod accounting;
+pub mod anomaly;
 pub mod api;
 pub mod capabilities;
 pub mod chain;
@@ -15,6 +16,7 @@ pub mod daemon;
 pub mod discovery;
 pub mod doctor;
 pub mod flow;
+pub mod greeting;
 pub mod grpc;
 pub mod http;
 pub mod interfaces;

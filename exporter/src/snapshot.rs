@@ -1,6 +1,7 @@
 //! What every sink is a function of: all counts at one moment.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,6 +12,7 @@ pub use tidewaiter_common::{
     counters::Counters,
     details::{ApiDetails, CloseReason},
     direction::Direction,
+    event::Lost,
     histogram::{Histogram, Range},
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
@@ -33,6 +35,8 @@ pub struct Snapshot {
     pub interfaces: Vec<InterfaceSnapshot>,
     /// The programs; empty while the kernel's BPF statistics are off.
     pub programs: Vec<ProgramStatistics>,
+    /// How often the kernel had no room to tell of something, by [`Lost`]; nothing while no flows are kept.
+    pub lost: Option<[u64; Lost::COUNT]>,
     /// How full the tables are.
     pub tables: Vec<TableSnapshot>,
     /// Those who get records of flows that are over.
@@ -56,6 +60,8 @@ pub struct ApiSnapshot {
     pub counters: ApiCounters,
     /// Connections, latencies and protocols; nothing for what has no slot of its own (`removed`), and while no flows are kept.
     pub details: Option<Box<ApiDetails>>,
+    /// How transmission goes.
+    pub transmission: TransmissionSnapshot,
     /// Its clients; nothing where no flows are followed, and for what is no API.
     pub clients: Option<ClientsSnapshot>,
     /// Since when.
@@ -84,6 +90,15 @@ pub struct ClientSnapshot {
     pub bytes: u64,
     /// Since when.
     pub created: SystemTime,
+}
+
+/// How the transmission of one API goes, as far as the kernel tells; nothing for what has no slot of its own (`removed`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransmissionSnapshot {
+    /// Segments that this host sent again.
+    pub retransmitted: Option<u64>,
+    /// Packets that the kernel dropped, by the name of the reason; nothing for `unmapped`.
+    pub dropped: Option<BTreeMap<String, u64>>,
 }
 
 /// What was counted for one interface.

@@ -14,6 +14,8 @@ const MAX_PROTOCOLS: usize = 16;
 const MAX_EXTENSIONS: usize = 64;
 
 const HANDSHAKE: u8 = 22;
+/// Bytes of a record before its content (RFC 8446 section 5.1).
+const RECORD_HEADER: usize = 5;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
 
@@ -49,6 +51,12 @@ pub fn read_hello(payload: &[u8]) -> Option<TlsHello> {
         server_name: read.server_name,
         application_protocols: read.application_protocols,
     })
+}
+
+/// Whether `payload` begins with the hello of a client, rather than that of a server.
+#[must_use]
+pub fn is_client_hello(payload: &[u8]) -> bool {
+    payload.first() == Some(&HANDSHAKE) && payload.get(RECORD_HEADER) == Some(&CLIENT_HELLO)
 }
 
 /// What both hellos of a connection say: of the version and the application protocol what the server chose, as far as it

@@ -10,7 +10,7 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     snapshot::{
         ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot,
+        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot, TransmissionSnapshot,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -23,6 +23,7 @@ pub fn snapshot() -> Snapshot {
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        lost: Some([1, 2, 3]),
         sinks: Vec::new(),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
@@ -71,6 +72,12 @@ fn nameless(packets: u64) -> ApiSnapshot {
         counters: ApiCounters { wire, untracked: Counters { packets: packets / 10, bytes: packets * 10 } },
         details: None,
         clients: None,
+        transmission: TransmissionSnapshot {
+            retransmitted: Some(packets / 5),
+            dropped: Some(
+                [("no_socket", packets / 4), ("other", 1)].map(|(reason, count)| (reason.to_owned(), count)).into(),
+            ),
+        },
         created: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
     }
 }

@@ -57,8 +57,9 @@ fn nothing_is_left_after_a_signal_to_end() {
             let namespace = Namespace::new();
             let mut exporter = Exporter::start(&namespace, &configuration(mode));
             let programs = loaded_by(&exporter);
-            // Both that are attached, and the clock.
-            assert_eq!((programs.len(), attached(&namespace)), (3, expected), "{mode}");
+            // Both that are attached to the interface, three at tracepoints, the one that they end in, the one that finishes
+            // flows, and the clock.
+            assert_eq!((programs.len(), attached(&namespace)), (8, expected), "{mode}");
             assert!(programs.is_subset(&loaded()));
 
             let status = exporter.end(signal);
@@ -235,6 +236,8 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
         "ring buffer",
         "BTF",
         "BPF file system",
+        "retransmissions",
+        "drops",
         "CAP_BPF",
         "CAP_NET_ADMIN",
         "CAP_PERFMON",

@@ -10,6 +10,7 @@ use std::{
 use tidewaiter_common::{
     api::{API_NAME_BYTES, AddressKey, ApiCounters, ApiSlot, MAX_APIS, PortEntry, port_at, port_index},
     record::{ApiRecord, state},
+    transmission::ApiTransmission,
 };
 use tracing::{error, info};
 
@@ -17,8 +18,8 @@ use super::ledger::{Ledger, Record};
 use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
     flow::ApiNames,
-    kernel::{FlowCapacity, Kernel, KernelError, from_nanoseconds, nanoseconds},
-    snapshot::{ApiDetails, ApiSnapshot},
+    kernel::{Drops, FlowCapacity, Kernel, KernelError, OTHER_REASON, from_nanoseconds, nanoseconds},
+    snapshot::{ApiDetails, ApiSnapshot, TransmissionSnapshot},
     tracker::FlowTracker,
 };
 
@@ -102,6 +103,12 @@ impl ApiRegistry {
         self.current.iter().map(|(Identity { name, role }, (slot, _))| (*slot, (name.as_str().into(), *role))).collect()
     }
 
+    /// Name and role of the API that has `slot`.
+    pub(super) fn holder(&self, slot: ApiSlot) -> Option<(Arc<str>, Role)> {
+        let record = self.ledger.record(slot.0);
+        (record.state() == state::CURRENT).then(|| identity(&record).map(|one| (one.name.into(), one.role)))?
+    }
+
     /// The slots that APIs have.
     pub(super) fn slots(&self) -> impl Iterator<Item = ApiSlot> {
         self.current.values().map(|(slot, _)| *slot)
@@ -128,6 +135,7 @@ impl ApiRegistry {
                 error!(api = api.name, "no room for one more API: its traffic stays unmapped");
                 continue;
             };
+            kernel.set_expectation(slot, api.expect_mask())?;
             self.current.insert(identity, (slot, Some(Arc::new(api.clone()))));
         }
         // Until the tables are written, all of them, what is to go is still there: a failure loses no count.
@@ -223,6 +231,7 @@ impl ApiRegistry {
     ) -> Result<Vec<ApiSnapshot>, KernelError> {
         let unmapped = reserved::UNMAPPED.to_owned();
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
+        let drops = kernel.drops()?;
         let mut apis = vec![ApiSnapshot {
             name: unmapped,
             role: None,
@@ -230,6 +239,7 @@ impl ApiRegistry {
             counters,
             details: details(kernel, ApiSlot::UNMAPPED)?,
             clients: None,
+            transmission: transmission(kernel, ApiSlot::UNMAPPED, None)?,
             created: kernel.created(),
         }];
         for (Identity { name, role }, (slot, api)) in &self.current {
@@ -242,6 +252,7 @@ impl ApiRegistry {
                 counters,
                 details: details(kernel, *slot)?,
                 clients: tracker.and_then(|tracker| tracker.clients(*slot, untracked_bytes(&counters))),
+                transmission: transmission(kernel, *slot, drops.as_ref())?,
                 created: from_nanoseconds(created),
             });
         }
@@ -252,6 +263,7 @@ impl ApiRegistry {
             counters,
             details: None,
             clients: None,
+            transmission: TransmissionSnapshot::default(),
             created: kernel.created(),
         }));
         Ok(apis)
@@ -302,7 +314,8 @@ impl Record for ApiRecord {
     }
 
     fn prepare(kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
-        kernel.clear_api_details(ApiSlot(slot))
+        kernel.clear_api_details(ApiSlot(slot))?;
+        kernel.clear_api_transmission(ApiSlot(slot))
     }
 
     fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {
@@ -326,6 +339,22 @@ fn details(kernel: &Kernel, slot: ApiSlot) -> Result<Option<Box<ApiDetails>>, Ke
 /// Bytes of the packets that are part of no flow.
 pub(super) const fn untracked_bytes(counters: &ApiCounters) -> u64 {
     counters.untracked.bytes
+}
+
+/// How the transmission of `slot` went, as far as that is counted; `drops` are those of all.
+fn transmission(kernel: &Kernel, slot: ApiSlot, drops: Option<&Drops>) -> Result<TransmissionSnapshot, KernelError> {
+    if !kernel.counts_retransmissions() && drops.is_none() {
+        return Ok(TransmissionSnapshot::default());
+    }
+    let ApiTransmission { retransmitted, dropped_otherwise } = kernel.api_transmission(slot)?;
+    let dropped = drops.map(|drops| {
+        let mut by_reason = drops.get(&slot).cloned().unwrap_or_default();
+        if dropped_otherwise > 0 {
+            *by_reason.entry(OTHER_REASON.to_owned()).or_default() += dropped_otherwise;
+        }
+        by_reason
+    });
+    Ok(TransmissionSnapshot { retransmitted: kernel.counts_retransmissions().then_some(retransmitted), dropped })
 }
 
 fn identity(record: &ApiRecord) -> Option<Identity> {

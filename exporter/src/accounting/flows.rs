@@ -10,7 +10,7 @@ use tidewaiter_common::{
     flow::{ENDED, Flow, FlowKey},
 };
 
-use crate::kernel::{FlowTable, Kernel, KernelError, Ticks, Walk};
+use crate::kernel::{FlowTable, Kernel, KernelError, QuietSince, Ticks, Walk};
 
 /// How long a connection that has ended is let rest, so that the last of its packets are counted with it: what is sent again,
 /// and what the other side has sent before it heard of the end.
@@ -19,8 +19,9 @@ const REST: Duration = Duration::from_secs(1);
 /// For how much of that it must have been quiet.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring.)
-const MOST_RESTING: usize = 1 << 16;
+/// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring, and what finds no room
+/// there is found by the next walk.)
+const MOST_RESTING: usize = 1 << 17;
 
 /// How many times the table is looked at before all of it was.
 const LOOKS: usize = 16;
@@ -93,7 +94,9 @@ impl FlowSweeper {
             }
             while !keys.is_empty() {
                 let batch = keys.split_off(keys.len().saturating_sub(Kernel::FINISH_BATCH));
-                finish(kernel, &batch, ticks.ago(QUIET), show)?;
+                // Where another connection has taken the place of one that has ended, that goes on.
+                let quiet = QuietSince { ended: ticks.ago(QUIET), others: ticks.ago(self.idle_timeout) };
+                finish(kernel, &batch, quiet, show)?;
                 if Instant::now() > deadline && !keys.is_empty() {
                     self.resting.push_front((since, keys));
                     return Ok(true);
@@ -146,21 +149,21 @@ impl FlowSweeper {
             }
         }
         // They were read with many others: by now they may be quiet no more, which the kernel asks itself.
-        finish(kernel, &over, idle, show)?;
-        finish(kernel, &ended, rested, show)?;
+        finish(kernel, &over, QuietSince { ended: idle, others: idle }, show)?;
+        finish(kernel, &ended, QuietSince { ended: rested, others: idle }, show)?;
         Ok(flows.len() - over.len() - ended.len())
     }
 }
 
-/// Has those flows finished that have been quiet since the tick `quiet_since`, and shows what they were.
+/// Has those flows finished that have been quiet long enough, and shows what they were.
 fn finish(
     kernel: &mut Kernel,
     mut keys: &[FlowKey],
-    quiet_since: u64,
+    quiet: QuietSince,
     show: &mut dyn FnMut(Shown<'_>),
 ) -> Result<(), KernelError> {
     while !keys.is_empty() {
-        let done = kernel.finish_flows(keys, quiet_since)?;
+        let done = kernel.finish_flows(keys, quiet)?;
         read_finished(kernel, show);
         if done == 0 {
             // The kernel filled the ring again at once: let it be until the next time.

@@ -18,12 +18,14 @@ use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
 use crate::{
+    anomaly::AnomalyLog,
     api::Api,
     chain::chain,
     config::AttachMode,
     flow::ApiNames,
+    greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
-    kernel::{Kernel, KernelError},
+    kernel::{FlowCapacity, Kernel, KernelError},
     snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
     tracker::FlowTracker,
 };
@@ -40,6 +42,9 @@ pub struct Accounting {
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
+    /// What the kernel has not read of first payloads.
+    greetings: Greetings,
+    anomalies: AnomalyLog,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -52,7 +57,16 @@ impl Accounting {
         let apis = ApiRegistry::restore(&kernel, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let flows = FlowSweeper::new(idle_timeout);
-        Ok(Self { kernel, apis, interfaces, flows, tracker: None, discovery: None })
+        Ok(Self {
+            kernel,
+            apis,
+            interfaces,
+            flows,
+            tracker: None,
+            greetings: Greetings::default(),
+            anomalies: AnomalyLog::default(),
+            discovery: None,
+        })
     }
 
     /// Makes `wanted` the APIs that are counted. Those that were counted before, by name and role, go on from where they
@@ -136,6 +150,10 @@ impl Accounting {
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
         });
+        let lost = collect(&mut collectors, "events", || {
+            let is_kept = self.kernel.flow_capacity() != FlowCapacity::NONE;
+            is_kept.then(|| self.kernel.lost()).transpose()
+        });
         let process = collect(&mut collectors, "process", process::snapshot);
         let tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
@@ -154,6 +172,7 @@ impl Accounting {
             apis: apis.unwrap_or_default(),
             interfaces: interfaces.unwrap_or_default(),
             programs: programs.unwrap_or_default(),
+            lost: lost.flatten(),
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             process,

@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     time::Instant,
 };
 
 use tidewaiter_common::{
     api::ApiSlot,
+    event::sample_kind,
     flow::{Flow, FlowKey},
 };
 
@@ -17,10 +19,15 @@ use super::{
     interfaces::InterfaceRegistry,
 };
 use crate::{
-    flow::{FlowClock, FlowContext},
+    anomaly::UnexpectedPayload,
+    flow::{FlowClock, FlowContext, Protocol},
+    greeting::Greetings,
     kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
     tracker::FlowTracker,
 };
+
+/// Samples that are looked at before others may go on.
+const MOST_SAMPLES: usize = 512;
 
 impl Accounting {
     /// Shows flows to `tracker` from now on. Those of APIs that are counted already, for an exporter before us, are theirs
@@ -38,8 +45,38 @@ impl Accounting {
         self.tracker.as_mut()
     }
 
+    /// What is known of first payloads; it goes on to be filled.
+    #[must_use]
+    pub fn greetings(&self) -> Greetings {
+        self.greetings.clone()
+    }
+
+    /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.
+    pub fn read_samples(&mut self, limit: usize) -> bool {
+        let Self { kernel, apis, greetings, anomalies, .. } = self;
+        kernel.read_samples(limit, |sample, payload| {
+            let protocol = Protocol::from_index(sample.protocol).unwrap_or_default();
+            if sample.kind != sample_kind::UNEXPECTED {
+                return greetings.note(sample.key, protocol, payload);
+            }
+            let Some((api, role)) = apis.holder(sample.api) else { return };
+            let FlowKey { local, remote, local_port, remote_port, .. } = sample.key;
+            let anomaly = UnexpectedPayload {
+                api,
+                role: Some(role),
+                local: SocketAddr::new(local.into(), local_port),
+                remote: SocketAddr::new(remote.into(), remote_port),
+                application: protocol,
+                first_bytes: payload.to_vec(),
+            };
+            anomalies.tell(&anomaly, Instant::now());
+        })
+    }
+
     /// Has flows finished that the kernel says have ended, until `deadline`. Says whether there are more.
     pub fn drain_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
+        // Before the flows that they are of.
+        self.read_samples(MOST_SAMPLES);
         self.show_flows(|flows, kernel, ticks, show| flows.drain(kernel, ticks, deadline, show))
     }
 
@@ -53,14 +90,17 @@ impl Accounting {
         &mut self,
         go: impl FnOnce(&mut FlowSweeper, &mut Kernel, Ticks, &mut dyn FnMut(Shown<'_>)) -> Result<T, KernelError>,
     ) -> Result<T, KernelError> {
-        let Self { kernel, apis, interfaces, flows, tracker, discovery: _ } = self;
+        let Self { kernel, apis, interfaces, flows, tracker, greetings, .. } = self;
         let ticks = kernel.ticks()?;
         let Some(tracker) = tracker else { return go(flows, kernel, ticks, &mut |_| {}) };
         tracker.tick(Instant::now(), ticks);
-        let context = tracker.wants_records().then(|| context(apis, interfaces, ticks));
+        let context = tracker.wants_records().then(|| context(apis, interfaces, greetings, ticks));
         go(flows, kernel, ticks, &mut |shown| match shown {
             Shown::Live(key, flow) => tracker.see(key, flow),
-            Shown::Finished(key, flow) => tracker.finish(key, flow, context.as_ref()),
+            Shown::Finished(key, flow) => {
+                tracker.finish(key, flow, context.as_ref());
+                greetings.forget(key);
+            }
         })
     }
 
@@ -72,7 +112,7 @@ impl Accounting {
     /// What it takes to make records of flows.
     pub fn flow_context(&mut self) -> Result<FlowContext, KernelError> {
         let ticks = self.kernel.ticks()?;
-        Ok(context(&self.apis, &self.interfaces, ticks))
+        Ok(context(&self.apis, &self.interfaces, &self.greetings, ticks))
     }
 
     /// The slots that are taken, and what tick it is: for [`Accounting::apis_changed`].
@@ -102,8 +142,14 @@ fn slots(apis: &ApiRegistry) -> BTreeSet<ApiSlot> {
 }
 
 /// What it takes to make records of flows when it is so late by `ticks`.
-pub(super) fn context(apis: &ApiRegistry, interfaces: &InterfaceRegistry, ticks: Ticks) -> FlowContext {
+pub(super) fn context(
+    apis: &ApiRegistry,
+    interfaces: &InterfaceRegistry,
+    greetings: &Greetings,
+    ticks: Ticks,
+) -> FlowContext {
     FlowContext {
+        greetings: greetings.clone(),
         apis: apis.names(),
         interfaces: interfaces.current().map(|one| (one.index, one.name.as_str().into())).collect::<HashMap<_, _>>(),
         clock: FlowClock::at(ticks),

@@ -9,7 +9,7 @@ use aya::{
 };
 use tidewaiter_common::{
     FINISH,
-    event::{FINISH_BATCH, FINISH_KEYS_OFFSET, FINISH_TICK_OFFSET, FinishedFlow, Lost, Sample},
+    event::{FINISH_BATCH, FINISH_KEYS_OFFSET, FINISH_TICKS_OFFSET, FinishedFlow, Lost, Sample},
     flow::FlowKey,
 };
 
@@ -22,25 +22,30 @@ use super::{
 /// The least bytes of a ring: a page.
 const PAGE: u32 = 4096;
 
-/// Bytes that the ring of finished flows has: for some thousands, and it is emptied after each batch.
+// Each of these is mapped into the exporter's memory, twice, one behind the other, as rings are.
+
+/// Bytes of the ring of ended flows: for 37,000 between two looks, and what finds no room is found by the next walk.
+const ENDED_BYTES: u32 = 1 << 21;
+/// Bytes of the ring of finished flows: for 4,600, and it is emptied after each batch.
 const FINISHED_BYTES: u32 = 1 << 20;
-/// Bytes that the ring of samples has: for the hellos of some hundred connections between two looks.
+/// Bytes of the ring of samples: for the hellos of some hundred connections between two looks.
 const SAMPLE_RING_BYTES: u32 = 1 << 20;
-/// Bytes that the ring of ended flows has for each of its entries: a key, and what the kernel puts before it.
-const ENDED_BYTES: u32 = 56;
 
 /// The rings, and how many bytes each has if there are so many flows.
 pub(super) fn rings(flows: FlowCapacity) -> [(&'static str, u32); 3] {
     if flows == FlowCapacity::NONE {
         return name::RINGS.map(|name| (name, PAGE));
     }
-    // A quarter of all flows may end within the second in which they are let rest.
-    let ended = (flows.established / 4).saturating_mul(ENDED_BYTES).clamp(PAGE, 1 << 28);
-    [
-        (name::ENDED_FLOWS, ended.next_power_of_two()),
-        (name::FINISHED_FLOWS, FINISHED_BYTES),
-        (name::SAMPLES, SAMPLE_RING_BYTES),
-    ]
+    [(name::ENDED_FLOWS, ENDED_BYTES), (name::FINISHED_FLOWS, FINISHED_BYTES), (name::SAMPLES, SAMPLE_RING_BYTES)]
+}
+
+/// Since which tick flows must have been quiet that are to be finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuietSince {
+    /// Those that have ended.
+    pub ended: u64,
+    /// Those that have not.
+    pub others: u64,
 }
 
 /// The rings, ready to be read.
@@ -103,15 +108,15 @@ impl Kernel {
         true
     }
 
-    /// Has those of at most [`Kernel::FINISH_BATCH`] flows finished that were quiet since the tick `quiet_since`: each is
-    /// taken out of its table, its end is counted, and what it was can be read ([`Kernel::read_finished`]). Answers with how
+    /// Has those of at most [`Kernel::FINISH_BATCH`] flows finished that were quiet long enough: each is taken out of its table, its end is counted, and what it was can be read ([`Kernel::read_finished`]). Answers with how
     /// many were dealt with: fewer than there are if the ring is full, then it is to be read first.
-    pub fn finish_flows(&mut self, keys: &[FlowKey], quiet_since: u64) -> Result<usize, KernelError> {
+    pub fn finish_flows(&mut self, keys: &[FlowKey], quiet: QuietSince) -> Result<usize, KernelError> {
         let keys = keys.get(..FINISH_BATCH).unwrap_or(keys);
         let packet = &mut self.finish_packet;
         packet.clear();
-        packet.resize(FINISH_TICK_OFFSET, 0);
-        packet.extend(quiet_since.to_ne_bytes());
+        packet.resize(FINISH_TICKS_OFFSET, 0);
+        let QuietSince { ended, others } = quiet;
+        packet.extend([ended, others].into_iter().flat_map(u64::to_ne_bytes));
         debug_assert_eq!(packet.len(), FINISH_KEYS_OFFSET);
         packet.extend(keys.iter().flat_map(key_bytes));
         let mut answer = [0; context::BYTES];

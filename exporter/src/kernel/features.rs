@@ -9,11 +9,10 @@ use aya::{
 };
 use rustix::{fs::statfs, io::Errno};
 
-use super::pins::BPF_FILE_SYSTEM;
+pub use super::tracepoints::transmission;
+use super::{btf::KERNEL_BTF, pins::BPF_FILE_SYSTEM};
 use crate::chain::chain;
 
-/// Where the kernel shows its own type information.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
 pub(super) const BPF_FILE_SYSTEM_MAGIC: i64 = 0xcafe_4a11;
 

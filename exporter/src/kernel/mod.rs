@@ -3,6 +3,7 @@
 //! Nothing outside this module names `aya`.
 
 mod attach;
+mod btf;
 pub mod error;
 mod events;
 pub mod features;
@@ -11,6 +12,7 @@ pub mod pins;
 mod programs;
 mod system;
 mod tables;
+mod tracepoints;
 
 use std::{
     collections::HashMap,
@@ -20,10 +22,11 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, KERNEL_LAYOUT, REPLAY, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
+    transmission::KernelLayout,
 };
 use tracing::{info, warn};
 
@@ -32,12 +35,15 @@ use self::{
     events::{Rings, rings},
     pins::{Inheritance, Pins},
     programs::{load_program, set_program},
+    tracepoints::{Resolved, Tracing},
 };
 pub use self::{
     attach::{Attachment, Hook},
     error::KernelError,
+    events::QuietSince,
     flows::{FlowTable, Walk},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
+    tracepoints::{Drops, OTHER_REASON},
 };
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
@@ -54,6 +60,8 @@ pub struct LoadOptions {
     pub flows: FlowCapacity,
     /// Whether captures are to be replayed, by [`Kernel::replay`].
     pub replay: bool,
+    /// Whether to count at tracepoints how transmission goes, as far as the kernel lets us.
+    pub transmission: bool,
 }
 
 /// How many flows there can be.
@@ -90,6 +98,7 @@ pub struct Kernel {
     /// What the program that finishes flows is given: kept, because it is given much.
     finish_packet: Vec<u8>,
     attached: HashMap<u32, Attached>,
+    tracing: Tracing,
     pins: Option<Pins>,
     filter_handle: TcHandle,
     flows: FlowCapacity,
@@ -103,14 +112,17 @@ impl Kernel {
     /// # Errors
     /// Mostly for lack of permission, or a kernel that is too old.
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
-        let LoadOptions { pins, fresh, flows, replay } = options;
+        let LoadOptions { pins, fresh, flows, replay, transmission } = options;
         let namespace = namespace_cookie()?;
         let took_over = match &pins {
             Some(pins) => inherit(pins, namespace, fresh, flows)?,
             None => false,
         };
-        let loaded = load_object(pins.as_ref(), flows, replay).and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
-        let (rings, ebpf) = match loaded {
+        let resolved = transmission.then(|| Resolved::of_running_kernel(namespace));
+        let layout = resolved.as_ref().and_then(|resolved| Some(resolved.as_ref().ok()?.layout));
+        let loaded =
+            load_object(pins.as_ref(), flows, replay, layout).and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
+        let (rings, mut ebpf) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 // What was there before goes on counting; what is there since then is of no use.
@@ -121,12 +133,14 @@ impl Kernel {
             }
         };
         let filter_handle = Pins::filter_handle(pins.as_ref().map_or(Path::new(""), Pins::path));
+        let tracing = resolved.map(|resolved| Tracing::start(&mut ebpf, resolved, pins.as_ref())).unwrap_or_default();
         let now = SystemTime::now();
         let mut kernel = Self {
             ebpf,
             rings,
             finish_packet: Vec::new(),
             attached: HashMap::new(),
+            tracing,
             pins,
             filter_handle,
             flows,
@@ -165,6 +179,7 @@ impl Kernel {
     /// [`KernelError::Pins`] if something pinned could not be removed.
     pub fn end(&mut self) -> Result<(), KernelError> {
         self.detach_all();
+        self.tracing.stop();
         self.pins.take().map_or(Ok(()), Pins::remove).map_err(KernelError::from)
     }
 }
@@ -178,7 +193,12 @@ impl Drop for Kernel {
 }
 
 /// Creates the maps, or opens those that are pinned, and loads the programs.
-fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result<Ebpf, KernelError> {
+fn load_object(
+    pins: Option<&Pins>,
+    flows: FlowCapacity,
+    replay: bool,
+    layout: Option<KernelLayout>,
+) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     for (name, entries) in sizes(flows) {
         loader.map_max_entries(name, entries);
@@ -186,6 +206,9 @@ fn load_object(pins: Option<&Pins>, flows: FlowCapacity, replay: bool) -> Result
     let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
     for (name, switch) in &switches {
         loader.override_global(name, switch, true);
+    }
+    if let Some(layout) = &layout {
+        loader.override_global(KERNEL_LAYOUT, layout, true);
     }
     for (pins, name) in pins.iter().flat_map(|pins| tables::name::ALL.map(|name| (pins, name))) {
         loader.map_pin_path(name, pins.map(name));

@@ -5,7 +5,8 @@
 //!
 //! * each map under its name;
 //! * `tcx-INDEX-DIRECTION`, a link: while it is pinned, the program stays attached to the interface with that index;
-//! * `clsact-INDEX-DIRECTION`, a program: it says that there is a TC filter, which stays by itself.
+//! * `clsact-INDEX-DIRECTION`, a program: it says that there is a TC filter, which stays by itself;
+//! * `tracepoint-NAME`, a link: while it is pinned, the program stays attached to the tracepoint.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -42,6 +43,7 @@ use super::{
     attach::{Hook, attach_type, priority},
     features::BPF_FILE_SYSTEM_MAGIC,
     tables::name,
+    tracepoints::tracepoints,
 };
 
 /// Where the BPF file system is mounted, on any host that mounts it.
@@ -172,7 +174,9 @@ impl Pins {
     /// The name of something in the folder that is none of our pins.
     fn foreign(&self) -> Option<String> {
         let names = self.entries().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        names.into_iter().find(|name| !name::ALL.contains(&name.as_str()) && parse_hook(name).is_none())
+        let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
+        let is_ours = |name: &str| name::ALL.contains(&name) || parse_hook(name).is_some() || is_tracepoint(name);
+        names.into_iter().find(|name| !is_ours(name))
     }
 
     /// As [`Pins::open`], but only if the folder is there.
@@ -194,6 +198,16 @@ impl Pins {
     /// Where it is pinned that a program is attached.
     pub(super) fn hook(&self, hook: Hook, index: u32, direction: Direction) -> PathBuf {
         self.path.join(format!("{}-{index}-{}", hook.as_str(), direction.as_str()))
+    }
+
+    /// Where it is pinned that a program is attached to the tracepoint called `name`.
+    pub(super) fn tracepoint(&self, name: &str) -> PathBuf {
+        self.path.join(tracepoint_pin(name))
+    }
+
+    /// Detaches the program at the tracepoint called `name`, and removes its pin. Nothing need be there.
+    pub(super) fn detach_tracepoint(&self, name: &str) {
+        remove_link(&self.tracepoint(name), true);
     }
 
     /// The handle of the TC filters of the exporter with this folder, so that two on one interface do not take each
@@ -247,15 +261,7 @@ impl Pins {
         if hook == Hook::Clsact && path.exists() {
             remove_filter(index, direction, Self::filter_handle(&self.path));
         }
-        // The kernel detaches when the last user is gone. Being the last one makes it happen here and now.
-        let link = (hook == Hook::Tcx).then(|| PinnedLink::from_pin(&path).ok()).flatten();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                debug!(path = %path.display(), %error, "cannot remove a pin");
-            }
-            _ => {}
-        }
-        drop(link);
+        remove_link(&path, hook == Hook::Tcx);
     }
 
     /// Detaches everything, and removes all pins.
@@ -269,6 +275,7 @@ impl Pins {
         for (hook, index, direction) in self.hooks() {
             self.detach(hook, index, direction);
         }
+        tracepoints().for_each(|name| self.detach_tracepoint(name));
         for path in self.entries() {
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
@@ -297,6 +304,23 @@ impl Pins {
     fn entries(&self) -> impl Iterator<Item = PathBuf> {
         fs::read_dir(&self.path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
     }
+}
+
+/// Removes the pin at `path`, which detaches what it keeps attached if it is a link. Nothing need be there.
+fn remove_link(path: &Path, is_link: bool) {
+    // The kernel detaches when the last user is gone. Being the last one makes it happen here and now.
+    let link = is_link.then(|| PinnedLink::from_pin(path).ok()).flatten();
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            debug!(path = %path.display(), %error, "cannot remove a pin");
+        }
+        _ => {}
+    }
+    drop(link);
+}
+
+fn tracepoint_pin(name: &str) -> String {
+    format!("tracepoint-{name}")
 }
 
 /// Removes a TC filter of ours; it may be gone with its interface.

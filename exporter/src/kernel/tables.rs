@@ -31,6 +31,8 @@ pub(super) mod name {
     pub(in crate::kernel) const ADDRESSES: &str = "ADDRESSES";
     pub(in crate::kernel) const API_COUNTERS: &str = "API_COUNTERS";
     pub(in crate::kernel) const API_DETAILS: &str = "API_DETAILS";
+    pub(in crate::kernel) const API_TRANSMISSION: &str = "API_TRANSMISSION";
+    pub(in crate::kernel) const DROPS: &str = "DROPS";
     pub(in crate::kernel) const INTERFACE_SLOTS: &str = "INTERFACE_SLOTS";
     pub(in crate::kernel) const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     pub(in crate::kernel) const FLOWS: &str = "FLOWS";
@@ -49,11 +51,13 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 17] = [
+    pub(in crate::kernel) const ALL: [&str; 19] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
         API_DETAILS,
+        API_TRANSMISSION,
+        DROPS,
         INTERFACE_SLOTS,
         INTERFACE_COUNTERS,
         FLOWS,
@@ -119,12 +123,17 @@ impl Kernel {
 
     /// Makes what was counted beside packets and bytes in `slot` zeros. Nobody may have it.
     pub fn clear_api_details(&mut self, slot: ApiSlot) -> Result<(), KernelError> {
-        let mut details: PerCpuArray<_, ApiDetails> = self.map_mut(name::API_DETAILS)?;
+        self.clear::<ApiDetails>(name::API_DETAILS, slot)
+    }
+
+    /// Makes the entry of `slot` zeros, on all CPUs.
+    pub(super) fn clear<T: Pod + Default>(&mut self, map: &'static str, slot: ApiSlot) -> Result<(), KernelError> {
+        let mut array: PerCpuArray<_, T> = self.map_mut(map)?;
         let zeros = nr_cpus()
             .map_err(|(_, source)| source)
-            .and_then(|cpus| PerCpuValues::try_from(vec![ApiDetails::default(); cpus]))
-            .map_err(|source| write(name::API_DETAILS)(source.into()))?;
-        details.set(slot.0.into(), zeros, 0).map_err(write(name::API_DETAILS))
+            .and_then(|cpus| PerCpuValues::try_from(vec![T::default(); cpus]))
+            .map_err(|source| write(map)(source.into()))?;
+        array.set(slot.0.into(), zeros, 0).map_err(write(map))
     }
 
     /// Who has `slot`.
@@ -213,7 +222,7 @@ impl Kernel {
     }
 
     /// The entry at `index` of an array of which each CPU has its own, all of them together.
-    fn add_up<T>(&self, map: &'static str, index: u16) -> Result<T, KernelError>
+    pub(super) fn add_up<T>(&self, map: &'static str, index: u16) -> Result<T, KernelError>
     where
         T: Pod + Default + for<'a> AddAssign<&'a T>,
     {

@@ -78,7 +78,9 @@ mod tests {
     use crate::{
         api::Role,
         metrics::exposition::Format,
-        snapshot::{ApiCounters, ApiSnapshot, ClientSnapshot, ClientsSnapshot, SinkSnapshot, Snapshot},
+        snapshot::{
+            ApiCounters, ApiSnapshot, ClientSnapshot, ClientsSnapshot, SinkSnapshot, Snapshot, TransmissionSnapshot,
+        },
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -96,6 +98,7 @@ mod tests {
             None => Vec::new(),
         };
         ApiSnapshot {
+            transmission: TransmissionSnapshot::default(),
             name: name.to_owned(),
             role: Some(role),
             api: None,
@@ -109,6 +112,7 @@ mod tests {
     #[test]
     fn each_series_says_since_when_it_counts() {
         let snapshot = Snapshot {
+            lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),
             programs: Vec::new(),

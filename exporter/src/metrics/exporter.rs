@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{Families, collector};
-use crate::snapshot::{CollectorSnapshot, Snapshot, TableSnapshot};
+use crate::snapshot::{CollectorSnapshot, Lost, Snapshot, TableSnapshot};
 
 #[derive(Debug)]
 pub(super) struct ExporterCollector(pub(super) Arc<Snapshot>);
@@ -14,7 +14,7 @@ collector!(ExporterCollector);
 
 impl ExporterCollector {
     fn families(&self, families: &mut Families<'_>) -> fmt::Result {
-        let Snapshot { programs, tables, collectors, .. } = self.0.as_ref();
+        let Snapshot { programs, lost, tables, collectors, .. } = self.0.as_ref();
 
         let build = [("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH)];
         families.gauge("build_info", "The exporter's version; always 1", [(build, 1_u64)])?;
@@ -24,6 +24,11 @@ impl ExporterCollector {
         families.gauge("map_entries", "Entries in use, by table", entries)?;
         let capacities = tables.iter().map(|one| (table(one), one.capacity as u64));
         families.gauge("map_capacity", "Entries that there can be, by table", capacities)?;
+
+        let lost = lost
+            .iter()
+            .flat_map(|counts| Lost::ALL.iter().map(|lost| ([("event", lost.as_str())], counts[*lost as usize])));
+        families.counter("events_lost", "What the kernel had no room to tell, by what it was about", lost)?;
 
         let collector = |collector: &CollectorSnapshot| [("collector", collector.name)];
         let success = collectors.iter().map(|one| (collector(one), u64::from(one.success)));

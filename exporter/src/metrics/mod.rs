@@ -13,6 +13,7 @@ mod interface;
 mod latency;
 mod process;
 mod protocol;
+mod transmission;
 
 use std::{fmt, sync::Arc};
 
@@ -34,6 +35,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(http::HttpCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(anomaly::AnomalyCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(transmission::TransmissionCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));

@@ -36,6 +36,7 @@ use crate::{
     chain::chain,
     config::AttachMode,
     flow::{ApiNames, is_empty},
+    greeting::Greetings,
     interfaces::{Interface, LinkLayer},
     kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
@@ -94,6 +95,8 @@ pub struct Outcome {
     /// All flows; the interface in their keys says nothing but how the frames were framed. Two can have the same ends, one
     /// after the other.
     pub flows: Vec<(FlowKey, Flow)>,
+    /// What the kernel has not read of first payloads.
+    pub greetings: Greetings,
     /// Names and roles of the APIs, by slot.
     pub apis: ApiNames,
     /// What became of the frames.
@@ -145,6 +148,7 @@ impl Replay {
             tally.run(accounting.kernel(), &survey, file, frame);
             // Attempts that were refused, and connections whose ends have opened another.
             accounting.kernel().read_finished(|finished| flows.push((finished.key, finished.flow)));
+            accounting.read_samples(usize::MAX);
         });
         progress.end();
 
@@ -166,7 +170,7 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        Ok(Outcome { snapshot, flows, apis, tally, failures })
+        Ok(Outcome { snapshot, flows, greetings: accounting.greetings(), apis, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.

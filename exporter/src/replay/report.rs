@@ -142,7 +142,12 @@ impl Outcome {
     fn flow_rows(&self) -> Vec<FlowRow> {
         let mut flows: Vec<_> = self.flows.iter().collect();
         flows.sort_by_key(|(key, flow)| (flow.first, IpAddr::from(key.local), key.local_port, key.remote_port));
-        let context = FlowContext { apis: self.apis.clone(), interfaces: HashMap::new(), clock: FlowClock::Captured };
+        let context = FlowContext {
+            apis: self.apis.clone(),
+            interfaces: HashMap::new(),
+            clock: FlowClock::Captured,
+            greetings: self.greetings.clone(),
+        };
         let rows = flows.into_iter().map(|(key, flow)| FlowRow::from(&FlowRecord::new(key, flow, &context)));
         // A capture does not say which it was.
         rows.map(|row| FlowRow { interface: None, ..row }).collect()

@@ -12,7 +12,7 @@ use proptest::{
 use tidewaiter_common::{address::Address, api::ApiSlot, direction::Direction, flow::Flow, flow::FlowKey, wire::Wire};
 
 use super::{FlowTracker, MAX_NAMES, MINUTE};
-use crate::{flow::FlowClock, flow::FlowContext, kernel::Ticks, snapshot::ClientsSnapshot};
+use crate::{flow::FlowClock, flow::FlowContext, greeting::Greetings, kernel::Ticks, snapshot::ClientsSnapshot};
 
 const WEB: ApiSlot = ApiSlot(1);
 /// The tick that it is in all tests at the start.
@@ -94,6 +94,7 @@ fn flow(slot: ApiSlot, bytes: u64, tick: u64) -> Flow {
 
 fn context() -> FlowContext {
     FlowContext {
+        greetings: Greetings::default(),
         apis: std::iter::once((WEB, ("web".into(), crate::api::Role::Server))).collect(),
         interfaces: HashMap::new(),
         clock: FlowClock::Captured,

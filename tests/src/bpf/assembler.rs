@@ -37,6 +37,11 @@ pub(super) const fn constant_word(register: u8, value: u32) -> u64 {
     instruction(0xb4, register, 0, 0, value.cast_signed())
 }
 
+/// Keeps of a register what a constant has, too.
+pub(super) const fn and(register: u8, value: i32) -> u64 {
+    instruction(0x57, register, 0, 0, value)
+}
+
 /// Divides a register by a constant.
 pub(super) const fn divide(register: u8, value: i32) -> u64 {
     instruction(0x37, register, 0, 0, value)
@@ -85,6 +90,11 @@ pub(super) const fn store_byte(to: u8, offset: i16, from: u8) -> u64 {
 /// Goes on `skip` instructions further if one register is above another.
 pub(super) const fn skip_if_above(register: u8, other: u8, skip: i16) -> u64 {
     instruction(0x2d, register, other, skip, 0)
+}
+
+/// Goes on `skip` instructions further if a register is below `value`.
+pub(super) const fn skip_if_less(register: u8, value: i32, skip: i16) -> u64 {
+    instruction(0xa5, register, 0, skip, value)
 }
 
 /// Goes on `skip` instructions further if a register is not `value`.

@@ -1,6 +1,6 @@
 //! Small BPF programs of the tests' own, instruction by instruction: some that make packets faster than any socket can, two
-//! that put VLAN tags on and take them off, which devices of this kernel may not be able to, and those that benchmarks
-//! compare with.
+//! that put VLAN tags on and take them off, which devices of this kernel may not be able to, one that loses packets, and those
+//! that benchmarks compare with.
 
 mod assembler;
 pub mod drive;
@@ -14,7 +14,7 @@ use std::{
 
 use tidewaiter_common::direction::Direction;
 
-use self::assembler::{call, constant, exit};
+use self::assembler::{and, call, constant, exit, skip_if_less};
 
 /// Commands of the system call, types and flags (`include/uapi/linux/bpf.h`).
 mod uapi {
@@ -31,11 +31,13 @@ mod uapi {
     pub(super) const TCX_EGRESS: u32 = 47;
     pub(super) const LIVE_FRAMES: u32 = 1 << 1;
     pub(super) const KTIME_GET_NS: i32 = 5;
+    pub(super) const RANDOM: i32 = 7;
     pub(super) const TAIL_CALL: i32 = 12;
     pub(super) const SKB_VLAN_PUSH: i32 = 18;
     pub(super) const SKB_VLAN_POP: i32 = 19;
     pub(super) const REDIRECT: i32 = 23;
     pub(super) const TCX_NEXT: i32 = -1;
+    pub(super) const TCX_DROP: i32 = 2;
 }
 
 /// `EtherType` of a tag of IEEE 802.1Q, in network byte order.
@@ -69,6 +71,24 @@ impl Program {
     #[must_use]
     pub fn pop_tag() -> Self {
         Self::load(uapi::SCHED_CLS, &[call(uapi::SKB_VLAN_POP), constant(0, uapi::TCX_NEXT), exit()])
+    }
+
+    /// Drops so many packets out of 65,536, at random.
+    #[must_use]
+    pub fn drop_some(of_65536: u32) -> Self {
+        let threshold = of_65536.try_into().expect("a small number");
+        Self::load(
+            uapi::SCHED_CLS,
+            &[
+                call(uapi::RANDOM),
+                and(0, 0xffff),
+                skip_if_less(0, threshold, 2),
+                constant(0, uapi::TCX_NEXT),
+                exit(),
+                constant(0, uapi::TCX_DROP),
+                exit(),
+            ],
+        )
     }
 
     /// Does nothing.
