@@ -61,11 +61,11 @@ pub(crate) fn print() {
             let medians = rounds.each_ref().map(|round| median(round));
             let [few, .., many] = medians;
             println!(
-                "{what:<34}{}   ratio {:.2} ({} {GOAL_RATIO}), {} bytes",
+                "{what:<34}{}   ratio {:.2} ({} {GOAL_RATIO}){}",
                 medians.map(|time| format!("{time:>15.2}")).join(""),
                 many / few,
                 verdict(many / few),
-                bytes[3],
+                if bytes[3] > 0 { format!(", {} bytes", bytes[3]) } else { String::new() },
             );
         }
         let worst = rounds[1..].iter().map(|rounds| median(&rounds[3])).fold(0.0, f64::max);
