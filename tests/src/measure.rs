@@ -43,14 +43,14 @@ pub fn goal(what: impl fmt::Display, value: f64, limit: f64, unit: &str) {
 #[must_use]
 pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// CPU time that `run` takes of this thread, in milliseconds, and what it answers with.
 pub fn cpu_milliseconds<T>(run: impl FnOnce() -> T) -> (f64, T) {
     let before = thread_cpu_time();
     let result = run();
-    ((thread_cpu_time() - before).as_secs_f64() * 1e3, result)
+    (thread_cpu_time().saturating_sub(before).as_secs_f64() * 1e3, result)
 }
 
 /// CPU time that all threads of a process have taken.

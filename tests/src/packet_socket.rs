@@ -67,7 +67,7 @@ fn is_to(frame: &[u8], port: u16) -> bool {
     let headers = 14 + usize::from(version & 0x0f) * 4;
     number(12) == Some(IPV4)
         && frame.get(23) == Some(&17)
-        && number(20).is_some_and(|fragment| fragment & 0x1fff == 0)
+        && number(20).is_some_and(|fragment| fragment & 0x1fff < 1)
         && number(headers + 2) == Some(port)
 }
 
@@ -147,7 +147,8 @@ impl PacketSocket {
 #[derive(Debug)]
 pub struct PacketRing {
     socket: Socket,
-    blocks: NonNull<u8>,
+    /// Their first words.
+    blocks: NonNull<AtomicU32>,
     next: usize,
 }
 
@@ -213,14 +214,14 @@ impl PacketRing {
         loop {
             // SAFETY: the block is in the memory that was mapped. Its status is the third word of it.
             let (block, status) = unsafe {
-                let block = self.blocks.as_ptr().add(self.next * BLOCK);
-                (block, &*block.add(8).cast::<AtomicU32>())
+                let block = self.blocks.as_ptr().add(self.next * (BLOCK / size_of::<AtomicU32>()));
+                (block, &*block.add(2))
             };
             if status.load(Ordering::Acquire) & USER == 0 {
                 return sum;
             }
             // SAFETY: until it is given back the kernel does not write to it.
-            let bytes = unsafe { std::slice::from_raw_parts(block, BLOCK) };
+            let bytes = unsafe { std::slice::from_raw_parts(block.cast::<u8>(), BLOCK) };
             sum += each(bytes, word(bytes, 12));
             status.store(0, Ordering::Release);
             self.next = (self.next + 1) % BLOCKS;
@@ -236,7 +237,7 @@ impl Drop for PacketRing {
     }
 }
 
-fn map(socket: RawFd) -> NonNull<u8> {
+fn map(socket: RawFd) -> NonNull<AtomicU32> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     // SAFETY: a new mapping of all of the ring.
     let blocks = unsafe { libc::mmap(std::ptr::null_mut(), BLOCK * BLOCKS, access, kind, socket, 0) };

@@ -155,5 +155,5 @@ fn turn(generator: &Generator, counter: &mut Counter, matching: u64) -> (f64, u6
         read += some[0];
         found += some[1];
     }
-    ((time() - before).as_secs_f64() * 1e9 / f64::from(FRAMES), found)
+    (time().saturating_sub(before).as_secs_f64() * 1e9 / f64::from(FRAMES), found)
 }

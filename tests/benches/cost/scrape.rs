@@ -118,7 +118,7 @@ fn requests(exporter: &Exporter<'_>) -> f64 {
     for _ in 0..SCRAPES {
         let before = process_cpu_time(exporter.pid());
         text = exporter.text("/metrics", &[]);
-        times.push((process_cpu_time(exporter.pid()) - before).as_secs_f64() * 1e3);
+        times.push(process_cpu_time(exporter.pid()).saturating_sub(before).as_secs_f64() * 1e3);
         sleep(live::PAUSE);
     }
     let time = median(&times);

@@ -111,17 +111,21 @@ impl Targets {
             // A frame that is too short is not changed.
             let end = i16::try_from(changes.len()).expect("a few");
             let mut code = vec![copy(6, 1), load_word(2, 6, 76), load_word(3, 6, 80)];
-            code.extend([copy(4, 2), add(4, least as i32), skip_if_above(4, 3, end)]);
+            code.extend([copy(4, 2), add(4, small(least)), skip_if_above(4, 3, end)]);
             code.extend(changes);
             code.push(copy(1, 6));
             code.extend(map(2, self.0.0.as_raw_fd()));
-            code.extend([constant(3, target.place() as i32), call(uapi::TAIL_CALL)]);
+            code.extend([constant(3, small(target.place())), call(uapi::TAIL_CALL)]);
             code.extend([constant(0, uapi::TCX_NEXT), exit()]);
             Program::load(uapi::SCHED_CLS, &code)
         };
         let [receive, transmit] = Direction::ALL.map(Target::Account);
         Drive { programs: [Target::Nothing, receive, transmit].map(load), _targets: Arc::clone(&self.0) }
     }
+}
+
+fn small(number: usize) -> i32 {
+    number.try_into().expect("is small")
 }
 
 /// Gives changed frames to programs.
