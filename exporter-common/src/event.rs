@@ -5,14 +5,14 @@ use crate::{
     flow::{Flow, FlowKey},
 };
 
-/// A flow that is over, as it was in the end.
+/// A flow as it was in the end; or as it is, if it goes on for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FinishedFlow {
     /// Which one.
     pub key: FlowKey,
-    /// Pads to 8 bytes.
-    pub reserved: u32,
+    /// 1 if it goes on, 0 if it is over.
+    pub goes_on: u32,
     /// What it was.
     pub flow: Flow,
 }
@@ -95,7 +95,8 @@ lost! {
 pub const FINISH_BATCH: usize = 64;
 
 /// Where in its packet [`FINISH`](crate::FINISH) finds what it is asked: behind what might be an Ethernet header, first the
-/// tick since which a flow that has ended must have been quiet, and that for one that has not; then the keys.
+/// tick since which a flow that has ended must have been quiet, that for one that has not, and that before which one that goes on
+/// must have been told of last to be told of again; then the keys.
 pub const FINISH_TICKS_OFFSET: usize = 16;
 /// See [`FINISH_TICKS_OFFSET`].
-pub const FINISH_KEYS_OFFSET: usize = FINISH_TICKS_OFFSET + 2 * 8;
+pub const FINISH_KEYS_OFFSET: usize = FINISH_TICKS_OFFSET + 3 * 8;

@@ -144,6 +144,10 @@ pub struct Flow {
     pub responses: u64,
     /// Segments that this host's TCP has sent again.
     pub retransmitted: u64,
+    /// What of `wire` userspace was told of while the flow goes on, by [`Direction::index`]: see [`Flow::tell`].
+    told: [Counters; Direction::COUNT],
+    /// The tick when that was, or when the flow began.
+    pub told_at: u64,
     /// The sequence number that opened the connection.
     pub(crate) opening: u32,
     /// The sequence number behind the last request, which the next does not come before; of one that was seen to begin, that
@@ -159,7 +163,7 @@ pub struct Flow {
 // SAFETY: integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 176 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 216 && align_of::<Flow>() == 8);
 
 /// Packets and bytes in one word, so that one atomic instruction counts both: they are half of what a flow costs.
 ///
@@ -209,6 +213,8 @@ impl Flow {
             response_time: 0,
             responses: 0,
             retransmitted: 0,
+            told: [none; 2],
+            told_at: tick,
             opening: 0,
             asked: 0,
             floor: 0,
@@ -391,6 +397,7 @@ impl Flow {
                 flow.cast::<u64>().add(word).write_volatile(0);
             }
             (*flow).last = tick;
+            (*flow).told_at = tick;
             (*flow).first = first;
             (*flow).api = api;
         }
@@ -498,6 +505,10 @@ impl Flow {
             Self::copy(flow, copy);
             (*copy).uncount();
             Self::move_counters(flow, copy);
+            for told in [&raw mut (*flow).told[0], &raw mut (*flow).told[1]] {
+                (&raw mut (*told).packets).write_volatile(0);
+                (&raw mut (*told).bytes).write_volatile(0);
+            }
         }
     }
 
@@ -574,6 +585,38 @@ impl Flow {
         // SAFETY: as in `count`.
         unsafe {
             (&raw const (*flow).opened).read_volatile() != 0 && (&raw const (*flow).opening).read_volatile() == sequence
+        }
+    }
+
+    /// Packets and bytes of which userspace was not told while the flow went on, by [`Direction::index`].
+    #[must_use]
+    pub fn untold(&self) -> [Counters; Direction::COUNT] {
+        Direction::ALL.map(|direction| self.counters(direction) - self.told[direction.index()])
+    }
+
+    /// Copies a flow that goes on, so that userspace can be told of it, and takes note of what that is. Says whether it could:
+    /// a copy is of several moments, and may lack what was on its way from one counter to another.
+    ///
+    /// # Safety
+    /// As for [`Flow::copy`], and nobody else may do the same at the same time.
+    #[inline(always)]
+    pub unsafe fn tell(flow: *mut Self, copy: *mut Self, tick: u64) -> bool {
+        // SAFETY: the caller's, and as in `count`.
+        unsafe {
+            Self::copy(flow, copy);
+            for direction in [Direction::Receive, Direction::Transmit] {
+                let (now, before) = ((*copy).counters(direction), (*copy).told[direction.index()]);
+                if now.packets < before.packets || now.bytes < before.bytes {
+                    return false;
+                }
+            }
+            for direction in [Direction::Receive, Direction::Transmit] {
+                let (now, told) = ((*copy).counters(direction), &raw mut (*flow).told[direction.index()]);
+                (&raw mut (*told).packets).write_volatile(now.packets);
+                (&raw mut (*told).bytes).write_volatile(now.bytes);
+            }
+            (&raw mut (*flow).told_at).write_volatile(tick);
+            true
         }
     }
 

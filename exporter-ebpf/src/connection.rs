@@ -18,7 +18,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    context::{captured_length, nanoseconds, precise_nanoseconds, tell},
+    context::{captured_length, nanoseconds, precise_nanoseconds, tell, ticks},
     conversation,
     flow::Sight,
     maps::{API_DETAILS, ENDED_FLOWS, FINISHED_FLOWS, FLOWS, LOST, NEW_FLOWS},
@@ -86,7 +86,9 @@ pub(crate) extern "C" fn reopen(sight: &Sight, flow: *mut Flow) {
             && (has_ended || seen & (BEGUN | EVER_PLAIN) == 0)
             && !Flow::is_opened_by(flow, sequence);
         if is_reopened && has_ended {
-            tell_finished(&sight.key, flow);
+            if !tell_finished(&sight.key, flow) {
+                lose(Lost::Finished);
+            }
             if let Some(details) = details((*flow).api) {
                 count_unclassified(seen, details);
             }
@@ -109,19 +111,37 @@ pub(crate) extern "C" fn reopen(sight: &Sight, flow: *mut Flow) {
 /// `flow` must be of the map.
 #[inline(always)]
 unsafe fn tell_finished(key: &FlowKey, flow: *mut Flow) -> bool {
-    let Some(mut entry) = FINISHED_FLOWS.reserve::<FinishedFlow>(0) else {
-        lose(Lost::Finished);
-        return false;
-    };
+    let Some(mut entry) = FINISHED_FLOWS.reserve::<FinishedFlow>(0) else { return false };
     let finished = entry.as_mut_ptr();
     // SAFETY: the caller's, and the ring's entry is ours until it is submitted; all of it is written.
     unsafe {
         (&raw mut (*finished).key).write(*key);
-        (&raw mut (*finished).reserved).write(0);
+        (&raw mut (*finished).goes_on).write(0);
         Flow::take(flow, &raw mut (*finished).flow);
     }
     entry.submit(NO_WAKEUP);
     true
+}
+
+/// Tells of a flow that goes on; 0 if there is no room.
+///
+/// # Safety
+/// `flow` must be of the map.
+#[inline(always)]
+unsafe fn tell_going_on(key: &FlowKey, flow: *mut Flow, tick: u64) -> u32 {
+    let Some(mut entry) = FINISHED_FLOWS.reserve::<FinishedFlow>(0) else { return 0 };
+    let finished = entry.as_mut_ptr();
+    // SAFETY: as in `tell_finished`; userspace runs this program from one thread.
+    unsafe {
+        (&raw mut (*finished).key).write(*key);
+        (&raw mut (*finished).goes_on).write(1);
+        if !Flow::tell(flow, &raw mut (*finished).flow, tick) {
+            entry.discard(NO_WAKEUP);
+            return 1;
+        }
+    }
+    entry.submit(NO_WAKEUP);
+    1
 }
 
 /// Takes note of a packet of an established flow that may change what the connection is: one that says something `new`
@@ -303,7 +323,11 @@ pub(crate) unsafe fn is_refused(sight: &Sight, flow: *mut Flow) -> bool {
         }
         let Some(details) = details(sight.api()) else { return false };
         details.reset_packets[sight.direction().index()] += 1;
-        if !refuse(sight, flow) || !tell_finished(&sight.key, flow) {
+        if !refuse(sight, flow) {
+            return false;
+        }
+        if !tell_finished(&sight.key, flow) {
+            lose(Lost::Finished);
             return false;
         }
         // Should this fail, it is gone by itself.
@@ -348,9 +372,9 @@ fn count_unclassified(seen: u64, details: &mut ApiDetails) {
 #[inline(always)]
 pub(crate) fn finish(ctx: &TcContext) {
     let mut done = 0;
-    let mut ticks = [0_u64; 2];
-    if load(ctx, FINISH_TICKS_OFFSET, &mut ticks) {
-        let [ended, others] = ticks;
+    let mut since = [0_u64; 3];
+    if load(ctx, FINISH_TICKS_OFFSET, &mut since) {
+        let now = ticks(ctx);
         let keys = (captured_length(ctx) as usize).saturating_sub(FINISH_KEYS_OFFSET) / size_of::<FlowKey>();
         for at in 0..FINISH_BATCH {
             let mut key = [0_u32; size_of::<FlowKey>() / 4];
@@ -359,7 +383,7 @@ pub(crate) fn finish(ctx: &TcContext) {
             }
             // SAFETY: the same bytes; any are a key.
             let key = unsafe { &*(&raw const key).cast::<FlowKey>() };
-            if finish_one(key, ended, others) == 0 {
+            if finish_one(key, &since, now) == 0 {
                 break;
             }
             done += 1;
@@ -376,15 +400,16 @@ fn load<T>(ctx: &TcContext, offset: usize, to: &mut T) -> bool {
     unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset as u32, to.cast(), size_of::<T>() as u32) == 0 }
 }
 
-/// Takes a flow out of its table, if it was quiet since the tick `ended` and has ended, or since `others`; 0 if there is no room
-/// to tell of it.
+/// Takes a flow out of its table, if it was quiet for long enough, or tells of it if it goes on: see [`FINISH_TICKS_OFFSET`] for
+/// what it is `since`. 0 if there is no room to tell.
 ///
 /// What passes between the moment in which its counters are taken and that in which it is gone is lost to the flow (not to the
 /// API); it was quiet until then.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn finish_one(key: &FlowKey, ended: u64, others: u64) -> u32 {
+extern "C" fn finish_one(key: &FlowKey, since: &[u64; 3], now: u64) -> u32 {
+    let &[ended, others, told] = since;
     let (flow, is_established) = match FLOWS.get_ptr_mut(key) {
         Some(flow) => (flow, true),
         None => match NEW_FLOWS.get_ptr_mut(key) {
@@ -398,7 +423,8 @@ extern "C" fn finish_one(key: &FlowKey, ended: u64, others: u64) -> u32 {
         // What has ended may have begun anew since somebody was told.
         let tick = if seen & ENDED != 0 { ended } else { others };
         if (&raw const (*flow).last).read_volatile() > tick {
-            return 1;
+            let is_due = is_established && (*flow).told_at < told;
+            return if is_due { tell_going_on(key, flow, now) } else { 1 };
         }
         let api = (*flow).api;
         if Flow::has_moved(flow) {

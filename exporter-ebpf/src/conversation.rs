@@ -114,6 +114,29 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
     }
 }
 
+/// What [`read_beginning`] says of a payload that does not begin a request or an answer.
+const NOTHING: u32 = u32::MAX;
+
+/// Leaves in [`SCRATCH`] what the payload begins with: the method of a request or the status code of an answer of HTTP/1, or the
+/// identifier of a datagram. By itself for the same reason as [`classify`].
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_beginning(skb: *mut __sk_buff, sight: &Sight, is_datagram: u32) {
+    let Some(prefix) = prefix(skb, sight) else { return };
+    let beginning = if is_datagram != 0 {
+        u32::from(u16::from_be_bytes([prefix.bytes[0], prefix.bytes[1]]))
+    } else if sight.is_request() {
+        http::method(prefix).map_or(NOTHING, |method| method as u32)
+    } else {
+        http::status_code(prefix).map_or(NOTHING, u32::from)
+    };
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry, as in `account`.
+        unsafe { (&raw mut (*scratch).beginning).write_volatile(beginning) };
+    }
+}
+
 /// Takes note of a packet as part of a request or of an answer.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
@@ -134,27 +157,25 @@ pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mu
         let is_request = sight.is_request();
         let reads = segment.payload > 0 && talk != Talk::Stream && (is_request || Flow::waits(Flow::turns(flow)));
         let Some(details) = details(sight.api()) else { return };
-        let (mut method, mut status) = (None, 0);
+        let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+        let mut beginning = NOTHING;
         if reads {
-            let Some(prefix) = prefix(skb, sight) else { return };
-            match talk {
-                Talk::Datagrams => {
-                    segment.sequence = u32::from(u16::from_be_bytes([prefix.bytes[0], prefix.bytes[1]]));
-                }
-                _ if is_request => method = http::method(prefix),
-                _ => status = http::status_code(prefix).unwrap_or(0),
-            }
+            read_beginning(skb, sight, (talk == Talk::Datagrams).into());
+            beginning = (&raw const (*scratch).beginning).read_volatile();
+        }
+        if talk == Talk::Datagrams {
+            segment.sequence = beginning;
         }
         if is_request {
             if segment.payload > 0
-                && Flow::ask(flow, &segment, talk, method.is_some(), sight.is_server(), now)
-                && let Some(method) = method
-                && let Some(count) = details.requests.get_mut(method)
+                && Flow::ask(flow, &segment, talk, beginning != NOTHING, sight.is_server(), now)
+                && let Some(count) = details.requests.get_mut(beginning as usize)
             {
                 *count += 1;
             }
             return;
         }
+        let status = if beginning == NOTHING { 0 } else { beginning as u16 };
         let (time, is_new) = Flow::answer(flow, &segment, talk, status, now);
         if let Some(time) = time {
             details.response.observe(Range::Latency, time);

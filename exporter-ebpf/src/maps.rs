@@ -100,6 +100,8 @@ pub(crate) struct Scratch {
     pub(crate) prefix: Prefix,
     /// The [`Protocol`](tidewaiter_common::protocol::Protocol) that it looks like, as its number.
     pub(crate) found: u8,
+    /// What of HTTP/1 or DNS it begins with.
+    pub(crate) beginning: u32,
 }
 
 /// What is written to [`SAMPLES`].

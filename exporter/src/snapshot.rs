@@ -73,7 +73,7 @@ pub struct ApiSnapshot {
 pub struct ClientsSnapshot {
     /// Those whose bytes are counted by themselves, in the order of their addresses.
     pub named: Vec<ClientSnapshot>,
-    /// Bytes of flows that are over, of all others; `None` if nothing is counted by client.
+    /// The same of all others; `None` if nothing is counted by client.
     pub other: Option<u64>,
     /// About how many there were in the last five minutes.
     pub distinct: u64,
@@ -86,7 +86,7 @@ pub struct ClientsSnapshot {
 pub struct ClientSnapshot {
     /// Its address.
     pub address: IpAddr,
-    /// Bytes on the wire of its flows that are over, both ways.
+    /// Bytes on the wire of its flows, both ways: of those that are over, and of others up to a minute ago.
     pub bytes: u64,
     /// Since when.
     pub created: SystemTime,

@@ -176,7 +176,7 @@ impl Host {
 
     /// Has a flow finished, and answers with what it was, if it was.
     fn finish(&mut self, key: &FlowKey, ended: u64, others: u64) -> Option<FinishedFlow> {
-        let done = self.kernel.finish_flows(&[*key], QuietSince { ended, others }).expect("can be asked");
+        let done = self.kernel.finish_flows(&[*key], QuietSince { ended, others, told: 0 }).expect("can be asked");
         assert_eq!(done, 1);
         let finished = self.finished();
         assert!(finished.len() <= 1 && finished.iter().all(|flow| flow.key == *key), "{finished:?}");
@@ -549,7 +549,7 @@ fn what_is_quiet_for_long_is_finished() {
     let keys: HashSet<_> = host.established().into_iter().chain(host.new_flows()).map(|(key, _)| key).collect();
     let keys: Vec<_> = keys.into_iter().collect();
     assert_eq!(keys.len(), 6);
-    let quiet = |since| QuietSince { ended: since, others: since };
+    let quiet = |since| QuietSince { ended: since, others: since, told: 0 };
     assert_eq!(host.kernel.finish_flows(&keys, quiet(quiet_since - 1)).unwrap(), 6);
     assert!(host.finished().is_empty());
     let before = Life { attempts: 4, opened: 2, closed: [1, 0, 0], ..Life::default() };
@@ -591,7 +591,7 @@ fn more_are_finished_than_can_be_told_at_once() {
     while !keys.is_empty() {
         let batch = &keys[..keys.len().min(Kernel::FINISH_BATCH)];
         let count = batch.len();
-        let done = host.kernel.finish_flows(batch, QuietSince { ended: now, others: now }).unwrap();
+        let done = host.kernel.finish_flows(batch, QuietSince { ended: now, others: now, told: 0 }).unwrap();
         keys.drain(..done);
         if done < count {
             pauses += 1;
@@ -622,5 +622,41 @@ fn icmp_is_a_flow_that_ends_when_it_is_quiet() {
     assert!(host.finish(&key, now, now).is_some());
     host.expect(ApiSlot::UNMAPPED, Life::default());
     assert_eq!(host.details(ApiSlot::UNMAPPED).protocols, [0; Protocol::COUNT]);
+    host.assert_sums();
+}
+
+#[test]
+fn of_a_flow_that_goes_on_for_long_all_is_told_once() {
+    let mut host = Host::new(1024);
+    host.open(served(1));
+    let key = host.established()[0].0;
+    let mut told = [Counters::default(); 2];
+    let mut tell = |host: &mut Host, since: u64| {
+        let quiet = QuietSince { ended: 0, others: 0, told: since };
+        assert_eq!(host.kernel.finish_flows(&[key], quiet).unwrap(), 1);
+        let mut news = Vec::new();
+        host.kernel.read_finished(|flow| news.push(*flow));
+        for flow in &news {
+            assert_eq!((flow.key, flow.goes_on), (key, 1));
+            for (told, new) in told.iter_mut().zip(flow.flow.untold()) {
+                *told += new;
+            }
+        }
+        news.len()
+    };
+    let begun = host.now;
+    assert_eq!(tell(&mut host, begun), 0, "it has just begun");
+    assert_eq!(tell(&mut host, u64::MAX), 1);
+    host.after(SECOND).receive(served(1), ACK).transmit(served(1), ACK);
+    assert_eq!(tell(&mut host, u64::MAX), 1);
+    assert_eq!(host.established()[0].1.wire(), told);
+    host.after(SECOND).receive(served(1), ACK).close(served(1));
+    let now = host.now;
+    let end = host.finish(&key, now, now).expect("it has ended");
+    assert_eq!(end.goes_on, 0);
+    for (told, new) in told.iter_mut().zip(end.flow.untold()) {
+        *told += new;
+    }
+    assert_eq!(told, end.flow.wire());
     host.assert_sums();
 }

@@ -6,11 +6,15 @@ use std::{
 };
 
 use tidewaiter_common::{
+    direction::Direction,
     event::FinishedFlow,
     flow::{ENDED, Flow, FlowKey},
 };
 
-use crate::kernel::{FlowTable, Kernel, KernelError, QuietSince, Ticks, Walk};
+use crate::{
+    kernel::{FlowTable, Kernel, KernelError, QuietSince, Ticks, Walk},
+    snapshot::Counters,
+};
 
 /// How long a connection that has ended is let rest, so that the last of its packets are counted with it: what is sent again,
 /// and what the other side has sent before it heard of the end.
@@ -18,6 +22,9 @@ const REST: Duration = Duration::from_secs(1);
 
 /// For how much of that it must have been quiet.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// How often a flow that goes on is told of: so late, at most, are bytes of its client.
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring, and what finds no room
 /// there is found by the next walk.)
@@ -50,6 +57,8 @@ pub(super) struct FlowSweeper {
 pub(super) enum Shown<'a> {
     /// One that goes on.
     Live(&'a FlowKey, &'a Flow),
+    /// One that goes on for long: what of it was untold is to be counted now.
+    GoingOn(&'a FlowKey, &'a Flow),
     /// One that is over: it is in no table any more.
     Finished(&'a FlowKey, &'a Flow),
 }
@@ -95,7 +104,7 @@ impl FlowSweeper {
             while !keys.is_empty() {
                 let batch = keys.split_off(keys.len().saturating_sub(Kernel::FINISH_BATCH));
                 // Where another connection has taken the place of one that has ended, that goes on.
-                let quiet = QuietSince { ended: ticks.ago(QUIET), others: ticks.ago(self.idle_timeout) };
+                let quiet = QuietSince { ended: ticks.ago(QUIET), others: ticks.ago(self.idle_timeout), told: 0 };
                 finish(kernel, &batch, quiet, show)?;
                 if Instant::now() > deadline && !keys.is_empty() {
                     self.resting.push_front((since, keys));
@@ -137,20 +146,24 @@ impl FlowSweeper {
         flows: &[(FlowKey, Flow)],
         show: &mut dyn FnMut(Shown<'_>),
     ) -> Result<usize, KernelError> {
-        let (rested, idle) = (ticks.ago(REST), ticks.ago(self.idle_timeout));
-        let (mut over, mut ended) = (Vec::new(), Vec::new());
+        let (rested, idle, told) = (ticks.ago(REST), ticks.ago(self.idle_timeout), ticks.ago(PERIOD));
+        let (mut over, mut ended, mut long) = (Vec::new(), Vec::new(), Vec::new());
         for (key, flow) in flows {
             if flow.last < idle {
                 over.push(*key);
             } else if flow.seen & ENDED != 0 && flow.last < rested {
                 ended.push(*key);
             } else {
+                if flow.told_at < told && flow.untold() != [Counters::default(); Direction::COUNT] {
+                    long.push(*key);
+                }
                 show(Shown::Live(key, flow));
             }
         }
         // They were read with many others: by now they may be quiet no more, which the kernel asks itself.
-        finish(kernel, &over, QuietSince { ended: idle, others: idle }, show)?;
-        finish(kernel, &ended, QuietSince { ended: rested, others: idle }, show)?;
+        finish(kernel, &over, QuietSince { ended: idle, others: idle, told: 0 }, show)?;
+        finish(kernel, &ended, QuietSince { ended: rested, others: idle, told: 0 }, show)?;
+        finish(kernel, &long, QuietSince { ended: 0, others: 0, told }, show)?;
         Ok(flows.len() - over.len() - ended.len())
     }
 }
@@ -175,5 +188,7 @@ fn finish(
 }
 
 fn read_finished(kernel: &mut Kernel, show: &mut dyn FnMut(Shown<'_>)) {
-    kernel.read_finished(|FinishedFlow { key, reserved: _, flow }| show(Shown::Finished(key, flow)));
+    kernel.read_finished(|FinishedFlow { key, goes_on, flow }| {
+        show(if *goes_on == 0 { Shown::Finished(key, flow) } else { Shown::GoingOn(key, flow) });
+    });
 }

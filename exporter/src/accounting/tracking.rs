@@ -97,6 +97,7 @@ impl Accounting {
         let context = tracker.wants_records().then(|| context(apis, interfaces, greetings, ticks));
         go(flows, kernel, ticks, &mut |shown| match shown {
             Shown::Live(key, flow) => tracker.see(key, flow),
+            Shown::GoingOn(key, flow) => tracker.go_on(key, flow),
             Shown::Finished(key, flow) => {
                 tracker.finish(key, flow, context.as_ref());
                 greetings.forget(key);

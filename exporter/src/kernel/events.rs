@@ -39,13 +39,15 @@ pub(super) fn rings(flows: FlowCapacity) -> [(&'static str, u32); 3] {
     [(name::ENDED_FLOWS, ENDED_BYTES), (name::FINISHED_FLOWS, FINISHED_BYTES), (name::SAMPLES, SAMPLE_RING_BYTES)]
 }
 
-/// Since which tick flows must have been quiet that are to be finished.
+/// Since which tick flows must have been quiet to be finished, or untold of to be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuietSince {
     /// Those that have ended.
     pub ended: u64,
     /// Those that have not.
     pub others: u64,
+    /// Those that go on are told of again if they were not since.
+    pub told: u64,
 }
 
 /// The rings, ready to be read.
@@ -108,15 +110,17 @@ impl Kernel {
         true
     }
 
-    /// Has those of at most [`Kernel::FINISH_BATCH`] flows finished that were quiet long enough: each is taken out of its table, its end is counted, and what it was can be read ([`Kernel::read_finished`]). Answers with how
-    /// many were dealt with: fewer than there are if the ring is full, then it is to be read first.
+    /// Has those of at most [`Kernel::FINISH_BATCH`] flows finished that were quiet long enough: each is taken out of its table,
+    /// its end is counted, and what it was can be read ([`Kernel::read_finished`]). Those that go on are told of there too, if
+    /// they were not of late. Answers with how many were dealt with: fewer than there are if the ring is full, then it is to be
+    /// read first.
     pub fn finish_flows(&mut self, keys: &[FlowKey], quiet: QuietSince) -> Result<usize, KernelError> {
         let keys = keys.get(..FINISH_BATCH).unwrap_or(keys);
         let packet = &mut self.finish_packet;
         packet.clear();
         packet.resize(FINISH_TICKS_OFFSET, 0);
-        let QuietSince { ended, others } = quiet;
-        packet.extend([ended, others].into_iter().flat_map(u64::to_ne_bytes));
+        let QuietSince { ended, others, told } = quiet;
+        packet.extend([ended, others, told].into_iter().flat_map(u64::to_ne_bytes));
         debug_assert_eq!(packet.len(), FINISH_KEYS_OFFSET);
         packet.extend(keys.iter().flat_map(key_bytes));
         let mut answer = [0; context::BYTES];

@@ -30,7 +30,8 @@ impl ClientCollector {
         if self.apis().next().is_some() {
             families.counter(
                 CLIENT_BYTES,
-                "Bytes on the wire of flows that are over, both ways, by API and the address of its client; other is all \
+                "Bytes on the wire of flows, both ways, by API and the address of its client, when they are over or once a \
+                 minute; other is all \
                  clients without a series of their own, and packets of no flow",
                 self.bytes(),
             )?;

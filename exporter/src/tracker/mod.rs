@@ -22,7 +22,6 @@ use std::{
 use tidewaiter_common::{
     address::Address,
     api::{ApiSlot, MAX_APIS},
-    direction::Direction,
     flow::{Flow, FlowKey},
 };
 use tokio::sync::mpsc::Receiver;
@@ -110,15 +109,20 @@ impl FlowTracker {
     /// Takes in a flow that is over: it was taken out of the kernel's tables, or what was counted in it was. `context` is asked
     /// for only if somebody [wants records](Self::wants_records).
     pub fn finish(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
-        self.see(key, flow);
-        let [receive, transmit] = Direction::ALL.map(|direction| flow.counters(direction).bytes);
-        if self.holds(flow) {
-            self.count(flow.api, key.remote, receive.saturating_add(transmit));
-        }
+        self.go_on(key, flow);
         if let Some(context) = context
             && !is_empty(flow)
         {
             self.sinks.hand_over(|| FlowRecord::finished(key, flow, context));
+        }
+    }
+
+    /// Takes in what is new of a flow that goes on for long.
+    pub fn go_on(&mut self, key: &FlowKey, flow: &Flow) {
+        self.see(key, flow);
+        if self.holds(flow) {
+            let [receive, transmit] = flow.untold().map(|counters| counters.bytes);
+            self.count(flow.api, key.remote, receive.saturating_add(transmit));
         }
     }
 
