@@ -181,7 +181,7 @@ impl Report {
             let (local, remote) = ("local", "remote");
             writeln!(
                 text,
-                "\n{:<16} {:<9}{local:<47} {remote:<47}{:>12} {:>14} {:>12} {:>14} {:>10} {:<9}{:<9} {:<8}{:>13}{:>9}{:>13}  {}",
+                "\n{:<16} {:<9}{local:<47} {remote:<47}{:>12} {:>14} {:>12} {:>14} {:>10} {:<9}{:<9} {:<8}{:>13}{:>9}{:>13}  looks like",
                 "flow of",
                 "protocol",
                 "receive",
@@ -195,7 +195,6 @@ impl Report {
                 "handshake ms",
                 "answers",
                 "mean ms",
-                "looks like"
             )?;
             for flow in flows {
                 let FlowRow { api, protocol, local, remote, receive, transmit, first, last, .. } = flow;
