@@ -230,8 +230,10 @@ fn speak_http(some: &Connections, client: u32, count: u32) {
     let mut question = step(Direction::Receive, tcp_flag::PSH);
     let mut answer = step(Direction::Transmit, tcp_flag::PSH);
     let texts: [&[u8]; 2] = [b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"];
+    // Before what is measured, without a gap.
     question.sequence -= texts[0].len() as u32;
     answer.sequence -= texts[1].len() as u32;
+    question.acknowledgement = answer.sequence;
     for (step, text) in [question, answer].into_iter().zip(texts) {
         let mut frame = some.frame(client.wrapping_sub(1), step, text);
         some.next(step.direction).run(Target::Account(step.direction), &mut frame, count);
