@@ -1,6 +1,9 @@
 //! The programs: loading them, running one by itself, and what the kernel knows of them.
 
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -121,6 +124,15 @@ impl Kernel {
             now: context::number(&context),
             length: Duration::new(length.tv_sec.unsigned_abs(), length.tv_nsec.unsigned_abs() as u32),
         })
+    }
+
+    /// The program that accounts packets of `direction`, for other programs to end in.
+    pub fn program(&mut self, direction: Direction) -> Result<BorrowedFd<'_>, KernelError> {
+        let name = program_name(direction);
+        let program = classifier(&mut self.ebpf, name)?.fd();
+        program
+            .map(|program| program.as_fd())
+            .map_err(|source| KernelError::Refused { program: name, source: source.into() })
     }
 
     /// Runs a program that does nothing, for comparison; otherwise as [`Kernel::test_run`].

@@ -194,7 +194,7 @@ impl Report {
                 "end",
                 "handshake ms",
                 "answers",
-                "mean ms"
+                "mean ms",
             )?;
             for flow in flows {
                 let FlowRow { api, protocol, local, remote, receive, transmit, first, last, .. } = flow;

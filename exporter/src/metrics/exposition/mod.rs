@@ -90,7 +90,13 @@ impl Format {
 
     fn write(self, families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {
         match self {
-            Self::Protobuf => Ok(families.iter().flat_map(MetricFamily::encode_length_delimited_to_vec).collect()),
+            Self::Protobuf => {
+                let mut bytes = Vec::new();
+                for family in families {
+                    bytes.extend(family.encode_length_delimited_to_vec());
+                }
+                Ok(bytes)
+            }
             Self::OpenMetrics => text::open_metrics(families),
             Self::ClassicText => text::classic(families),
         }

@@ -1,6 +1,9 @@
 //! The two text formats, which differ in how counters are called, and in what `OpenMetrics` says beside.
 
-use std::fmt::{self, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
 
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{
     LabelPair, Metric, MetricFamily, MetricType,
@@ -14,10 +17,11 @@ const TOTAL: &str = "_total";
 /// The text format 0.0.4 of Prometheus' "Exposition formats": a counter is called as its samples are.
 pub(super) fn classic(families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {
     let mut text = String::new();
+    let mut bounds = Bounds::new(shortest);
     for family in families {
         write_head(&mut text, &family.name, &escape(&family.help, false), family)?;
         for metric in &family.metric {
-            write_metric(&mut text, &family.name, metric, shortest)?;
+            write_metric(&mut text, &family.name, metric, &labels(&metric.label)?, &mut bounds)?;
         }
     }
     Ok(text.into_bytes())
@@ -26,6 +30,7 @@ pub(super) fn classic(families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionEr
 /// `OpenMetrics` text 1.0.0: a counter is called without `_total`; counters and histograms say since when they count.
 pub(super) fn open_metrics(families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {
     let mut text = String::new();
+    let mut bounds = Bounds::new(canonical);
     for family in families {
         let name = match family.r#type() {
             MetricType::Counter => family.name.strip_suffix(TOTAL).unwrap_or(&family.name),
@@ -34,7 +39,8 @@ pub(super) fn open_metrics(families: &[MetricFamily]) -> Result<Vec<u8>, Exposit
         // Other than in the classic format, quotes are escaped here too.
         write_head(&mut text, name, &escape(&family.help, true), family)?;
         for metric in &family.metric {
-            write_metric(&mut text, &family.name, metric, canonical)?;
+            let labels = labels(&metric.label)?;
+            write_metric(&mut text, &family.name, metric, &labels, &mut bounds)?;
             let Metric { counter, histogram, .. } = metric;
             let created = counter.as_ref().and_then(|counter| counter.start_timestamp.as_ref());
             let created = created.or_else(|| histogram.as_ref()?.start_timestamp.as_ref());
@@ -42,7 +48,7 @@ pub(super) fn open_metrics(families: &[MetricFamily]) -> Result<Vec<u8>, Exposit
                 let milliseconds = created.seconds * 1000 + i64::from(created.nanos) / 1_000_000;
                 #[expect(clippy::cast_precision_loss, reason = "milliseconds since the epoch have 13 digits")]
                 let seconds = milliseconds as f64 / 1000.0;
-                write_sample(&mut text, name, "_created", &metric.label, None, seconds)?;
+                write_sample(&mut text, name, "_created", &labels, None, seconds)?;
             }
         }
     }
@@ -61,40 +67,77 @@ fn write_head(text: &mut String, name: &str, help: &str, family: &MetricFamily) 
     Ok(writeln!(text, "# TYPE {name} {kind}")?)
 }
 
-/// Writes all samples of `metric`; `bound` writes the bounds of buckets.
-fn write_metric(text: &mut String, name: &str, metric: &Metric, bound: fn(f64) -> String) -> fmt::Result {
-    let Metric { label, counter, gauge, histogram, .. } = metric;
+/// Bounds of buckets as they are written: histograms have the same ones over and over.
+struct Bounds {
+    write: fn(f64) -> String,
+    written: Vec<(f64, String)>,
+}
+
+impl Bounds {
+    const fn new(write: fn(f64) -> String) -> Self {
+        Self { write, written: Vec::new() }
+    }
+
+    /// How the bound is written that is the next after so many others.
+    fn get(&mut self, at: usize, bound: f64) -> &str {
+        if at >= self.written.len() {
+            self.written.resize(at + 1, (f64::NAN, String::new()));
+        }
+        let written = &mut self.written[at];
+        // The very same number; another histogram may have others.
+        if written.0.to_bits() != bound.to_bits() {
+            *written = (bound, (self.write)(bound));
+        }
+        &written.1
+    }
+}
+
+/// Writes all samples of `metric`, which has `labels`.
+fn write_metric(text: &mut String, name: &str, metric: &Metric, labels: &str, bounds: &mut Bounds) -> fmt::Result {
+    let Metric { label: _, counter, gauge, histogram, .. } = metric;
     let Some(histogram) = histogram else {
         let value = counter.as_ref().map(|counter| counter.value).or(gauge.as_ref().map(|gauge| gauge.value));
-        return write_sample(text, name, "", label, None, value.unwrap_or(f64::NAN));
+        return write_sample(text, name, "", labels, None, value.unwrap_or(f64::NAN));
     };
-    for bucket in &histogram.bucket {
-        write_sample(text, name, "_bucket", label, Some(&bound(bucket.upper_bound)), bucket.cumulative_count)?;
+    for (at, bucket) in histogram.bucket.iter().enumerate() {
+        let bound = bounds.get(at, bucket.upper_bound);
+        write_sample(text, name, "_bucket", labels, Some(bound), bucket.cumulative_count)?;
     }
-    write_sample(text, name, "_bucket", label, Some("+Inf"), histogram.sample_count)?;
-    write_sample(text, name, "_sum", label, None, histogram.sample_sum)?;
-    write_sample(text, name, "_count", label, None, histogram.sample_count)
+    write_sample(text, name, "_bucket", labels, Some("+Inf"), histogram.sample_count)?;
+    write_sample(text, name, "_sum", labels, None, histogram.sample_sum)?;
+    write_sample(text, name, "_count", labels, None, histogram.sample_count)
+}
+
+/// Labels as they are written between braces.
+fn labels(labels: &[LabelPair]) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    for LabelPair { name, value } in labels {
+        let separator = if text.is_empty() { "" } else { "," };
+        write!(text, "{separator}{name}=\"{}\"", escape(value, true))?;
+    }
+    Ok(text)
 }
 
 fn write_sample(
     text: &mut String,
     name: &str,
     suffix: &str,
-    labels: &[LabelPair],
+    labels: &str,
     bound: Option<&str>,
     value: impl fmt::Display,
 ) -> fmt::Result {
-    write!(text, "{name}{suffix}")?;
-    let mut separator = '{';
-    for LabelPair { name, value } in labels {
-        write!(text, "{separator}{name}=\"{}\"", escape(value, true))?;
-        separator = ',';
+    for part in [name, suffix] {
+        text.push_str(part);
     }
-    if let Some(bound) = bound {
-        write!(text, "{separator}le=\"{bound}\"")?;
-        separator = ',';
-    }
-    if separator == ',' {
+    let has_labels = !labels.is_empty();
+    if has_labels || bound.is_some() {
+        text.push('{');
+        text.push_str(labels);
+        if let Some(bound) = bound {
+            for part in [if has_labels { "," } else { "" }, "le=\"", bound, "\""] {
+                text.push_str(part);
+            }
+        }
         text.push('}');
     }
     writeln!(text, " {value}")
@@ -119,9 +162,12 @@ fn canonical(number: f64) -> String {
     if shortest.contains(['.', 'e']) { shortest } else { shortest + ".0" }
 }
 
-fn escape(text: &str, quotes: bool) -> String {
+fn escape(text: &str, quotes: bool) -> Cow<'_, str> {
+    if !text.contains(['\\', '\n', '"']) {
+        return text.into();
+    }
     let escaped = text.replace('\\', "\\\\").replace('\n', "\\n");
-    if quotes { escaped.replace('"', "\\\"") } else { escaped }
+    if quotes { escaped.replace('"', "\\\"") } else { escaped }.into()
 }
 
 #[cfg(test)]
