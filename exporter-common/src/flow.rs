@@ -58,6 +58,9 @@ const PROTOCOL_SHIFT: usize = 40;
 /// Bit of [`Flow::seen`] of a flow that is not established: it has moved to the flow table.
 const MOVED: u64 = 1 << 63;
 
+/// How much a server may send before its client has said more than that it is there: a window without scaling.
+const FIRST_WINDOW: u32 = 1 << 16;
+
 /// How many requests of a flow can wait for their answers at once and be timed all.
 pub const PENDING: usize = 4;
 
@@ -272,6 +275,13 @@ impl Flow {
         seen >> (direction.index() * SEEN_BITS) & bits != 0
     }
 
+    /// `seen` without `bits` of `direction`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(seen: u64, direction: Direction, bits: u64) -> u64 {
+        seen & !(bits << (direction.index() * SEEN_BITS))
+    }
+
     /// Whether `seen` says that the side that does not send in `direction` has sent anything but a refusal.
     #[inline(always)]
     #[must_use]
@@ -409,7 +419,9 @@ impl Flow {
     /// `from` must point to a flow, `to` to what may be written to.
     #[inline(always)]
     pub unsafe fn copy(from: *const Self, to: *mut Self) {
-        for word in 0..Self::WORDS {
+        // From the end: what is on its way from what was counted last to what was counted earlier is then missing, rather than
+        // there twice.
+        for word in (0..Self::WORDS).rev() {
             // SAFETY: the caller's; the words are aligned.
             unsafe { to.cast::<u64>().add(word).write_volatile(from.cast::<u64>().add(word).read_volatile()) };
         }
@@ -573,6 +585,28 @@ impl Flow {
             }
             true
         }
+    }
+
+    /// Takes note that the opening of the connection was answered by a segment with the number `sequence`.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn answer_opening(flow: *mut Self, sequence: u32) {
+        // SAFETY: as in `count`.
+        unsafe { (&raw mut (*flow).floor).write_volatile(sequence.wrapping_add(1)) };
+    }
+
+    /// Whether `acknowledgement` is of the answer to the opening of the connection, or of what may have followed it by now: who
+    /// only pretends to be at an address has not seen that, and would have to guess.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn acknowledges_answer(flow: *const Self, acknowledgement: u32) -> bool {
+        // SAFETY: as in `count`.
+        acknowledgement.wrapping_sub(unsafe { (&raw const (*flow).floor).read_volatile() }) < FIRST_WINDOW
     }
 
     /// Whether the connection was opened by the segment with the number `sequence`.

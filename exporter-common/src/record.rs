@@ -8,9 +8,11 @@ use crate::{
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     direction::Direction,
-    event::{FinishedFlow, Sample},
+    event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
+    http::{METHODS, STATUS_CODES},
+    protocol::Protocol,
     reason::Reason,
     role::Role,
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
@@ -19,6 +21,9 @@ use crate::{
 /// Increased with every change of what is pinned that the sizes and names below do not show.
 const REVISION: u64 = 2;
 
+/// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
+pub const SCRATCH_BYTES: u64 = 432;
+
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
 
@@ -26,6 +31,7 @@ pub const LAYOUT: u64 = layout();
 const fn layout() -> u64 {
     let sizes = [
         REVISION,
+        SCRATCH_BYTES,
         size_of::<PortEntry>() as u64,
         size_of::<AddressKey>() as u64,
         size_of::<ApiCounters>() as u64,
@@ -54,10 +60,35 @@ const fn layout() -> u64 {
         digest = fold(digest, &sizes[at].to_le_bytes());
         at += 1;
     }
-    // Counters are indexed by reason: the same number of others would be counted under wrong names.
+    // Counters are indexed by reason, and by the others: the same number of others would be counted under wrong names.
     at = 0;
     while at < Reason::COUNT {
         digest = fold(digest, Reason::ALL[at].as_str().as_bytes());
+        at += 1;
+    }
+    digest = fold_names(digest, &METHODS);
+    at = 0;
+    while at < Protocol::COUNT {
+        digest = fold(digest, Protocol::ALL[at].as_str().as_bytes());
+        at += 1;
+    }
+    at = 0;
+    while at < Lost::COUNT {
+        digest = fold(digest, Lost::ALL[at].as_str().as_bytes());
+        at += 1;
+    }
+    at = 0;
+    while at < STATUS_CODES.len() {
+        digest = fold(digest, &STATUS_CODES[at].to_le_bytes());
+        at += 1;
+    }
+    digest
+}
+
+const fn fold_names(mut digest: u64, names: &[&str]) -> u64 {
+    let mut at = 0;
+    while at < names.len() {
+        digest = fold(digest, names[at].as_bytes());
         at += 1;
     }
     digest

@@ -91,8 +91,8 @@ const fn end_of(word: u64) -> u32 {
 const fn since(word: u64, round: u8, time: u64) -> u64 {
     let then = (round as u64) << 32 | word as u32 as u64;
     let units = (time >> UNIT_SHIFT | PRESENT as u64).wrapping_sub(then) & TIME_MASK;
-    // Two CPUs' clocks may differ by some units, in the wrong direction.
-    if units > TIME_MASK - 16 { 0 } else { units << UNIT_SHIFT }
+    // Two CPUs' clocks may differ by some units, and captures need not be in order: then it seems to be before the request.
+    if units > TIME_MASK - (1 << 30) { 0 } else { units << UNIT_SHIFT }
 }
 
 /// How far behind what the other side was known to have sent an acknowledgement may be: more than any window that is used. What
@@ -181,8 +181,9 @@ impl Flow {
                 (&raw mut (*flow).acknowledged).write_volatile(end);
                 if asked.wrapping_sub(answered) < PENDING as u32 {
                     let place = asked as usize % PENDING;
+                    // Nobody looks there before the number of requests says so, which is an ordered instruction.
                     let word = Self::wait(flow, place, end, now());
-                    atomic::swap(&raw mut (*flow).pending[place], word);
+                    (&raw mut (*flow).pending[place]).write_volatile(word);
                 }
                 if atomic::fetch_add(&raw mut (*flow).turns, 1) as u32 != asked {
                     // Another CPU has seen the same, and was faster.

@@ -8,6 +8,7 @@
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
     api::ApiSlot,
+    atomic,
     details::{ApiDetails, CloseReason},
     direction::Direction,
     event::{FINISH_BATCH, FINISH_KEYS_OFFSET, FINISH_TICKS_OFFSET, FinishedFlow, Lost},
@@ -219,14 +220,35 @@ fn tell_ended(sight: &Sight) {
 unsafe fn answer_opening(sight: &Sight, flow: *mut Flow) {
     // SAFETY: the caller's.
     unsafe {
-        if sight.has_flag(tcp_flag::SYN)
+        let is_answer = sight.has_flag(tcp_flag::SYN)
             && sight.has_flag(tcp_flag::ACK)
-            && sight.direction() == Direction::Receive
-            && (*flow).opened_by() == Some(Direction::Transmit)
-            && (*flow).handshake == 0
-        {
+            && (*flow).opened_by() == Some(sight.direction().opposite());
+        if !is_answer {
+            return;
+        }
+        Flow::answer_opening(flow, sight.segment.sequence);
+        if sight.direction() == Direction::Receive && (*flow).handshake == 0 {
             (*flow).handshake = precise_nanoseconds(sight.tick).saturating_sub((*flow).opened).max(1);
         }
+    }
+}
+
+/// The bits of a segment ([`Flow::bits`]) as far as they can be believed: one that completes a handshake must acknowledge the
+/// answer to the opening, which who only pretends to be at an address has not seen.
+///
+/// # Safety
+/// `flow` must be of the map.
+#[inline(always)]
+pub(crate) unsafe fn believe(sight: &Sight, flow: *const Flow) -> u64 {
+    const SYN: u64 = tcp_flag::SYN as u64;
+    let direction = sight.direction();
+    // SAFETY: the caller's.
+    unsafe {
+        let is_doubtful = sight.is_tcp()
+            && (*flow).opened_by() == Some(direction)
+            && Flow::says((*flow).seen, direction.opposite(), SYN)
+            && !Flow::acknowledges_answer(flow, sight.segment.acknowledgement);
+        if is_doubtful { Flow::without(sight.bits, direction, PLAIN) } else { sight.bits }
     }
 }
 
@@ -295,6 +317,8 @@ unsafe fn change_hands(sight: &Sight, flow: *mut Flow) {
         if before == sight.api() {
             return;
         }
+        // What was counted until now is the one's. Where there is no room to tell, its client's bytes become the other's.
+        tell_going_on(&sight.key, flow, sight.tick);
         (&raw mut (*flow).api).write_volatile(sight.api());
         if (*flow).seen & (BEGUN | ENDED) != BEGUN {
             return;
@@ -364,7 +388,9 @@ unsafe fn refuse(sight: &Sight, flow: *mut Flow) -> bool {
 fn count_unclassified(seen: u64, details: &mut ApiDetails) {
     let has_spoken = Flow::says(seen, Direction::Receive, PAYLOAD) || Flow::says(seen, Direction::Transmit, PAYLOAD);
     if has_spoken && seen & CLASSIFIED == 0 {
-        details.protocols[Protocol::Unknown.index()] += 1;
+        // Older kernels let packets interrupt what userspace runs, on the same CPU.
+        // SAFETY: this CPU's own entry.
+        unsafe { atomic::add(&raw mut details.protocols[Protocol::Unknown.index()], 1) };
     }
 }
 
@@ -435,14 +461,13 @@ extern "C" fn finish_one(key: &FlowKey, since: &[u64; 3], now: u64) -> u32 {
         if !tell_finished(key, flow) {
             return 0;
         }
-        if is_established {
-            let _: Result<(), i32> = FLOWS.remove(key);
-        }
-        let _: Result<(), i32> = NEW_FLOWS.remove(key);
+        let has_ended = seen & REFUSED == 0 && Flow::note(flow, ENDED) & ENDED == 0;
+        // Of an established flow there is an empty entry in the other table, which goes when there is need for room.
+        let _: Result<(), i32> = if is_established { FLOWS.remove(key) } else { NEW_FLOWS.remove(key) };
         let Some(details) = details(api) else { return 1 };
         // One in the other table that has begun found this one full, and was counted as left.
-        if is_established && seen & BEGUN != 0 && (seen & ENDED == 0 || seen & REFUSED != 0) {
-            details.closed[CloseReason::Idle as usize] += 1;
+        if is_established && seen & BEGUN != 0 && !has_ended {
+            atomic::add(&raw mut details.closed[CloseReason::Idle as usize], 1);
         }
         count_unclassified(seen, details);
     }

@@ -19,6 +19,10 @@ use crate::{
     maps::{EXPECTATIONS, SAMPLE_SCRATCH, SAMPLES, SCRATCH},
 };
 
+/// What a ring is asked for (`BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE`, `include/uapi/linux/bpf.h`).
+const AVAILABLE_DATA: u64 = 0;
+const RING_SIZE: u64 = 1;
+
 /// Takes note of a packet, which says something `new` ([`Flow::count`]), as part of what is said.
 #[inline(always)]
 pub(crate) fn speak(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow, new: u64) {
@@ -105,6 +109,10 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         let is_unexpected = expected != 0 && is_unexpected;
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
+            // Anybody can send such things: half of the ring is for others.
+            if SAMPLES.query(AVAILABLE_DATA) * 2 > SAMPLES.query(RING_SIZE) {
+                return lose(Lost::Sample);
+            }
             sample(skb, sight, sample_kind::UNEXPECTED, found);
         }
         let is_greeting = (is(Protocol::Tls) || is(Protocol::Http2)) && is_tcp;
@@ -136,6 +144,23 @@ extern "C" fn read_beginning(skb: *mut __sk_buff, sight: &Sight, is_datagram: u3
         // SAFETY: this CPU's own entry, as in `account`.
         unsafe { (&raw mut (*scratch).beginning).write_volatile(beginning) };
     }
+}
+
+/// Takes note of a segment as part of a request of which nothing is read: most that end one are so. `numbers` are its sequence
+/// and acknowledgement numbers, `rest` its payload, its flags, and whether this host is the server, because so many values
+/// fit into registers.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn ask(flow: *mut Flow, numbers: u64, rest: u64, tick: u64) {
+    let segment = Segment {
+        sequence: (numbers >> 32) as u32,
+        acknowledgement: numbers as u32,
+        payload: (rest >> 32) as u32,
+        flags: (rest >> 8) as u8 as u32,
+    };
+    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
+    unsafe { Flow::ask(flow, &segment, Talk::Stream, false, rest & 1 != 0, || precise_nanoseconds(tick)) };
 }
 
 /// Takes note of a packet as part of a request or of an answer.

@@ -46,7 +46,7 @@ pub(crate) struct Sight {
     pub(crate) key: FlowKey,
     reserved: u32,
     pub(crate) tick: u64,
-    bits: u64,
+    pub(crate) bits: u64,
     /// What it says that is new ([`Flow::count`]), or [`NOT_COUNTED`].
     new: u64,
     wire: Wire,
@@ -136,9 +136,16 @@ pub(crate) fn track<F: Frame>(
         if new != 0 || packet.tcp_flags & tcp_flag::RST != 0 {
             return see(new).is_some();
         }
-        if takes_turn(flow, packet, direction, owner)
-            && let Some(sight) = see(new)
-        {
+        if !takes_turn(flow, packet, direction, owner) {
+            return false;
+        }
+        let reads = (&raw const (*flow).seen).read_volatile() & (HTTP1 | DATAGRAMS) != 0;
+        if is_request(direction, owner.role) && !reads {
+            let numbers = u64::from(packet.sequence) << 32 | u64::from(packet.acknowledgement);
+            let is_server = u64::from(owner.role as u32 == Role::Server as u32);
+            let rest = u64::from(packet.payload) << 32 | u64::from(packet.tcp_flags) << 8 | is_server;
+            conversation::ask(flow, numbers, rest, tick);
+        } else if let Some(sight) = see(new) {
             conversation::take_turn(ctx.skb.skb, sight, flow);
         }
     }
@@ -269,7 +276,7 @@ const fn is_request(direction: Direction, role: Role) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
-    let &Sight { ref key, tick, bits, wire, .. } = sight;
+    let &Sight { ref key, tick, wire, .. } = sight;
     // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
     let Some(flow) = new_flow(key, sight.api(), tick) else {
         if sight.is_opening() {
@@ -282,6 +289,7 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
         if sight.is_opening() {
             connection::attempt(sight, flow);
         }
+        let bits = connection::believe(sight, flow);
         let new = Flow::count(flow, sight.direction(), wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);

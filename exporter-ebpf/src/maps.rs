@@ -13,7 +13,7 @@ use tidewaiter_common::{
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},
     protocol::Prefix,
-    record::{ApiRecord, InstanceRecord, InterfaceRecord},
+    record::{ApiRecord, InstanceRecord, InterfaceRecord, SCRATCH_BYTES},
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
@@ -60,7 +60,7 @@ pub(crate) static INTERFACE_SLOTS: Array<InterfaceEntry> = Array::with_max_entri
 pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters> =
     PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
 
-/// Established flows. Userspace says how many there can be, and is the only one to delete any.
+/// Established flows. Userspace says how many there can be; none is deleted unless it says so.
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0);
 
@@ -69,7 +69,8 @@ pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0
 #[map]
 pub(crate) static NEW_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1, 0);
 
-/// What one function of a program leaves for another.
+/// What one function of a program leaves for another, and one program for the one that it ends in: which may be another
+/// exporter's, while one takes over from the other.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
@@ -87,6 +88,7 @@ pub(crate) struct DropScratch {
 }
 
 /// A packet that was read, and how that went.
+#[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) packet: Packet,
     /// Index of the reason why it was not; any other number if it was. A number, because the verifier does not know which
@@ -103,6 +105,8 @@ pub(crate) struct Scratch {
     /// What of HTTP/1 or DNS it begins with.
     pub(crate) beginning: u32,
 }
+
+const _: () = assert!(size_of::<Scratch>() as u64 == SCRATCH_BYTES);
 
 /// What is written to [`SAMPLES`].
 #[map]

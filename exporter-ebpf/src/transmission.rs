@@ -123,7 +123,7 @@ fn count_in_flow(ends: &SocketEnds, segments: u16) {
     };
     #[expect(clippy::needless_borrows_for_generic_args, reason = "what is handed over by value is copied")]
     if let Some(flow) = FLOWS.get_ptr_mut(&key) {
-        // SAFETY: a word of the map, which nobody writes to otherwise.
+        // SAFETY: a word of the map, which is written to by atomic instructions alone.
         unsafe { atomic::add(&raw mut (*flow).retransmitted, segments.into()) };
     }
 }

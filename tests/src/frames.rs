@@ -107,7 +107,8 @@ pub fn frame(kind: Kind, (source, source_port): End, (destination, destination_p
     match kind.transport {
         Transport::Udp => ip.udp(source_port, destination_port).write(&mut frame, &payload),
         Transport::Tcp => {
-            let tcp = ip.tcp(source_port, destination_port, 1, 1024);
+            // Each side has received what the other has opened the connection with, and nothing else.
+            let tcp = ip.tcp(source_port, destination_port, 1, 1024).ack(2);
             let options: &[_] = if kind.options { &[TcpOptionElement::MaximumSegmentSize(1460)] } else { &[] };
             tcp.options(options).expect("one option fits").write(&mut frame, &payload)
         }

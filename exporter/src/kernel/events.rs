@@ -26,7 +26,7 @@ const PAGE: u32 = 4096;
 
 /// Bytes of the ring of ended flows: for 37,000 between two looks, and what finds no room is found by the next walk.
 const ENDED_BYTES: u32 = 1 << 21;
-/// Bytes of the ring of finished flows: for 4,600, and it is emptied after each batch.
+/// Bytes of the ring of finished flows: for some thousands, and it is emptied after each batch.
 const FINISHED_BYTES: u32 = 1 << 20;
 /// Bytes of the ring of samples: for the hellos of some hundred connections between two looks.
 const SAMPLE_RING_BYTES: u32 = 1 << 20;
@@ -89,9 +89,11 @@ impl Kernel {
         }
     }
 
-    /// Reads what flows were that are in no table any more, and empties the ring of them.
+    /// Reads what flows were that are in no table any more, as many as the ring has room for: more may come meanwhile, without
+    /// an end.
     pub fn read_finished(&mut self, mut each: impl FnMut(&FinishedFlow)) {
-        while let Some(item) = self.rings.finished.next() {
+        for _ in 0..FINISHED_BYTES as usize / size_of::<FinishedFlow>() {
+            let Some(item) = self.rings.finished.next() else { return };
             if let Some(finished) = from_bytes(&item) {
                 each(&finished);
             }

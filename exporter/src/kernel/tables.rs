@@ -41,6 +41,7 @@ pub(super) mod name {
     pub(in crate::kernel) const ENDED_FLOWS: &str = "ENDED_FLOWS";
     pub(in crate::kernel) const FINISHED_FLOWS: &str = "FINISHED_FLOWS";
     pub(in crate::kernel) const SAMPLES: &str = "SAMPLES";
+    pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
@@ -51,7 +52,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 19] = [
+    pub(in crate::kernel) const ALL: [&str; 20] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -66,6 +67,7 @@ pub(super) mod name {
         FINISHED_FLOWS,
         SAMPLES,
         PROGRAMS,
+        SCRATCH,
         LOST,
         EXPECTATIONS,
         INSTANCE,
