@@ -10,8 +10,8 @@ use crate::{
     direction::Direction,
     event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
-    interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     http::{METHODS, STATUS_CODES},
+    interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     protocol::Protocol,
     reason::Reason,
     role::Role,
@@ -142,8 +142,8 @@ pub struct ApiRecord {
     pub state: u8,
     /// A [`Role`], as its number.
     pub role: u8,
-    /// Pads to 8 bytes.
-    pub reserved: u32,
+    /// Connections that were open when the table of flows was lost: nobody will see their end.
+    pub adrift: u32,
     /// Since when it is counted, in nanoseconds since the epoch.
     pub created: u64,
     /// What had been counted in the slot before.
@@ -165,7 +165,7 @@ impl Default for ApiRecord {
             name_length: 0,
             state: state::FREE,
             role: 0,
-            reserved: 0,
+            adrift: 0,
             created: 0,
             base: ApiCounters::default(),
             removed: Default::default(),

@@ -14,7 +14,7 @@ use tidewaiter_common::{
 
 use crate::{
     connection::{NO_WAKEUP, details, lose},
-    context::{captured_length, precise_nanoseconds},
+    context::{captured_length, is_replay, precise_nanoseconds},
     flow::Sight,
     maps::{EXPECTATIONS, SAMPLE_SCRATCH, SAMPLES, SCRATCH},
 };
@@ -115,7 +115,9 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
             }
             sample(skb, sight, sample_kind::UNEXPECTED, found);
         }
-        let is_greeting = (is(Protocol::Tls) || is(Protocol::Http2)) && is_tcp;
+        // Of traffic of no API there may be much, and nobody asks.
+        let is_asked_for = sight.api().is_mapped() || is_replay();
+        let is_greeting = (is(Protocol::Tls) || is(Protocol::Http2)) && is_tcp && is_asked_for;
         // Whoever has not been answered may have sent it to anyone.
         if is_greeting && Flow::is_answered(seen, direction) {
             sample(skb, sight, sample_kind::GREETING, found);

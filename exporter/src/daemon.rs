@@ -36,8 +36,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Time between two looks at what the kernel tells of flows.
 const DRAIN: Duration = Duration::from_millis(100);
 
-/// For how long nobody else gets at the accounting, or the thread, while flows are drained.
-const DRAIN_SLICE: Duration = Duration::from_millis(5);
+/// For how long nobody else gets at the accounting, or the thread, while flows are looked after.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, Error)]
@@ -136,8 +136,8 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
-            _ = drain.tick() => drain_flows(&shared).await,
-            _ = sweep.tick() => sweep_flows(&shared),
+            _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
+            _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
         }
     }
 
@@ -217,22 +217,18 @@ fn return_memory() {
     }
 }
 
-/// Has flows finished that have ended, and lets others do something in between.
-async fn drain_flows(shared: &Shared) {
+/// Has flows finished that have ended, or looks at some of all, and lets others do something in between.
+async fn look_after_flows(
+    shared: &Shared,
+    mut look: impl FnMut(&mut Accounting, std::time::Instant) -> Result<bool, KernelError>,
+) {
     loop {
-        let drained = shared.accounting().drain_flows(std::time::Instant::now() + DRAIN_SLICE);
-        match drained {
+        let looked = look(&mut shared.accounting(), std::time::Instant::now() + SLICE);
+        match looked {
             Ok(true) => yield_now().await,
             Ok(false) => return,
-            Err(error) => return warn!(%error, "cannot finish the flows that have ended"),
+            Err(error) => return warn!(%error, "cannot look after the flows"),
         }
-    }
-}
-
-/// Takes a look at some of the flows, and forgets those that have been quiet.
-fn sweep_flows(shared: &Shared) {
-    if let Err(error) = shared.accounting().sweep_flows() {
-        warn!(%error, "cannot look after the flows");
     }
 }
 

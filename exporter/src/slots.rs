@@ -2,7 +2,7 @@
 //!
 //! A slot that is given back may still be counted in: a program that looked it up before it left the tables has yet to
 //! run to its end. So it is first *retired*: out of the tables, but its counters are kept and read. Only after
-//! [`GRACE`] is it *recycled*: what it has counted is kept elsewhere, and it may be given out again.
+//! a while, [`GRACE`] at least, is it *recycled*: what it has counted is kept elsewhere, and it may be given out again.
 
 use std::{
     collections::VecDeque,
@@ -19,14 +19,15 @@ pub struct Slots {
     capacity: u16,
     next: u16,
     free: Vec<u16>,
+    grace: Duration,
     retired: VecDeque<(u16, Instant)>,
 }
 
 impl Slots {
-    /// All of a table of `capacity` slots but the first.
+    /// All of a table of `capacity` slots but the first. Retired ones are recycled after `grace`.
     #[must_use]
-    pub const fn new(capacity: u16) -> Self {
-        Self { capacity, next: 1, free: Vec::new(), retired: VecDeque::new() }
+    pub const fn new(capacity: u16, grace: Duration) -> Self {
+        Self { capacity, next: 1, free: Vec::new(), grace, retired: VecDeque::new() }
     }
 
     /// A slot that nobody has; `None` if all are taken.
@@ -64,11 +65,11 @@ impl Slots {
         self.retired.push_back((slot, now));
     }
 
-    /// The retired slot whose turn it is to be recycled, if [`GRACE`] is over for any.
+    /// The retired slot whose turn it is to be recycled, if the time of any is over.
     #[must_use]
     pub fn recyclable(&self, now: Instant) -> Option<u16> {
         let &(slot, since) = self.retired.front()?;
-        (now.saturating_duration_since(since) >= GRACE).then_some(slot)
+        (now.saturating_duration_since(since) >= self.grace).then_some(slot)
     }
 
     /// Takes back [`Slots::recyclable`], whose counters were kept.
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_given_out_again_only_after_it_was_recycled() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::new(3, GRACE);
         assert_eq!((slots.take(), slots.take(), slots.take()), (Some(1), Some(2), None));
 
         let now = Instant::now();
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn restored_slots_are_not_given_out() {
-        let mut slots = Slots::new(8);
+        let mut slots = Slots::new(8, GRACE);
         slots.restore(2);
         slots.restore_free(4);
         slots.restore(5);

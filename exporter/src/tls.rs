@@ -10,6 +10,8 @@ use crate::flow::TlsHello;
 const MAX_NAME: usize = 255;
 /// How many application protocols are kept.
 const MAX_PROTOCOLS: usize = 16;
+/// How many bytes their names may have together: those of all that are registered have 11 at most each, and few offer many.
+const MAX_PROTOCOL_BYTES: usize = 128;
 /// How many of a hello's extensions are read; there are some 60 kinds.
 const MAX_EXTENSIONS: usize = 64;
 
@@ -154,11 +156,14 @@ impl Hello {
     /// RFC 7301 section 3.1.
     fn application_protocols(&mut self, extension: &mut Bytes<'_>) -> Option<()> {
         let mut names = extension.vector(Width::Two)?;
+        let mut room = MAX_PROTOCOL_BYTES;
         while self.application_protocols.len() < MAX_PROTOCOLS {
             let name = names.vector(Width::One)?;
-            if !name.rest.is_empty() && !name.is_cut && !is_grease(name.rest) {
-                self.application_protocols.push(printable(name.rest));
+            if name.rest.is_empty() || name.is_cut || is_grease(name.rest) {
+                continue;
             }
+            room = room.checked_sub(name.rest.len())?;
+            self.application_protocols.push(printable(name.rest));
         }
         Some(())
     }
@@ -186,10 +191,7 @@ fn is_grease(name: &[u8]) -> bool {
 
 /// Text of what should be ASCII; everything else, spaces too, is replaced.
 fn printable(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { char::REPLACEMENT_CHARACTER })
-        .collect()
+    bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '?' }).collect()
 }
 
 /// In how many bytes the length of a vector is stated.

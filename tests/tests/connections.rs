@@ -171,7 +171,8 @@ impl Host {
     /// What was told since the last time.
     fn finished(&mut self) -> Vec<FinishedFlow> {
         let mut finished = Vec::new();
-        self.kernel.read_finished(|flow| if flow.goes_on == 0 { finished.push(*flow) } else { self.going_on.push(*flow) });
+        self.kernel
+            .read_finished(|flow| if flow.goes_on == 0 { finished.push(*flow) } else { self.going_on.push(*flow) });
         self.finished.extend(&finished);
         finished
     }
@@ -568,11 +569,7 @@ fn what_is_quiet_for_long_is_finished() {
     host.expect(ORDERS, Life { closed: [1, 0, 1], ..before });
     // Of those that have spoken, which the attempt has not.
     assert_eq!(host.orders().protocols[Protocol::Unknown.index()], 3);
-    assert_eq!(
-        (host.established().len(), host.new_flows().len()),
-        (1, 1),
-        "those that are not quiet"
-    );
+    assert_eq!((host.established().len(), host.new_flows().len()), (1, 1), "those that are not quiet");
     host.assert_sums();
     // What comes after all is of another flow.
     host.receive(served(1), ACK).transmit(served(1), ACK).datagram(served(2), Transmit).assert_sums();

@@ -7,7 +7,7 @@ use std::{
     slice::from_ref,
     sync::Barrier,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -33,6 +33,8 @@ use tidewaiter_tests::{
 };
 
 const NEVER: Duration = Duration::MAX;
+/// Long enough for any look at the flows.
+const NEVER_LATE: Duration = Duration::from_secs(60);
 const SERVER: End = (IpAddr::V4(Network::SERVER4), 8080);
 /// What is sent over a connection, beside the last acknowledgements.
 const PLAIN: u8 = ACK;
@@ -323,10 +325,10 @@ fn a_flow_is_forgotten_when_it_is_idle_and_begins_anew() {
         send(server, from_ref(&from), 1);
         let [(_, flow)] = flows(&mut accounting, Established).try_into().expect("one flow");
         assert_eq!(flow.wire().map(|counters| counters.packets), [round as u64, 1]);
-        accounting.sweep_flows().expect("can be read");
+        assert!(!accounting.sweep_flows(Instant::now() + NEVER_LATE).expect("can be read"));
         assert_eq!(flows(&mut accounting, Established).len(), 1, "it is not idle yet");
         wait_until("the flow to be forgotten", || {
-            accounting.sweep_flows().expect("can be read");
+            assert!(!accounting.sweep_flows(Instant::now() + NEVER_LATE).expect("can be read"));
             flows(&mut accounting, Established).is_empty()
         });
     }

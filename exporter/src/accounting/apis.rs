@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tidewaiter_common::{
@@ -19,9 +19,13 @@ use crate::{
     api::{Api, PortRange, Role, Transport, reserved},
     flow::ApiNames,
     kernel::{Drops, FlowCapacity, Kernel, KernelError, OTHER_REASON, from_nanoseconds, nanoseconds},
+    slots::GRACE,
     snapshot::{ApiDetails, ApiSnapshot, TransmissionSnapshot},
     tracker::FlowTracker,
 };
+
+/// How long it takes until each flow was looked at: one walk over the table, and some more.
+const WALK: Duration = Duration::from_secs(32);
 
 /// An API keeps its counters as long as it keeps its name and role.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,8 +55,18 @@ pub(super) struct ApiRegistry {
 
 impl ApiRegistry {
     /// What the exporter before this one has left in the kernel; nothing, if there was none.
-    pub(super) fn restore(kernel: &Kernel, now: Instant) -> Result<Self, KernelError> {
-        let ledger: Ledger<ApiRecord> = Ledger::restore(kernel, now)?;
+    pub(super) fn restore(kernel: &mut Kernel, idle_timeout: Duration, now: Instant) -> Result<Self, KernelError> {
+        // Flows know whose they are by slot, and may be quiet for long before they say or end something.
+        let has_flows = kernel.flow_capacity() != FlowCapacity::NONE;
+        let grace = if has_flows { idle_timeout.saturating_add(WALK) } else { GRACE };
+        let mut ledger: Ledger<ApiRecord> = Ledger::restore(kernel, grace, now)?;
+        if kernel.has_lost_flows() {
+            let slots: Vec<_> = ledger.records().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                let active = kernel.api_details(ApiSlot(slot))?.active();
+                ledger.change(kernel, slot, |record| record.adrift = u32::try_from(active).unwrap_or(u32::MAX))?;
+            }
+        }
         let holders = ledger.records().filter(|(_, record)| record.state() == state::CURRENT);
         let current = holders.filter_map(|(slot, record)| Some((identity(record)?, (ApiSlot(slot), None)))).collect();
         let ports = kernel.ports()?.into_iter().collect();
@@ -160,6 +174,7 @@ impl ApiRegistry {
             record.name_length = bytes.len() as u16;
             record.role = *role as u8;
             record.created = nanoseconds(SystemTime::now());
+            record.adrift = 0;
         })?;
         Ok(slot.map(ApiSlot))
     }
@@ -250,7 +265,7 @@ impl ApiRegistry {
                 role: Some(*role),
                 api: api.clone(),
                 counters,
-                details: details(kernel, *slot)?,
+                details: self.details(kernel, *slot)?,
                 clients: tracker.and_then(|tracker| tracker.clients(*slot, untracked_bytes(&counters))),
                 transmission: transmission(kernel, *slot, drops.as_ref())?,
                 created: from_nanoseconds(created),
@@ -267,6 +282,15 @@ impl ApiRegistry {
             created: kernel.created(),
         }));
         Ok(apis)
+    }
+
+    /// What was counted beside packets and bytes for the API that has `slot`.
+    fn details(&self, kernel: &Kernel, slot: ApiSlot) -> Result<Option<Box<ApiDetails>>, KernelError> {
+        let mut details = details(kernel, slot)?;
+        if let Some(details) = &mut details {
+            details.left += u64::from(self.ledger.record(slot.0).adrift);
+        }
+        Ok(details)
     }
 
     /// What was counted for APIs that are no more, by role; nothing for a role that never lost any.

@@ -8,11 +8,13 @@ use std::{
 use tidewaiter_common::{
     direction::Direction,
     event::FinishedFlow,
-    flow::{ENDED, Flow, FlowKey},
+    flow::{ENDED, Flow, FlowKey, ONE_WAY_PACKETS},
+    packet::protocol,
 };
 
 use crate::{
-    kernel::{FlowTable, Kernel, KernelError, QuietSince, Ticks, Walk},
+    flow::is_empty,
+    kernel::{FlowCapacity, FlowTable, Kernel, KernelError, QuietSince, Ticks, Walk},
     snapshot::Counters,
 };
 
@@ -22,6 +24,10 @@ const REST: Duration = Duration::from_secs(1);
 
 /// For how much of that it must have been quiet.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// How long a short flow without a connection is kept at most: anybody can have a question answered in another's name, and such
+/// flows shall not take the room of others for long.
+const SHORT_IDLE: Duration = Duration::from_secs(10);
 
 /// How often a flow that goes on is told of: so late, at most, are bytes of its client.
 const PERIOD: Duration = Duration::from_mins(1);
@@ -52,6 +58,8 @@ pub(super) struct FlowSweeper {
     new_found: usize,
     /// See `entries`.
     new_entries: usize,
+    /// How many flows of each table are left of a look that was broken off.
+    unfinished: Option<(usize, usize)>,
     /// Flows that have ended, and since which tick that is known.
     resting: VecDeque<(u64, Vec<FlowKey>)>,
 }
@@ -77,6 +85,7 @@ impl FlowSweeper {
             entries: 0,
             new_found: 0,
             new_entries: 0,
+            unfinished: None,
             resting: VecDeque::new(),
         }
     }
@@ -126,31 +135,45 @@ impl FlowSweeper {
         Ok(false)
     }
 
-    /// Looks at some more flows, shows those that go on, and has the others finished.
+    /// Looks at some more flows, shows those that go on, and has the others finished, until `deadline`. Says whether that was too
+    /// soon: then the next call goes on with the same look.
     pub(super) fn sweep(
         &mut self,
         kernel: &mut Kernel,
         ticks: Ticks,
+        deadline: Instant,
         show: &mut dyn FnMut(Shown<'_>),
-    ) -> Result<(), KernelError> {
-        let look = LEAST_LOOK.max(kernel.flow_capacity().established as usize / LOOKS);
-        let mut seen = 0;
-        while seen < look {
-            let (flows, is_over) =
-                kernel.some_flows(FlowTable::Established, &mut self.established).inspect_err(|_| self.found = 0)?;
-            seen += flows.len();
-            self.found += self.look(kernel, ticks, &flows, show)?;
+    ) -> Result<bool, KernelError> {
+        let FlowCapacity { established, new } = kernel.flow_capacity();
+        let [established, new] = [established, new].map(|capacity| LEAST_LOOK.max(capacity as usize / LOOKS));
+        let (mut left, mut new_left) = self.unfinished.take().unwrap_or((established, new));
+        while left > 0 || new_left > 0 {
+            if Instant::now() > deadline {
+                self.unfinished = Some((left, new_left));
+                return Ok(true);
+            }
+            let is_established = left > 0;
+            let (table, walk) = if is_established {
+                (FlowTable::Established, &mut self.established)
+            } else {
+                (FlowTable::New, &mut self.new)
+            };
+            let read = kernel.some_flows(table, walk);
+            let (flows, is_over) = read.inspect_err(|_| (self.found, self.new_found) = (0, 0))?;
+            let going_on = self.look(kernel, ticks, &flows, show)?;
+            let (left, found, entries) = if is_established {
+                (&mut left, &mut self.found, &mut self.entries)
+            } else {
+                (&mut new_left, &mut self.new_found, &mut self.new_entries)
+            };
+            *found += going_on;
+            *left = left.saturating_sub(flows.len());
             if is_over {
-                self.entries = std::mem::take(&mut self.found);
-                break;
+                *entries = std::mem::take(found);
+                *left = 0;
             }
         }
-        let (flows, is_over) = kernel.some_flows(FlowTable::New, &mut self.new).inspect_err(|_| self.new_found = 0)?;
-        self.new_found += self.look(kernel, ticks, &flows, show)?;
-        if is_over {
-            self.new_entries = std::mem::take(&mut self.new_found);
-        }
-        Ok(())
+        Ok(false)
     }
 
     /// Shows those of `flows` that go on, and has the others finished. Answers with how many go on.
@@ -162,25 +185,38 @@ impl FlowSweeper {
         show: &mut dyn FnMut(Shown<'_>),
     ) -> Result<usize, KernelError> {
         let (rested, idle, told) = (ticks.ago(REST), ticks.ago(self.idle_timeout), ticks.ago(PERIOD));
-        let (mut over, mut ended, mut long) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, flow) in flows {
+        let short_idle = ticks.ago(self.idle_timeout.min(SHORT_IDLE));
+        let (mut over, mut short, mut ended, mut long) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut going_on = 0;
+        // What has moved to the other table has left an empty entry, which goes when there is need for room.
+        for (key, flow) in flows.iter().filter(|(_, flow)| !is_empty(flow)) {
             if flow.last < idle {
                 over.push(*key);
+            } else if flow.last < short_idle && is_short(key, flow) {
+                short.push(*key);
             } else if flow.seen & ENDED != 0 && flow.last < rested {
                 ended.push(*key);
             } else {
                 if flow.told_at < told && flow.untold() != [Counters::default(); Direction::COUNT] {
                     long.push(*key);
                 }
+                going_on += 1;
                 show(Shown::Live(key, flow));
             }
         }
         // They were read with many others: by now they may be quiet no more, which the kernel asks itself.
         finish(kernel, &over, QuietSince { ended: idle, others: idle, told: 0 }, show)?;
+        finish(kernel, &short, QuietSince { ended: idle, others: short_idle, told: 0 }, show)?;
         finish(kernel, &ended, QuietSince { ended: rested, others: idle, told: 0 }, show)?;
         finish(kernel, &long, QuietSince { ended: 0, others: 0, told }, show)?;
-        Ok(flows.len() - over.len() - ended.len())
+        Ok(going_on)
     }
+}
+
+/// Whether a flow is a question and its answer, or hardly more, of a protocol without connections.
+fn is_short(key: &FlowKey, flow: &Flow) -> bool {
+    let packets: u64 = flow.wire().iter().map(|counters| counters.packets).sum();
+    key.protocol != u32::from(protocol::TCP) && packets <= 2 * ONE_WAY_PACKETS
 }
 
 /// Has those flows finished that have been quiet long enough, and shows what they were.

@@ -18,6 +18,7 @@ use crate::{
     config::AttachMode,
     interfaces::{Interface, Statistics, Unit, coverage, statistics},
     kernel::{Attachment, Kernel, KernelError, from_nanoseconds, nanoseconds},
+    slots::GRACE,
     snapshot::{GONE, InterfaceSnapshot},
 };
 
@@ -34,7 +35,7 @@ pub(super) struct InterfaceRegistry {
 impl InterfaceRegistry {
     /// What the exporter before this one has left in the kernel; nothing, if there was none.
     pub(super) fn restore(kernel: &Kernel, mode: AttachMode, now: Instant) -> Result<Self, KernelError> {
-        let ledger: Ledger<InterfaceRecord> = Ledger::restore(kernel, now)?;
+        let ledger: Ledger<InterfaceRecord> = Ledger::restore(kernel, GRACE, now)?;
         let holders = ledger.records().filter(|(_, record)| record.state() == state::CURRENT);
         let inherited = holders.map(|(slot, record)| ((record.index, name(record)), InterfaceSlot(slot))).collect();
         Ok(Self { ledger, mode, current: BTreeMap::new(), inherited })

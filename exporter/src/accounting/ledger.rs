@@ -1,6 +1,9 @@
 //! Who has which slot of a table, as the kernel keeps it for the exporter after this one.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tidewaiter_common::record::state;
 
@@ -44,9 +47,10 @@ pub(super) struct Ledger<R> {
 }
 
 impl<R: Record> Ledger<R> {
-    /// What the exporter before this one has left in the kernel; nothing, if there was none.
-    pub(super) fn restore(kernel: &Kernel, now: Instant) -> Result<Self, KernelError> {
-        let mut ledger = Self { slots: Slots::new(R::CAPACITY), records: BTreeMap::new() };
+    /// What the exporter before this one has left in the kernel; nothing, if there was none. Slots are given out again `grace`
+    /// after their holder has left the tables.
+    pub(super) fn restore(kernel: &Kernel, grace: Duration, now: Instant) -> Result<Self, KernelError> {
+        let mut ledger = Self { slots: Slots::new(R::CAPACITY, grace), records: BTreeMap::new() };
         for slot in 1..R::CAPACITY {
             let record = R::read(kernel, slot)?;
             if record == R::default() {

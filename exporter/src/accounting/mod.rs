@@ -52,9 +52,9 @@ pub struct Accounting {
 impl Accounting {
     /// Goes on from what `kernel`, which was just loaded, took over; accounts nothing yet if that is nothing.
     /// Flows are forgotten `idle_timeout` after their last packet.
-    pub fn new(kernel: Kernel, mode: AttachMode, idle_timeout: Duration) -> Result<Self, KernelError> {
+    pub fn new(mut kernel: Kernel, mode: AttachMode, idle_timeout: Duration) -> Result<Self, KernelError> {
         let now = Instant::now();
-        let apis = ApiRegistry::restore(&kernel, now)?;
+        let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let flows = FlowSweeper::new(idle_timeout);
         Ok(Self {

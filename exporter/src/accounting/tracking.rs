@@ -51,6 +51,11 @@ impl Accounting {
         self.greetings.clone()
     }
 
+    /// Keeps in `greetings` what is known of first payloads from now on.
+    pub fn keep_greetings(&mut self, greetings: Greetings) {
+        self.greetings = greetings;
+    }
+
     /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.
     pub fn read_samples(&mut self, limit: usize) -> bool {
         let Self { kernel, apis, greetings, anomalies, .. } = self;
@@ -75,14 +80,16 @@ impl Accounting {
 
     /// Has flows finished that the kernel says have ended, until `deadline`. Says whether there are more.
     pub fn drain_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
-        // Before the flows that they are of.
+        let drained = self.show_flows(|flows, kernel, ticks, show| flows.drain(kernel, ticks, deadline, show));
+        // After flows that are over, because others may have their ends by now; those that samples are of are not over yet.
         self.read_samples(MOST_SAMPLES);
-        self.show_flows(|flows, kernel, ticks, show| flows.drain(kernel, ticks, deadline, show))
+        drained
     }
 
-    /// Looks at some of the flows, and has those finished that have been quiet for long.
-    pub fn sweep_flows(&mut self) -> Result<(), KernelError> {
-        self.show_flows(|flows, kernel, ticks, show| flows.sweep(kernel, ticks, show))
+    /// Looks at some of the flows, and has those finished that have been quiet for long, until `deadline`. Says whether that was
+    /// too soon: then the next call goes on with the same look.
+    pub fn sweep_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
+        self.show_flows(|flows, kernel, ticks, show| flows.sweep(kernel, ticks, deadline, show))
     }
 
     /// Has `go` go through flows, and shows them to the tracker.

@@ -53,6 +53,7 @@ pub(super) fn validate(
     };
     check.pin_path(pin_path.as_deref());
     let flows = check.flows(&flows);
+    check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
 
@@ -144,6 +145,14 @@ impl Check<'_> {
         {
             let expected = "expected an absolute path such as \"/sys/fs/bpf/tidewaiter/edge\"";
             self.problem("pin_path", format!("found {:?}, {expected}", path.display().to_string()));
+        }
+    }
+
+    /// What flows are looked at for cannot be where none are kept.
+    fn expectations(&mut self, flows: Flows, apis: &[RawApi]) {
+        for (index, _) in apis.iter().enumerate().filter(|(_, api)| flows.capacity == 0 && api.expect.is_some()) {
+            let expected = "expected none while flows.capacity is 0: payloads are looked at of flows that are kept";
+            self.problem(format!("api.{index}.expect"), expected.to_owned());
         }
     }
 

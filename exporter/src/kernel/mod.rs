@@ -104,6 +104,7 @@ pub struct Kernel {
     flows: FlowCapacity,
     created: SystemTime,
     took_over: bool,
+    lost_flows: bool,
 }
 
 impl Kernel {
@@ -114,9 +115,9 @@ impl Kernel {
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
         let LoadOptions { pins, fresh, flows, replay, transmission } = options;
         let namespace = namespace_cookie()?;
-        let took_over = match &pins {
+        let (took_over, lost_flows) = match &pins {
             Some(pins) => inherit(pins, namespace, fresh, flows)?,
-            None => false,
+            None => (false, false),
         };
         let resolved = transmission.then(|| Resolved::of_running_kernel(namespace));
         let layout = resolved.as_ref().and_then(|resolved| Some(resolved.as_ref().ok()?.layout));
@@ -146,6 +147,7 @@ impl Kernel {
             flows,
             created: now,
             took_over,
+            lost_flows,
         };
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
@@ -171,6 +173,12 @@ impl Kernel {
     #[must_use]
     pub const fn took_over(&self) -> bool {
         self.took_over
+    }
+
+    /// Whether that had flows for which there is another table now.
+    #[must_use]
+    pub const fn has_lost_flows(&self) -> bool {
+        self.lost_flows
     }
 
     /// Ends the accounting in order: detaches everything, and removes what is pinned.
@@ -230,26 +238,29 @@ fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
     tables.into_iter().chain(rings(flows))
 }
 
-/// Makes the folder ready, and says whether there is something in it to take over.
-fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Result<bool, KernelError> {
+/// Makes the folder ready, and says whether there is something in it to take over; and whether that is without the flows that
+/// there were.
+fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Result<(bool, bool), KernelError> {
     let path = pins.path().display();
     match pins.inheritance(namespace) {
-        Inheritance::Nothing => return Ok(false),
+        Inheritance::Nothing => return Ok((false, false)),
         Inheritance::Whole if fresh => info!(%path, "starting fresh, as asked: what was pinned is removed"),
         Inheritance::Useless(why) => warn!(%path, why, "cannot take over what is pinned: starting fresh"),
         Inheritance::Whole => {
+            let mut has_lost_flows = false;
             for (name, entries) in sizes(flows) {
                 if pins.remove_if_sized_otherwise(name, entries)? {
+                    has_lost_flows |= name == tables::name::FLOWS;
                     info!(map = name, entries, "what holds flows has another size now: it begins empty");
                 }
             }
             info!(%path, "taking over from the exporter before this one");
-            return Ok(true);
+            return Ok((true, has_lost_flows));
         }
     }
     pins.require_namespace(namespace)?;
     pins.clear()?;
-    Ok(false)
+    Ok((false, false))
 }
 
 /// The cookie of this process's network namespace: unique until the machine is started anew.

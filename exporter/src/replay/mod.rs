@@ -143,6 +143,7 @@ impl Replay {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
         }
         let mut tally = Tally::default();
+        accounting.keep_greetings(Greetings::of_capture());
         let mut flows: Vec<(FlowKey, Flow)> = Vec::new();
         let failures = self.each_frame(&mut progress, |file, frame| {
             tally.run(accounting.kernel(), &survey, file, frame);
