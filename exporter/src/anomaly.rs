@@ -36,22 +36,22 @@ pub struct UnexpectedPayload {
 /// Writes anomalies to the log, a few of each API in each window.
 #[derive(Debug, Default)]
 pub struct AnomalyLog {
-    begun: Option<Instant>,
-    told: HashMap<Arc<str>, u32>,
+    window: Option<Window>,
+}
+
+/// The window that the first anomaly in it has begun.
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    /// Anomalies in it by the name of their API, of which there are no more than slots: no traffic makes this grow further.
+    seen: HashMap<Arc<str>, u32>,
 }
 
 impl AnomalyLog {
     /// Tells of `anomaly` unless there were many of its API of late.
     pub fn tell(&mut self, anomaly: &UnexpectedPayload, now: Instant) {
-        if self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= WINDOW) {
-            self.begun = Some(now);
-            for (api, told) in self.told.drain().filter(|(_, told)| *told > MOST_TOLD) {
-                warn!(%api, untold = told - MOST_TOLD, "more anomalies of the last minute: they are counted all");
-            }
-        }
-        let told = self.told.entry(Arc::clone(&anomaly.api)).or_default();
-        *told = told.saturating_add(1);
-        if *told > MOST_TOLD {
+        self.tick(now);
+        if !self.admits(&anomaly.api, now) {
             return;
         }
         let UnexpectedPayload { api, role, local, remote, application, first_bytes } = anomaly;
@@ -65,5 +65,73 @@ impl AnomalyLog {
             first_bytes = %first_bytes.escape_ascii(),
             "anomaly: a flow's payload is not what its API expects"
         );
+    }
+
+    /// Says what time it is, and tells how many anomalies were not told once their window is over. To be called each second or
+    /// so.
+    pub fn tick(&mut self, now: Instant) {
+        for (api, untold) in self.untold(now) {
+            warn!(%api, untold, "more anomalies of the last minute: they are counted all");
+        }
+    }
+
+    /// Counts an anomaly of `api`, and says whether it is to be told.
+    fn admits(&mut self, api: &Arc<str>, now: Instant) -> bool {
+        let window = self.window.get_or_insert_with(|| Window { begun: now, seen: HashMap::new() });
+        let seen = window.seen.entry(Arc::clone(api)).or_default();
+        *seen = seen.saturating_add(1);
+        *seen <= MOST_TOLD
+    }
+
+    /// Ends the window if it is over; answers with how many anomalies of each API were not told in it, where there were any.
+    fn untold(&mut self, now: Instant) -> Vec<(Arc<str>, u32)> {
+        let over = self.window.take_if(|window| now.saturating_duration_since(window.begun) >= WINDOW);
+        let seen = over.into_iter().flat_map(|window| window.seen);
+        seen.filter(|(_, seen)| *seen > MOST_TOLD).map(|(api, seen)| (api, seen - MOST_TOLD)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
+
+    use super::{AnomalyLog, MOST_TOLD, WINDOW};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    /// So long after its beginning a window is not over yet.
+    const LATE: Duration = WINDOW.saturating_sub(SECOND);
+
+    /// How many of `count` anomalies of `api` are told.
+    fn told(log: &mut AnomalyLog, api: &Arc<str>, count: u32, now: Instant) -> u32 {
+        (0..count).map(|_| u32::from(log.admits(api, now))).sum()
+    }
+
+    #[test]
+    fn a_few_of_each_api_are_told_and_the_rest_is_summed_up_without_another() {
+        let (mut log, start) = (AnomalyLog::default(), Instant::now());
+        let [orders, names] = ["orders", "names"].map(Arc::<str>::from);
+        assert_eq!(told(&mut log, &orders, MOST_TOLD - 1, start), MOST_TOLD - 1);
+        assert_eq!(told(&mut log, &orders, 7, start + SECOND), 1);
+        assert_eq!(told(&mut log, &names, MOST_TOLD, start + SECOND), MOST_TOLD, "another's are not its own");
+        assert_eq!(log.untold(start + LATE), []);
+        assert_eq!(told(&mut log, &orders, 2, start + LATE), 0);
+        assert_eq!(log.untold(start + WINDOW), [(orders, 8)]);
+        assert_eq!(log.untold(start + WINDOW), [], "once");
+    }
+
+    #[test]
+    fn a_window_begins_with_its_first_anomaly() {
+        let (mut log, start) = (AnomalyLog::default(), Instant::now());
+        let orders = Arc::<str>::from("orders");
+        assert_eq!(log.untold(start), []);
+        for begun in [start + WINDOW / 2, start + WINDOW * 3] {
+            assert_eq!(told(&mut log, &orders, MOST_TOLD + 1, begun), MOST_TOLD);
+            assert_eq!(log.untold(begun + LATE), []);
+            assert_eq!(told(&mut log, &orders, 1, begun + LATE), 0);
+            assert_eq!(log.untold(begun + WINDOW), [(Arc::clone(&orders), 2)]);
+        }
     }
 }

@@ -90,8 +90,9 @@ impl Accounting {
         &mut self,
         go: impl FnOnce(&mut FlowSweeper, &mut Kernel, Ticks, &mut dyn FnMut(Shown<'_>)) -> Result<T, KernelError>,
     ) -> Result<T, KernelError> {
-        let Self { kernel, apis, interfaces, flows, tracker, greetings, .. } = self;
+        let Self { kernel, apis, interfaces, flows, tracker, greetings, anomalies, .. } = self;
         let ticks = kernel.ticks()?;
+        anomalies.tick(Instant::now());
         let Some(tracker) = tracker else { return go(flows, kernel, ticks, &mut |_| {}) };
         tracker.tick(Instant::now(), ticks);
         let context = tracker.wants_records().then(|| context(apis, interfaces, greetings, ticks));
