@@ -26,7 +26,7 @@ use crate::{
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
     kernel::{FlowCapacity, Kernel, KernelError},
-    snapshot::{CollectorSnapshot, Snapshot, TableSnapshot},
+    snapshot::{ApiSnapshot, CollectorSnapshot, Snapshot, TableSnapshot},
     tracker::FlowTracker,
 };
 
@@ -140,13 +140,18 @@ impl Accounting {
         &mut self.kernel
     }
 
+    /// What was counted for each API at this moment.
+    pub fn apis(&self) -> Result<Vec<ApiSnapshot>, KernelError> {
+        self.apis.snapshot(&self.kernel, self.tracker.as_ref())
+    }
+
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
     pub fn snapshot(&mut self) -> Snapshot {
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let statistics = collect(&mut collectors, "statistics", statistics);
         let interfaces =
             collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
-        let apis = collect(&mut collectors, "apis", || self.apis.snapshot(&self.kernel, self.tracker.as_ref()));
+        let apis = collect(&mut collectors, "apis", || self.apis());
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
         });

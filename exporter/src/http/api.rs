@@ -25,6 +25,7 @@ use crate::{
     flow::{FlowContext, FlowRecord, is_empty},
     kernel::{FlowTable, KernelError, Walk},
     report::{api::DetailedApiRow, flow::FlowRow},
+    snapshot::ApiSnapshot,
 };
 
 /// How many flows are answered with unless somebody says otherwise.
@@ -47,8 +48,14 @@ struct Apis {
 }
 
 async fn apis(State(shared): State<Shared>) -> Response {
-    let snapshot = shared.accounting().snapshot();
-    json(StatusCode::OK, &Apis { apis: snapshot.apis.iter().map(DetailedApiRow::from).collect() })
+    answer(shared.accounting().apis())
+}
+
+fn answer(apis: Result<Vec<ApiSnapshot>, KernelError>) -> Response {
+    match apis {
+        Ok(apis) => json(StatusCode::OK, &Apis { apis: apis.iter().map(DetailedApiRow::from).collect() }),
+        Err(error) => unreadable(&error),
+    }
 }
 
 #[derive(Deserialize)]
@@ -157,7 +164,7 @@ fn row(key: &FlowKey, flow: &Flow, context: &FlowContext) -> FlowRow {
 }
 
 fn unreadable(error: &KernelError) -> Response {
-    warn!(error = chain(error), "cannot answer with flows");
+    warn!(error = chain(error), "cannot read what a request asks for");
     failure(StatusCode::INTERNAL_SERVER_ERROR, &chain(error))
 }
 
@@ -178,5 +185,25 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
             error!(%error, "cannot write JSON");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::to_bytes,
+        http::{StatusCode, header},
+    };
+
+    use super::answer;
+    use crate::kernel::KernelError;
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_no_empty_list() {
+        let response = answer(Err(KernelError::Missing { kind: "map", name: "FLOWS" }));
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        let body = to_bytes(response.into_body(), 1000).await.expect("a body");
+        assert!(body.starts_with(b"{\"error\":\"the BPF object has no map FLOWS"), "{}", body.escape_ascii());
     }
 }
