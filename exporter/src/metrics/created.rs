@@ -14,7 +14,8 @@ use crate::{api::reserved, snapshot::Snapshot};
 /// Says of each counter and histogram of `families` that is about an API, a client of one, an interface or a sink since when
 /// that is counted.
 pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
-    let apis: HashMap<_, _> = snapshot.apis.iter().map(|api| (api.name.as_str(), timestamp(api.created))).collect();
+    let apis: HashMap<_, _> =
+        snapshot.apis.iter().map(|api| (labels(api).map(|(_, value)| value), timestamp(api.created))).collect();
     let interfaces: HashMap<_, _> =
         snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), timestamp(interface.created))).collect();
     let sinks: HashMap<_, _> = snapshot.sinks.iter().map(|sink| (sink.name, timestamp(sink.created))).collect();
@@ -22,12 +23,15 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
         families.iter_mut().partition(|family| family.name.contains(CLIENT_BYTES));
     stamp_clients(of_clients, snapshot);
     for metric in others.into_iter().flat_map(|family| &mut family.metric) {
-        let created = metric.label.iter().find_map(|LabelPair { name, value }| match name.as_str() {
-            "api" => apis.get(value.as_str()).copied(),
-            "interface" => interfaces.get(value.as_str()).copied(),
-            "sink" => sinks.get(value.as_str()).copied(),
-            _ => None,
-        });
+        let label = |wanted: &str| {
+            let label = metric.label.iter().find(|LabelPair { name, .. }| name == wanted);
+            label.map(|LabelPair { value, .. }| value.as_str())
+        };
+        // There may be an API of one name in each role.
+        let of_api = || apis.get(&[label("api")?, label("role")?]);
+        let of_interface = || interfaces.get(label("interface")?);
+        let of_sink = || sinks.get(label("sink")?);
+        let created = of_api().or_else(of_interface).or_else(of_sink).copied();
         if let Some(counter) = &mut metric.counter {
             counter.start_timestamp = created;
         }
@@ -58,4 +62,51 @@ fn stamp_clients(families: Vec<&mut MetricFamily>, snapshot: &Snapshot) {
 fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: since.as_secs().cast_signed(), nanos: since.subsec_nanos().cast_signed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use crate::{
+        api::Role,
+        metrics::exposition::Format,
+        snapshot::{ApiCounters, ApiSnapshot, Snapshot, TransmissionSnapshot},
+    };
+
+    fn web(role: Role, created: u64) -> ApiSnapshot {
+        ApiSnapshot {
+            name: "web".to_owned(),
+            role: Some(role),
+            api: None,
+            counters: ApiCounters::default(),
+            details: None,
+            transmission: TransmissionSnapshot::default(),
+            clients: None,
+            created: UNIX_EPOCH + Duration::from_secs(created),
+        }
+    }
+
+    #[test]
+    fn an_api_in_each_role_counts_since_its_own_beginning() {
+        let snapshot = Snapshot {
+            apis: vec![web(Role::Server, 1_700_000_001), web(Role::Client, 1_700_000_002)],
+            interfaces: Vec::new(),
+            programs: Vec::new(),
+            lost: None,
+            tables: Vec::new(),
+            sinks: Vec::new(),
+            process: None,
+            collectors: Vec::new(),
+        };
+        let text = Format::OpenMetrics.encode(&Arc::new(snapshot)).expect("encodes");
+        let text = String::from_utf8(text).expect("is text");
+        for (role, created) in [("server", 1_700_000_001), ("client", 1_700_000_002)] {
+            let line = format!("tidewaiter_api_untracked_packets_created{{api=\"web\",role=\"{role}\"}} {created}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
 }
