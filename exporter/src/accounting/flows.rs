@@ -48,6 +48,10 @@ pub(super) struct FlowSweeper {
     found: usize,
     /// The same of the last walk that was ended.
     entries: usize,
+    /// Flows that are not established, likewise.
+    new_found: usize,
+    /// See `entries`.
+    new_entries: usize,
     /// Flows that have ended, and since which tick that is known.
     resting: VecDeque<(u64, Vec<FlowKey>)>,
 }
@@ -71,6 +75,8 @@ impl FlowSweeper {
             new: Walk::default(),
             found: 0,
             entries: 0,
+            new_found: 0,
+            new_entries: 0,
             resting: VecDeque::new(),
         }
     }
@@ -78,6 +84,11 @@ impl FlowSweeper {
     /// How many established flows there were when the last walk was ended.
     pub(super) const fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// How many others there were. That table is often full, and forgets what it has not seen for longest.
+    pub(super) const fn new_entries(&self) -> usize {
+        self.new_entries
     }
 
     /// Has those flows finished that the kernel says have ended, and shows what they were, until `deadline`. Says whether there
@@ -134,8 +145,13 @@ impl FlowSweeper {
                 break;
             }
         }
-        let (flows, _) = kernel.some_flows(FlowTable::New, &mut self.new)?;
-        self.look(kernel, ticks, &flows, show).map(|_| ())
+        let (flows, is_over) =
+            kernel.some_flows(FlowTable::New, &mut self.new).inspect_err(|_| self.new_found = 0)?;
+        self.new_found += self.look(kernel, ticks, &flows, show)?;
+        if is_over {
+            self.new_entries = std::mem::take(&mut self.new_found);
+        }
+        Ok(())
     }
 
     /// Shows those of `flows` that go on, and has the others finished. Answers with how many go on.

@@ -172,6 +172,11 @@ impl Accounting {
                 entries: self.flows.entries(),
                 capacity: self.kernel.flow_capacity().established as usize,
             },
+            TableSnapshot {
+                name: "new_flows",
+                entries: self.flows.new_entries(),
+                capacity: self.kernel.flow_capacity().new as usize,
+            },
         ];
         Snapshot {
             apis: apis.unwrap_or_default(),
