@@ -215,3 +215,106 @@ impl FlowClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, HashMap},
+        time::{Duration, SystemTime},
+    };
+
+    use tidewaiter_common::{
+        address::Address,
+        api::ApiSlot,
+        flow::{CLASSIFIED, ENDED, Flow, FlowKey, REFUSED, RESET},
+    };
+
+    use super::{CloseReason, FlowClock, FlowContext, FlowEnd, FlowRecord, Greetings, Ticks};
+
+    const KEY: FlowKey = FlowKey {
+        local: Address::v4([10, 0, 0, 1]),
+        remote: Address::v4([10, 0, 0, 2]),
+        interface: 7,
+        local_port: 8080,
+        remote_port: 40_000,
+        protocol: 6,
+    };
+
+    fn flow(change: impl FnOnce(&mut Flow)) -> Flow {
+        let mut flow = Flow::new(ApiSlot(1), 0, 0);
+        change(&mut flow);
+        flow
+    }
+
+    fn at(first: u64, last: u64) -> Flow {
+        flow(|flow| (flow.first, flow.last) = (first, last))
+    }
+
+    fn context() -> FlowContext {
+        FlowContext {
+            apis: BTreeMap::new(),
+            interfaces: HashMap::new(),
+            clock: FlowClock::Captured,
+            greetings: Greetings::default(),
+        }
+    }
+
+    #[test]
+    fn a_flow_ends_as_the_kernel_saw_it_or_by_being_quiet() {
+        let closed = |reason| Some(FlowEnd::Closed(reason));
+        let idle = closed(CloseReason::Idle);
+        for (seen, live, finished) in [
+            (0, None, idle),
+            // Other bits say nothing of the end.
+            (CLASSIFIED | 0xff, None, idle),
+            (ENDED, closed(CloseReason::Fin), closed(CloseReason::Fin)),
+            (ENDED | RESET, closed(CloseReason::Reset), closed(CloseReason::Reset)),
+            // What was refused is no connection, though it was by a reset.
+            (ENDED | RESET | REFUSED, Some(FlowEnd::Refused), Some(FlowEnd::Refused)),
+            (REFUSED, Some(FlowEnd::Refused), Some(FlowEnd::Refused)),
+        ] {
+            let flow = flow(|flow| flow.seen = seen);
+            assert_eq!(FlowRecord::new(&KEY, &flow, &context()).end, live, "{seen:x}");
+            assert_eq!(FlowRecord::finished(&KEY, &flow, &context()).end, finished, "{seen:x}");
+        }
+    }
+
+    #[test]
+    fn what_was_timed_is_in_nanoseconds_and_a_handshake_not_seen_is_none() {
+        let nanoseconds = Duration::from_nanos;
+        for (handshake, responses, response_time) in [(0, 0, 0), (1, 3, 4_500_000_001), (u64::MAX, 1, 0)] {
+            let flow = flow(|flow| {
+                (flow.handshake, flow.responses, flow.response_time) = (handshake, responses, response_time);
+                flow.retransmitted = 5;
+            });
+            let record = FlowRecord::new(&KEY, &flow, &context());
+            assert_eq!(record.handshake, (handshake > 0).then(|| nanoseconds(handshake)));
+            assert_eq!((record.responses, record.response_time), (responses, nanoseconds(response_time)));
+            assert_eq!((record.retransmitted, &*record.interface, record.role), (5, "7", None));
+        }
+    }
+
+    #[test]
+    fn the_first_packet_is_timed_by_the_clock_and_the_last_by_ticks() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let tick = now - Duration::from_millis(3);
+        let ticks = Ticks { now: 10_000, length: Duration::from_millis(4) };
+        let clock = FlowClock::Kernel { now, monotonic: 60_000_000_000, ticks, tick };
+        let (second, millisecond) = (Duration::from_secs(1), Duration::from_millis(1));
+        for (first, last, times) in [
+            // A minute after the machine's start is now.
+            (20_000_000_000, 9_000, (now - second * 40, tick - second * 4)),
+            (59_999_000_000, 10_000, (now - millisecond, now - millisecond)),
+            // By the last tick it was over before it began.
+            (59_998_000_000, 9_999, (now - millisecond * 2, now - millisecond * 2)),
+            // What has passed since then was not there when it was asked what time it is.
+            (60_000_000_001, 10_001, (now, now)),
+            (0, 0, (now - second * 60, tick - second * 40)),
+        ] {
+            assert_eq!(clock.times(&at(first, last)), times, "{first}, {last}");
+        }
+        let captured = FlowClock::Captured.times(&at(1_500_000_000, 2_000_000_001));
+        let since = |nanoseconds| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+        assert_eq!(captured, (since(1_500_000_000), since(2_000_000_001)));
+    }
+}
