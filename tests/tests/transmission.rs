@@ -69,6 +69,13 @@ fn sent_again(host: &Namespace) -> u64 {
     kernel_counter(host, "snmp", "Tcp", "RetransSegs") - kernel_counter(host, "netstat", "TcpExt", "TCPRetransFail")
 }
 
+/// How many of `expected` segments the kernel may count that its tracepoint tells nobody of. Linux 6.18 has some, tail loss
+/// probes aside: mostly none, and up to 7 in 600 on a busy machine. How many are lost, and sent again, is random: where that is
+/// few, one more is a large part of it, so there is a number of them beside the part.
+const fn most_untold(expected: u64) -> u64 {
+    5 + expected / 20
+}
+
 fn retransmitted(metrics: &Metrics, api: &str, role: &str) -> Option<u64> {
     let labels = [("api", api), ("role", role), ("direction", "transmit")];
     metrics.get("tidewaiter_api_retransmitted_packets_total", &labels)
@@ -138,10 +145,8 @@ fn segments_that_are_sent_again_are_no_more_than_the_kernel_says_and_hardly_fewe
             let [any, one] = ["any", "one"].map(|api| retransmitted(&metrics, api, role).expect("a series"));
             let unmapped = retransmitted(&metrics, "unmapped", "none").expect("a series");
             println!("{offload:?}, {role}: {expected} in the kernel, {any} + {one} + {unmapped} here");
-            // Linux 6.18 counts some that its tracepoint tells nobody of, tail loss probes aside: up to 7 in 600 were seen on a busy
-            // machine, and often none.
             let untold = expected.checked_sub(any + one + unmapped).expect("more than there were");
-            assert!(untold * 50 <= expected, "{untold} of {expected} were not told");
+            assert!(untold <= most_untold(expected), "{untold} of {expected} were not told");
             assert!([any, one, unmapped].iter().all(|count| *count > 0));
         }
     }
@@ -283,8 +288,9 @@ fn kills_under_lossy_traffic_lose_no_retransmission() {
     let found =
         retransmitted(&metrics, "any", "server").unwrap() + retransmitted(&metrics, "unmapped", "none").unwrap();
     println!("four kills: {expected} in the kernel, {found} here");
-    // What happens while the programs of two exporters are attached is counted twice; and see above.
-    assert!((expected - expected / 50..=expected + 2).contains(&found) && expected > 50, "{expected}, {found}");
+    // What happens while the programs of two exporters are attached is counted twice.
+    let counted = expected.saturating_sub(most_untold(expected))..=expected + 2;
+    assert!(counted.contains(&found) && expected > 50, "{expected}, {found}");
     exporter.end(Signal::TERM);
     assert!(!bpf.pin_path().exists(), "an end in order leaves nothing");
 }
