@@ -16,6 +16,9 @@ const MOST_TOLD: u32 = 5;
 /// See [`MOST_TOLD`].
 const WINDOW: Duration = Duration::from_mins(1);
 
+/// The kind of an anomaly: a flow whose payload is not what its API expects.
+pub const UNEXPECTED_PAYLOAD: &str = "unexpected_payload";
+
 /// A flow whose payload is not what its API expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnexpectedPayload {
@@ -58,7 +61,7 @@ impl AnomalyLog {
         warn!(
             %api,
             role = role.map_or("none", Role::as_str),
-            kind = "unexpected_payload",
+            kind = UNEXPECTED_PAYLOAD,
             %local,
             %remote,
             looks_like = application.as_str(),

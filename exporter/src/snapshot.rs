@@ -1,6 +1,7 @@
 //! What every sink is a function of: all counts at one moment.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
@@ -17,6 +18,8 @@ pub use tidewaiter_common::{
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
 };
+
+use tidewaiter_common::http::{METHODS, STATUS_CODES};
 
 use crate::{
     api::{Api, Role},
@@ -66,6 +69,23 @@ pub struct ApiSnapshot {
     pub clients: Option<ClientsSnapshot>,
     /// Since when.
     pub created: SystemTime,
+}
+
+impl ApiSnapshot {
+    /// HTTP/1 requests without TLS by method, of those that were seen; nothing where there are no details.
+    pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let requests =
+            self.details.as_deref().into_iter().flat_map(|details| METHODS.into_iter().zip(details.requests));
+        requests.filter(|(_, count)| *count > 0)
+    }
+
+    /// Their responses by status code, likewise; `other` for codes that are not registered.
+    pub fn responses(&self) -> impl Iterator<Item = (Cow<'static, str>, u64)> {
+        let code = |place| STATUS_CODES.get(place).map_or(Cow::Borrowed("other"), |code: &u16| code.to_string().into());
+        let responses =
+            self.details.as_deref().into_iter().flat_map(|details| details.responses.into_iter().enumerate());
+        responses.filter(|(_, count)| *count > 0).map(move |(place, count)| (code(place), count))
+    }
 }
 
 /// The clients of one API: addresses of the other ends of its flows.

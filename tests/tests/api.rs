@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -134,6 +134,43 @@ fn clients_are_counted_when_their_flows_are_over() {
     });
     assert_eq!(web["clients"], expected);
     assert!(web["connections"]["active"].is_u64(), "{web}");
+}
+
+#[test]
+fn an_api_is_shown_with_what_went_wrong() {
+    let network = Network::new(Offload::Off);
+    let configuration = CONFIGURATION.replace("ports = [8080]", "ports = [8080]\nexpect = \"tls\"");
+    let exporter = Exporter::start(&network.server, &configuration);
+    let kinds = ["requests", "responses", "anomalies", "dropped"];
+    for api in ["web", "names"].map(|name| api(&exporter, name)) {
+        assert!(kinds.iter().all(|kind| api.get(kind).is_none()), "nothing yet: {api}");
+        assert_eq!((&api["retransmitted"], api["connections"].get("duration")), (&0.into(), None), "{api}");
+    }
+
+    let listener = network.server.run(|| TcpListener::bind((Network::SERVER4, 8080))).expect("is free");
+    for status in ["200 OK", "404 Not Found", "404 Not Found", "499 Strange"] {
+        let mut client = network.client.run(|| TcpStream::connect((Network::SERVER4, 8080))).expect("is heard");
+        let (mut server, _) = listener.accept().expect("a connection");
+        let request = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+        client.write_all(request).expect("is sent");
+        server.read_exact(&mut request.clone()).expect("a request");
+        server.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).expect("is sent");
+        drop(server);
+        client.read_to_end(&mut Vec::new()).expect("an answer");
+    }
+    let socket = network.client.run(|| UdpSocket::bind("0.0.0.0:0")).expect("is free");
+    for _ in 0..3 {
+        socket.send_to(b"anybody?", (Network::SERVER4, 53)).expect("is sent");
+    }
+
+    wait_until("all to be over", || api(&exporter, "web")["connections"]["duration"]["count"] == 4);
+    let (web, names) = (api(&exporter, "web"), api(&exporter, "names"));
+    let responses = serde_json::json!({ "200": 1, "404": 2, "other": 1 });
+    assert_eq!((&web["requests"], &web["responses"]), (&serde_json::json!({ "GET": 4 }), &responses));
+    assert_eq!(web["anomalies"], serde_json::json!({ "unexpected_payload": 4 }));
+    assert!(web["connections"]["duration"]["p99"].as_f64().is_some_and(|seconds| seconds < 10.0), "{web}");
+    assert_eq!(names["dropped"], serde_json::json!({ "no_socket": 3 }));
+    assert!(["requests", "responses", "anomalies"].iter().all(|kind| names.get(kind).is_none()), "{names}");
 }
 
 #[test]

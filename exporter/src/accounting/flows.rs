@@ -145,8 +145,7 @@ impl FlowSweeper {
                 break;
             }
         }
-        let (flows, is_over) =
-            kernel.some_flows(FlowTable::New, &mut self.new).inspect_err(|_| self.new_found = 0)?;
+        let (flows, is_over) = kernel.some_flows(FlowTable::New, &mut self.new).inspect_err(|_| self.new_found = 0)?;
         self.new_found += self.look(kernel, ticks, &flows, show)?;
         if is_over {
             self.new_entries = std::mem::take(&mut self.new_found);

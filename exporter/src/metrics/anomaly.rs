@@ -9,10 +9,7 @@ use super::{
     api::{detailed, labels_and},
     collector,
 };
-use crate::snapshot::Snapshot;
-
-/// Flows whose payload is not what the API expects.
-const UNEXPECTED_PAYLOAD: &str = "unexpected_payload";
+use crate::{anomaly::UNEXPECTED_PAYLOAD, snapshot::Snapshot};
 
 #[derive(Debug)]
 pub(super) struct AnomalyCollector(pub(super) Arc<Snapshot>);

@@ -3,11 +3,10 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
-use tidewaiter_common::http::{METHODS, STATUS_CODES};
 
 use super::{
     Families,
-    api::{detailed, labels, labels_and},
+    api::{labels, labels_and},
     collector,
 };
 use crate::snapshot::Snapshot;
@@ -27,24 +26,18 @@ impl HttpCollector {
     }
 
     fn requests(&self) -> impl Iterator<Item = ([(&'static str, &str); 3], u64)> {
-        detailed(&self.0).flat_map(|(api, details)| {
-            let requests = METHODS.into_iter().zip(details.requests).filter(|(_, count)| *count > 0);
-            requests.map(|(method, count)| (labels_and(api, "method", method), count))
-        })
+        self.0
+            .apis
+            .iter()
+            .flat_map(|api| api.requests().map(move |(method, count)| (labels_and(api, "method", method), count)))
     }
 
     fn responses(&self) -> impl Iterator<Item = ([(&'static str, Cow<'_, str>); 3], u64)> {
-        detailed(&self.0).flat_map(|(api, details)| {
-            let responses = details.responses.into_iter().enumerate().filter(|(_, count)| *count > 0);
-            responses.map(|(place, count)| {
+        self.0.apis.iter().flat_map(|api| {
+            api.responses().map(move |(code, count)| {
                 let [api, role] = labels(api).map(|(name, value)| (name, Cow::Borrowed(value)));
-                ([api, role, ("code", code(place))], count)
+                ([api, role, ("code", code)], count)
             })
         })
     }
-}
-
-/// The status code that is counted at `place`.
-fn code(place: usize) -> Cow<'static, str> {
-    STATUS_CODES.get(place).map_or(Cow::Borrowed("other"), |code| code.to_string().into())
 }

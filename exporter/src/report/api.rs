@@ -1,6 +1,6 @@
 //! APIs, as they are reported.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 use tidewaiter_common::{
@@ -10,6 +10,7 @@ use tidewaiter_common::{
 
 use super::Count;
 use crate::{
+    anomaly::UNEXPECTED_PAYLOAD,
     api::Role,
     snapshot::{ApiDetails, ApiSnapshot, ClientsSnapshot, CloseReason},
 };
@@ -54,11 +55,26 @@ pub struct DetailedApiRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<Connections>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    handshake: Option<Latency>,
+    handshake: Option<Durations>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<Latency>,
+    response: Option<Durations>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     protocols: BTreeMap<&'static str, u64>,
+    /// HTTP/1 requests without TLS by method.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    requests: BTreeMap<&'static str, u64>,
+    /// Their responses by status code.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    responses: BTreeMap<Cow<'static, str>, u64>,
+    /// What should not be, by kind.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    anomalies: BTreeMap<&'static str, u64>,
+    /// Segments that this host sent again; left out where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retransmitted: Option<u64>,
+    /// Packets that the kernel dropped, by the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    dropped: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     clients: Option<Clients>,
 }
@@ -72,11 +88,14 @@ struct Connections {
     adopted: u64,
     closed: BTreeMap<&'static str, u64>,
     active: u64,
+    /// From the first packet to the last of those that were closed or reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<Durations>,
 }
 
 /// Durations in seconds.
 #[derive(Debug, PartialEq, Serialize)]
-struct Latency {
+struct Durations {
     count: u64,
     mean: f64,
     p50: f64,
@@ -114,9 +133,14 @@ impl From<&ApiSnapshot> for DetailedApiRow {
             ports: ports.unwrap_or_default(),
             addresses: found_by.map(|api| api.addresses.clone()).unwrap_or_default(),
             connections: details.map(Connections::from),
-            handshake: details.and_then(|details| Latency::of(&details.handshake)),
-            response: details.and_then(|details| Latency::of(&details.response)),
+            handshake: details.and_then(|details| Durations::of(&details.handshake, Range::Latency)),
+            response: details.and_then(|details| Durations::of(&details.response, Range::Latency)),
             protocols: details.map(protocols).unwrap_or_default(),
+            requests: api.requests().collect(),
+            responses: api.responses().collect(),
+            anomalies: details.map(anomalies).unwrap_or_default(),
+            retransmitted: api.transmission.retransmitted,
+            dropped: api.transmission.dropped.clone().unwrap_or_default(),
             clients: api.clients.as_ref().map(Clients::from),
         }
     }
@@ -132,6 +156,7 @@ impl From<&ApiDetails> for Connections {
             adopted: details.adopted,
             closed: closed.collect(),
             active: details.active(),
+            duration: Durations::of(&details.lifetime, Range::Lifetime),
         }
     }
 }
@@ -139,6 +164,11 @@ impl From<&ApiDetails> for Connections {
 fn protocols(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
     let all = Protocol::ALL.iter().map(|protocol| protocol.as_str()).zip(details.protocols);
     all.filter(|(_, flows)| *flows > 0).collect()
+}
+
+fn anomalies(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
+    let all = [(UNEXPECTED_PAYLOAD, details.unexpected)];
+    all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 impl From<&ClientsSnapshot> for Clients {
@@ -150,24 +180,24 @@ impl From<&ClientsSnapshot> for Clients {
     }
 }
 
-impl Latency {
-    /// What a histogram of latencies says; `None` if it is empty.
+impl Durations {
+    /// What a histogram of durations of `range` says; `None` if it is empty.
     #[expect(clippy::cast_precision_loss, reason = "a mean, to be shown")]
-    fn of(histogram: &Histogram) -> Option<Self> {
+    fn of(histogram: &Histogram, range: Range) -> Option<Self> {
         let count = histogram.count();
         (count > 0).then(|| Self {
             count,
             mean: histogram.sum as f64 / count as f64 / 1e9,
-            p50: quantile(histogram, count, 50),
-            p95: quantile(histogram, count, 95),
-            p99: quantile(histogram, count, 99),
+            p50: quantile(histogram, range, count, 50),
+            p95: quantile(histogram, range, count, 95),
+            p99: quantile(histogram, range, count, 99),
         })
     }
 }
 
-/// The latency that `percent` of all `count` do not exceed: the geometric middle of its bucket, which it differs from by 9 %
+/// The duration that `percent` of all `count` do not exceed: the geometric middle of its bucket, which it differs from by 9 %
 /// at the most; of one that is shorter or longer than all buckets, the bound.
-fn quantile(histogram: &Histogram, count: u64, percent: u64) -> f64 {
+fn quantile(histogram: &Histogram, range: Range, count: u64, percent: u64) -> f64 {
     // From 1: the number of it when they are sorted. In 128 bits nothing overflows.
     let place = (u128::from(count) * u128::from(percent)).div_ceil(100).max(1);
     let mut below = 0;
@@ -175,7 +205,7 @@ fn quantile(histogram: &Histogram, count: u64, percent: u64) -> f64 {
         below += u128::from(*in_it);
         below >= place
     });
-    let lowest = f64::from(Range::Latency.lowest());
+    let lowest = f64::from(range.lowest());
     let steps = match bucket {
         Some(0) => 0.0,
         Some(bucket @ ..=BUCKETS) => f64::from(bucket as u32) - 0.5,
@@ -188,15 +218,15 @@ fn quantile(histogram: &Histogram, count: u64, percent: u64) -> f64 {
 mod tests {
     use tidewaiter_common::histogram::{Histogram, Range};
 
-    use super::Latency;
+    use super::Durations;
 
     #[test]
     fn quantiles_are_within_a_bucket_of_the_truth() {
         let mut histogram = Histogram::default();
-        assert_eq!(Latency::of(&histogram), None);
+        assert_eq!(Durations::of(&histogram, Range::Latency), None);
         // 1 to 1000 milliseconds.
         (1..=1000_u64).for_each(|number| histogram.observe(Range::Latency, number * 1_000_000));
-        let latency = Latency::of(&histogram).expect("there are some");
+        let latency = Durations::of(&histogram, Range::Latency).expect("there are some");
         assert_eq!(latency.count, 1000);
         assert!((latency.mean - 0.5005).abs() < 1e-9, "{latency:?}");
         for (found, truth) in [(latency.p50, 0.5), (latency.p95, 0.95), (latency.p99, 0.99)] {
@@ -207,11 +237,16 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_buckets_is_at_their_bound() {
-        for (nanoseconds, seconds) in [(1, 2.0_f64.powi(-20)), (u64::MAX / 2, 256.0)] {
+        for (range, nanoseconds, seconds) in [
+            (Range::Latency, 1, 2.0_f64.powi(-20)),
+            (Range::Latency, u64::MAX / 2, 256.0),
+            (Range::Lifetime, 1, 2.0_f64.powi(-12)),
+            (Range::Lifetime, u64::MAX / 2, 65_536.0),
+        ] {
             let mut histogram = Histogram::default();
-            histogram.observe(Range::Latency, nanoseconds);
-            let latency = Latency::of(&histogram).expect("there is one");
-            assert!((latency.p50 - seconds).abs() < f64::EPSILON, "{latency:?}");
+            histogram.observe(range, nanoseconds);
+            let durations = Durations::of(&histogram, range).expect("there is one");
+            assert!((durations.p50 - seconds).abs() < f64::EPSILON, "{durations:?}");
         }
     }
 }
