@@ -154,9 +154,9 @@ fn the_places_of_an_interface_are_within_the_table_and_differ() {
 #[test]
 fn a_record_that_was_never_written_is_nobodys() {
     // An array's elements are zero before they are written.
-    let ApiRecord { name, name_length, state, role, reserved, created, base, removed } = ApiRecord::default();
+    let ApiRecord { name, name_length, state, role, adrift, created, base, removed } = ApiRecord::default();
     assert!(name.iter().all(|&byte| byte == 0));
-    assert_eq!((name_length, state, role, reserved, created), (0, state::FREE, 0, 0, 0));
+    assert_eq!((name_length, state, role, adrift, created), (0, state::FREE, 0, 0, 0));
     assert_eq!((base, removed), (ApiCounters::default(), [ApiCounters::default(); 2]));
 }
 

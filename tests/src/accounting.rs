@@ -17,9 +17,7 @@ use crate::namespace::Namespace;
 /// Accounting of the interface called `name` of `namespace`, with port 8080 of every transport as the API "orders".
 #[must_use]
 pub fn account(namespace: &Namespace, name: &str, flows: u32, idle_timeout: Duration) -> Accounting {
-    let link: serde_json::Value =
-        serde_json::from_str(&namespace.ip(&format!("-j link show {name}"))).expect("ip writes JSON");
-    let index = link[0]["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()).expect("an index");
+    let index = namespace.index(name);
     namespace.run(|| {
         let options = LoadOptions { flows: FlowCapacity::for_established(flows), ..LoadOptions::default() };
         let kernel = Kernel::load(options).expect("the kernel takes the programs");

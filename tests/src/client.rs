@@ -8,6 +8,7 @@ use std::{
 };
 
 use socket2::SockRef;
+use tidewaiter_common::histogram::Range;
 
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,4 +202,19 @@ pub fn postgresql_startup() -> Vec<u8> {
 pub fn postgresql_query(query: &str) -> Vec<u8> {
     let length = u32::try_from(4 + query.len() + 1).expect("is short");
     [b"Q", &length.to_be_bytes()[..], query.as_bytes(), b"\0"].concat()
+}
+
+/// The one in the middle of `times`, of which there are some.
+#[must_use]
+pub fn median(times: impl IntoIterator<Item = Duration>) -> Duration {
+    let mut times: Vec<_> = times.into_iter().collect();
+    times.sort_unstable();
+    times[times.len().div_ceil(2) - 1]
+}
+
+/// Sees that two medians are in the same bucket of a histogram, or in neighbours.
+pub fn assert_agree(what: &str, ours: Duration, truth: Duration) {
+    println!("{what}: {ours:?}, measured {truth:?}");
+    let bucket = |time: Duration| Range::Latency.bucket(u64::try_from(time.as_nanos()).unwrap());
+    assert!(bucket(ours).abs_diff(bucket(truth)) <= 1, "{what}: {ours:?}, measured {truth:?}");
 }

@@ -11,6 +11,7 @@
 )]
 
 pub mod accounting;
+pub mod apis;
 pub mod bpf;
 pub mod bpf_file_system;
 pub mod bulk;

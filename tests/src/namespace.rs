@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 use std::os::fd::AsFd as _;
 
 use crate::command::run;
@@ -42,6 +43,20 @@ impl Namespace {
     #[allow(clippy::must_use_candidate, reason = "most commands are run for what they do")]
     pub fn ip(&self, arguments: &str) -> String {
         run(&format!("ip -netns {} {arguments}", self.name))
+    }
+
+    /// What `ip` says of the interface called `name`: `ifindex`, `address`, `stats64` and others.
+    #[must_use]
+    pub fn link(&self, name: &str) -> Value {
+        let links = self.ip(&format!("-s -s -j link show {name}"));
+        let [link] = serde_json::from_str(&links).expect("ip writes JSON");
+        link
+    }
+
+    /// The index of the interface called `name`.
+    #[must_use]
+    pub fn index(&self, name: &str) -> u32 {
+        self.link(name)["ifindex"].as_u64().and_then(|index| index.try_into().ok()).expect("an index")
     }
 
     /// A command that runs `program` in it. Other than `ip netns exec`, this hides no file system.

@@ -19,7 +19,6 @@ use tidewaiter_tests::{
     exporter::Exporter,
     frames::{Kind, frame},
     metrics::{Count, Metrics},
-    namespace::Namespace,
     network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
 };
 
@@ -177,12 +176,6 @@ fn tunnel(offload: Offload, version: u8) {
     assert_eq!(metrics.api("orders", "server", Direction::Receive), Count::default());
 }
 
-/// The index of the wire at `host`.
-fn index(host: &Namespace) -> u32 {
-    let link: serde_json::Value = serde_json::from_str(&host.ip(&format!("-j link show {INTERFACE}"))).unwrap();
-    link[0]["ifindex"].as_u64().unwrap().try_into().unwrap()
-}
-
 #[test]
 fn super_packets_with_tags_are_counted_to_the_packet() {
     // (What is received with tags is not merged by a kernel without VLAN devices.)
@@ -194,7 +187,7 @@ fn super_packets_with_tags_are_counted_to_the_packet() {
         .into_iter()
         .flat_map(|host| {
             output(host.command("ethtool").args(["-K", INTERFACE, "txvlan", "off", "rxvlan", "off"]));
-            let index = index(host);
+            let index = host.index(INTERFACE);
             host.run(|| {
                 [
                     Program::push_tag(7).attach(index, Direction::Transmit),
@@ -233,7 +226,7 @@ fn millions_of_packets_on_all_cpus_at_once_are_counted_to_the_packet() {
     let kind = Kind { transport: Transport::Udp, options: false, payload: 22 };
     let ours = (Network::SERVERS[0], 8080);
     let theirs = |flow| (Network::CLIENTS[0], 40_000 + flow);
-    let index = index(client);
+    let index = client.index(INTERFACE);
     let start = Instant::now();
     thread::scope(|scope| {
         for cpu in 0..2 {

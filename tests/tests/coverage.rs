@@ -315,10 +315,9 @@ fn the_kernels_counters_are_those_that_others_show() {
     let network = Network::new(Offload::Off);
     exchange(&network.server, &network.client, SocketAddr::from((Network::SERVER4, 8080)), &[10_000]);
     network.wait_until_quiet();
-    let shown: serde_json::Value =
-        serde_json::from_str(&network.server.ip(&format!("-s -s -j link show {INTERFACE}"))).expect("is JSON");
+    let shown = network.server.link(INTERFACE);
     let shown =
-        |name: &str| ["rx", "tx"].map(|direction| shown[0]["stats64"][direction][name].as_u64().expect("a number"));
+        |name: &str| ["rx", "tx"].map(|direction| shown["stats64"][direction][name].as_u64().expect("a number"));
     let ours = network.server.run(statistics).expect("can be read")[INTERFACE];
     assert!(ours.packets.iter().all(|&packets| packets > 5), "{ours:?}");
     assert_eq!((ours.packets, ours.bytes), (shown("packets"), shown("bytes")));

@@ -95,8 +95,7 @@ fn dropped(metrics: &Metrics, api: &str) -> BTreeMap<String, u64> {
 fn lose(network: &Network, of_65536: u32) -> [tidewaiter_tests::bpf::Link; 2] {
     let program = Program::drop_some(of_65536);
     [&network.server, &network.client].map(|host| {
-        let link: serde_json::Value = serde_json::from_str(&host.ip(&format!("-j link show {INTERFACE}"))).unwrap();
-        let index = u32::try_from(link[0]["ifindex"].as_u64().unwrap()).unwrap();
+        let index = host.index(INTERFACE);
         host.run(|| program.attach(index, Direction::Receive))
     })
 }
@@ -222,9 +221,9 @@ fn dropped_packets_are_counted_by_reason_for_the_api_and_namespace_that_lost_the
 
 /// The hardware address of the wire's end at `host`.
 fn hardware_address(host: &Namespace) -> [u8; 6] {
-    let link: serde_json::Value = serde_json::from_str(&host.ip(&format!("-j link show {INTERFACE}"))).unwrap();
+    let link = host.link(INTERFACE);
     let bytes: Vec<_> =
-        link[0]["address"].as_str().unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        link["address"].as_str().unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     bytes.try_into().unwrap()
 }
 

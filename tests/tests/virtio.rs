@@ -177,8 +177,8 @@ fn what_is_forwarded_is_counted_as_the_far_end_receives_it() {
     let forwarding = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
     output(server.command("sysctl").args(["-q", "-w"]).args(forwarding));
     // The far end says nothing to what it did not ask for: it knows no way back. Nor is it asked where it is.
-    let link: serde_json::Value = serde_json::from_str(&client.ip(&format!("-j link show {INTERFACE}"))).unwrap();
-    let address = link[0]["address"].as_str().unwrap();
+    let link = client.link(INTERFACE);
+    let address = link["address"].as_str().unwrap();
     for neighbour in Network::CLIENTS {
         server.ip(&format!("neighbour replace {neighbour} lladdr {address} dev {INTERFACE} nud permanent"));
     }
