@@ -133,6 +133,64 @@ fn ten_kills_under_traffic_lose_no_packet() {
 }
 
 #[test]
+fn connections_that_open_and_end_while_exporters_change_are_counted_each_once() {
+    for mode in ["tcx", "clsact"] {
+        let network = Network::new(Offload::Off);
+        let bpf = Arc::new(BpfFileSystem::mount());
+        let configuration = configuration("web", &format!("attach = \"{mode}\""));
+        let start = || Exporter::start_after(&bpf, &network.server, &configuration, &[]);
+        let mut exporter = start();
+        let listener = network.server.run(|| TcpListener::bind((Network::SERVER4, 8080))).expect("is free");
+        let is_over = AtomicBool::new(false);
+        let made = thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in listener.incoming().map(|stream| stream.expect("a connection")) {
+                    let mut word = [0; 4];
+                    if (&stream).read_exact(&mut word).is_err() {
+                        break;
+                    }
+                    (&stream).write_all(&word).expect("is sent");
+                    // The client closes first, so that its port is the one that rests.
+                    (&stream).read(&mut word).ok();
+                }
+            });
+            let client = scope.spawn(|| {
+                network.client.run(|| {
+                    let mut made = 0_u64;
+                    while !is_over.load(Ordering::SeqCst) {
+                        let mut stream = TcpStream::connect((Network::SERVER4, 8080)).expect("is heard");
+                        stream.write_all(b"word").expect("is sent");
+                        stream.read_exact(&mut [0; 4]).expect("is answered");
+                        made += 1;
+                    }
+                    // Who says nothing has the server end.
+                    drop(TcpStream::connect((Network::SERVER4, 8080)));
+                    made + 1
+                })
+            });
+            for _ in 0..4 {
+                exporter.end(Signal::KILL);
+                exporter = start();
+            }
+            is_over.store(true, Ordering::SeqCst);
+            client.join().expect("goes well")
+        });
+        network.wait_until_quiet();
+        let metrics = exporter.metrics();
+        let count = |name: &str, more: &[(&str, &str)]| {
+            metrics.get(&format!("tidewaiter_api_{name}"), &[&[("api", "web"), ("role", "server")], more].concat())
+        };
+        println!("{mode}: {made} connections over four kills");
+        assert!(made > 100);
+        assert_eq!(count("connection_attempts_total", &[]), Some(made));
+        assert_eq!(count("connections_opened_total", &[]), Some(made));
+        assert_eq!(count("connections_adopted_total", &[]), Some(0));
+        assert_eq!(count("connections_closed_total", &[("reason", "fin")]), Some(made));
+        assert_eq!(count("connections_active", &[]), Some(0));
+    }
+}
+
+#[test]
 fn a_kernel_without_tcx_loses_no_packet_either() {
     let network = Network::new(Offload::Off);
     let bpf = Arc::new(BpfFileSystem::mount());
