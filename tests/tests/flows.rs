@@ -75,6 +75,12 @@ fn at_port(accounting: &mut Accounting, port: u16) -> [Vec<(FlowKey, Flow)>; 2] 
     })
 }
 
+/// The tables of flows with how many there were when they were last looked at, and how many there can be.
+fn tables(accounting: &mut Accounting) -> Vec<(&'static str, usize, usize)> {
+    let tables = accounting.snapshot().tables.into_iter().filter(|table| table.name.ends_with("flows"));
+    tables.map(|table| (table.name, table.entries, table.capacity)).collect()
+}
+
 /// Sees that no packet is missing anywhere: those of the interface are those of the APIs and of no API, and those of the
 /// flows, or of none for want of room, if `with_flows` says that none was forgotten.
 fn assert_sums(accounting: &mut Accounting, with_flows: bool) {
@@ -322,11 +328,14 @@ fn a_flow_is_forgotten_when_it_is_idle_and_begins_anew() {
         assert!(flows(&mut accounting, Established).is_empty(), "nobody has answered");
         let [(_, new)] = flows(&mut accounting, New).try_into().expect("one flow");
         assert_eq!(new.wire().map(|counters| counters.packets), [round as u64, 0]);
+        accounting.sweep_flows().expect("can be read");
+        assert_eq!(tables(&mut accounting), [("flows", 0, 1024), ("new_flows", 1, 1024)]);
         send(server, from_ref(&from), 1);
         let [(_, flow)] = flows(&mut accounting, Established).try_into().expect("one flow");
         assert_eq!(flow.wire().map(|counters| counters.packets), [round as u64, 1]);
         assert!(!accounting.sweep_flows(Instant::now() + NEVER_LATE).expect("can be read"));
         assert_eq!(flows(&mut accounting, Established).len(), 1, "it is not idle yet");
+        assert_eq!(tables(&mut accounting)[0], ("flows", 1, 1024));
         wait_until("the flow to be forgotten", || {
             assert!(!accounting.sweep_flows(Instant::now() + NEVER_LATE).expect("can be read"));
             flows(&mut accounting, Established).is_empty()
