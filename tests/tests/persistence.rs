@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, Permissions},
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
