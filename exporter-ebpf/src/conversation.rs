@@ -148,23 +148,6 @@ extern "C" fn read_beginning(skb: *mut __sk_buff, sight: &Sight, is_datagram: u3
     }
 }
 
-/// Takes note of a segment as part of a request of which nothing is read: most that end one are so. `numbers` are its sequence
-/// and acknowledgement numbers, `rest` its payload, its flags, and whether this host is the server, because so many values
-/// fit into registers.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn ask(flow: *mut Flow, numbers: u64, rest: u64, tick: u64) {
-    let segment = Segment {
-        sequence: (numbers >> 32) as u32,
-        acknowledgement: numbers as u32,
-        payload: (rest >> 32) as u32,
-        flags: (rest >> 8) as u8 as u32,
-    };
-    // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
-    unsafe { Flow::ask(flow, &segment, Talk::Stream, false, rest & 1 != 0, || precise_nanoseconds(tick)) };
-}
-
 /// Takes note of a packet as part of a request or of an answer.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]

@@ -21,13 +21,13 @@ use tidewaiter_common::{
     frame::Frame,
     packet::{Packet, protocol, tcp_flag},
     role::Role,
-    turn::Segment,
+    turn::{Segment, Talk},
     wire::Wire,
 };
 
 use crate::{
     connection,
-    context::{is_replay, nanoseconds, ticks, tracks_flows},
+    context::{is_replay, nanoseconds, precise_nanoseconds, ticks, tracks_flows},
     conversation,
     maps::{API_COUNTERS, FLOWS, NEW_FLOWS, SCRATCH},
 };
@@ -141,10 +141,9 @@ pub(crate) fn track<F: Frame>(
         }
         let reads = (&raw const (*flow).seen).read_volatile() & (HTTP1 | DATAGRAMS) != 0;
         if is_request(direction, owner.role) && !reads {
-            let numbers = u64::from(packet.sequence) << 32 | u64::from(packet.acknowledgement);
-            let is_server = u64::from(owner.role as u32 == Role::Server as u32);
-            let rest = u64::from(packet.payload) << 32 | u64::from(packet.tcp_flags) << 8 | is_server;
-            conversation::ask(flow, numbers, rest, tick);
+            // Most requests are so: nothing of them is read.
+            let is_server = owner.role as u32 == Role::Server as u32;
+            Flow::ask(flow, &segment(packet), Talk::Stream, false, is_server, || precise_nanoseconds(tick));
         } else if let Some(sight) = see(new) {
             conversation::take_turn(ctx.skb.skb, sight, flow);
         }
@@ -228,18 +227,24 @@ fn see(
             bits,
             new,
             wire,
-            segment: Segment {
-                sequence: packet.sequence,
-                acknowledgement: packet.acknowledgement,
-                payload: packet.payload,
-                flags: packet.tcp_flags.into(),
-            },
+            segment: segment(packet),
             headers: packet.headers as u32,
             direction: direction as u32,
             role: owner.role as u32,
             api: owner.slot.0.into(),
         });
         Some(&*sight)
+    }
+}
+
+/// What of `packet` matters to requests and answers.
+#[inline(always)]
+fn segment(packet: &Packet) -> Segment {
+    Segment {
+        sequence: packet.sequence,
+        acknowledgement: packet.acknowledgement,
+        payload: packet.payload,
+        flags: packet.tcp_flags.into(),
     }
 }
 
