@@ -31,7 +31,7 @@ const MAX_CONFIGURED: usize = MAX_APIS as usize - 1;
 /// use until their last counts have been kept.
 const MAX_DISCOVERED: usize = MAX_APIS as usize / 2;
 
-/// How many flows a configuration may ask for: each takes some 200 bytes of the kernel's memory.
+/// How many flows a configuration may ask for: each takes some 330 bytes of the kernel's memory.
 const FLOW_CAPACITY: RangeInclusive<u32> = 1024..=16_777_216;
 
 /// The most clients that may be counted by themselves for each API: each of them is a series.
