@@ -121,7 +121,7 @@ fn what_the_ring_has_no_room_for_is_found_by_the_sweep_and_told_once() {
     assert_eq!(records.len(), RING);
     // The others.
     wait_until("the rest to be found", || {
-        assert!(!accounting.sweep_flows(Instant::now() + Duration::from_secs(60)).expect("can be read"));
+        assert!(!accounting.sweep_flows(Instant::now() + Duration::from_mins(1)).expect("can be read"));
         flows(&mut accounting, Established).is_empty()
     });
     accounting.drain_flows(Instant::now()).expect("can be read");

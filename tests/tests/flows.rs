@@ -34,7 +34,7 @@ use tidewaiter_tests::{
 
 const NEVER: Duration = Duration::MAX;
 /// Long enough for any look at the flows.
-const NEVER_LATE: Duration = Duration::from_secs(60);
+const NEVER_LATE: Duration = Duration::from_mins(1);
 const SERVER: End = (IpAddr::V4(Network::SERVER4), 8080);
 /// What is sent over a connection, beside the last acknowledgements.
 const PLAIN: u8 = ACK;

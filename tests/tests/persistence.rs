@@ -152,7 +152,7 @@ fn connections_that_open_and_end_while_exporters_change_are_counted_each_once() 
                     }
                     (&stream).write_all(&word).expect("is sent");
                     // The client closes first, so that its port is the one that rests.
-                    (&stream).read(&mut word).ok();
+                    (&stream).read_exact(&mut word).ok();
                 }
             });
             let client = scope.spawn(|| {

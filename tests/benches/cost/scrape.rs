@@ -103,7 +103,7 @@ fn table(count: u16, flows: u32) -> Accounting {
     }
     sleep(Duration::from_millis(1_200));
     (0..16)
-        .for_each(|_| while accounting.sweep_flows(Instant::now() + Duration::from_secs(60)).expect("can be read") {});
+        .for_each(|_| while accounting.sweep_flows(Instant::now() + Duration::from_mins(1)).expect("can be read") {});
     for at in 0..count {
         let of_this = flows / u32::from(count) + u32::from(u32::from(at) < flows % u32::from(count));
         let some = Connections::new(accounting.kernel(), (CLIENT4, CLIENT_PORT + 1), port(at));
