@@ -134,16 +134,13 @@ fn a_message_may_lie_across_records() {
 fn names_are_bounded_and_harmless() {
     let read = |extensions: &[Vec<u8>]| read_hello(&client(0x0303, extensions)).unwrap();
     let name = |name: &[u8]| read(&[server_name(name)]).server_name;
-    assert_eq!(
-        name(b"a\n<b>\x1b[31m\xc3\xa4 \"").as_deref(),
-        Some("a\u{fffd}<b>\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}\"")
-    );
+    assert_eq!(name(b"a\n<b>\x1b[31m\xc3\xa4 \"").as_deref(), Some("a?<b>?[31m???\""));
     assert_eq!(name(&[b'a'; 255]), Some("a".repeat(255)));
     assert_eq!(name(&[b'a'; 256]), None);
     assert_eq!(name(b""), None);
     let many = [&b"x\0y"[..]; 100];
     let TlsHello { application_protocols, .. } = read(&[protocols(&many), protocols(&many)]);
-    assert_eq!(application_protocols, vec!["x\u{fffd}y"; 16]);
+    assert_eq!(application_protocols, vec!["x?y"; 16]);
 }
 
 #[test]
