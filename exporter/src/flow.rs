@@ -100,7 +100,7 @@ impl FlowRecord {
             tcp_flags: Direction::ALL.map(|direction| flow.tcp_flags(direction)),
             first,
             last,
-            end: None,
+            end: FlowEnd::of(flow),
             handshake: (flow.handshake > 0).then(|| Duration::from_nanos(flow.handshake)),
             responses: flow.responses,
             response_time: Duration::from_nanos(flow.response_time),
@@ -108,26 +108,28 @@ impl FlowRecord {
             application: told.unwrap_or_else(|| flow.application()),
             tls,
         }
-        .ended(flow, false)
     }
 
     /// The same of a flow that is over: one that has not ended by itself has been quiet for long.
     #[must_use]
     pub fn finished(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
-        Self::new(key, flow, context).ended(flow, true)
+        let record = Self::new(key, flow, context);
+        Self { end: record.end.or(Some(FlowEnd::Closed(CloseReason::Idle))), ..record }
     }
+}
 
-    fn ended(mut self, flow: &Flow, is_over: bool) -> Self {
-        self.end = if flow.seen & REFUSED != 0 {
-            Some(FlowEnd::Refused)
+impl FlowEnd {
+    /// How `flow` has ended by itself, if it has.
+    fn of(flow: &Flow) -> Option<Self> {
+        if flow.seen & REFUSED != 0 {
+            Some(Self::Refused)
         } else if flow.seen & RESET != 0 {
-            Some(FlowEnd::Closed(CloseReason::Reset))
+            Some(Self::Closed(CloseReason::Reset))
         } else if flow.seen & ENDED != 0 {
-            Some(FlowEnd::Closed(CloseReason::Fin))
+            Some(Self::Closed(CloseReason::Fin))
         } else {
-            is_over.then_some(FlowEnd::Closed(CloseReason::Idle))
-        };
-        self
+            None
+        }
     }
 }
 

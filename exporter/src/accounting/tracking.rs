@@ -113,8 +113,8 @@ impl Accounting {
         })
     }
 
-    /// A few of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it is.
-    pub fn few_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
+    /// Some of the flows in `table`; all of them if it is called with the same `walk` until that is over. Says whether it is.
+    pub fn some_flows(&self, table: FlowTable, walk: &mut Walk) -> Result<(Vec<(FlowKey, Flow)>, bool), KernelError> {
         self.kernel.some_flows(table, walk)
     }
 

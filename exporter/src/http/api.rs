@@ -142,7 +142,7 @@ async fn find(shared: &Shared, wanted: &Wanted, context: &FlowContext, limit: us
         let established = table == FlowTable::Established;
         let mut walk = Walk::default();
         loop {
-            let (slice, is_over) = shared.accounting().few_flows(table, &mut walk)?;
+            let (slice, is_over) = shared.accounting().some_flows(table, &mut walk)?;
             for (key, flow) in slice.iter().filter(|(_, flow)| wanted.has(flow.api) && !is_empty(flow)) {
                 if found.flows.len() == limit {
                     found.more = true;

@@ -9,7 +9,7 @@ use super::{
     Kernel, KernelError,
     attach::has_kind,
     system::Cursor,
-    tables::{name, read, write},
+    tables::{name, write},
 };
 
 /// How many flows are read at once: a millisecond's and a megabyte's worth.
@@ -57,15 +57,6 @@ impl Kernel {
         match flows.remove(key) {
             Err(error) if has_kind(&error, io::ErrorKind::NotFound) => Ok(()),
             removed => removed.map_err(write(table.map())),
-        }
-    }
-
-    /// One flow of `table`.
-    pub fn flow(&self, table: FlowTable, key: &FlowKey) -> Result<Option<Flow>, KernelError> {
-        let flows: HashMap<_, FlowKey, Flow> = self.map(table.map())?;
-        match flows.get(key, 0) {
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-            found => found.map(Some).map_err(read(table.map())),
         }
     }
 }
