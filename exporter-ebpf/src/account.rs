@@ -104,8 +104,7 @@ fn account_read<F: Frame, const LATER: bool>(
         Err(reason) => Err(reason),
     };
     match counted {
-        Ok(owner) if LATER => flow::note(ctx, frame, packet, direction, index, owner, wire),
-        Ok(owner) => flow::track(ctx, frame, packet, direction, index, owner, wire),
+        Ok(owner) => flow::track::<_, LATER>(ctx, frame, packet, direction, index, owner, wire),
         Err(reason) => {
             counters.leave_uncounted(direction, reason, wire);
             false

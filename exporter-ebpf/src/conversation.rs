@@ -200,20 +200,13 @@ pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mu
     }
 }
 
-/// Has userspace look at the payload.
-#[inline(always)]
-fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, found: u8) {
-    send_sample(skb, sight, u32::from(kind) << 8 | u32::from(found));
-}
-
-/// As [`sample`], with both numbers in one.
+/// Has userspace look at the payload: why, see [`sample_kind`], and the [`Protocol`] that it looks like, as its number.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn send_sample(skb: *mut __sk_buff, sight: &Sight, kind_and_protocol: u32) {
+extern "C" fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, protocol: u8) {
     let ctx = TcContext::new(skb);
     let Some(scratch) = SAMPLE_SCRATCH.get_ptr_mut(0) else { return };
-    let kind = (kind_and_protocol >> 8) as u8;
     let most = if kind == sample_kind::UNEXPECTED { PREFIX_BYTES as u32 } else { SAMPLE_BYTES as u32 };
     let there = captured_length(&ctx).saturating_sub(sight.headers);
     let length = sight.segment.payload.min(there).min(most);
@@ -227,7 +220,7 @@ extern "C" fn send_sample(skb: *mut __sk_buff, sight: &Sight, kind_and_protocol:
             key: sight.key,
             api: sight.api(),
             kind,
-            protocol: kind_and_protocol as u8,
+            protocol,
             direction: sight.direction() as u32,
             length,
         });

@@ -105,9 +105,9 @@ impl Sight {
 }
 
 /// Counts the socket buffer that `packet` was read from for its flow. Says whether it is to be [`follow`]ed: it may change what
-/// the flow is.
+/// the flow is, or all of it is left for [`follow`] because it is `LATER`.
 #[inline(always)]
-pub(crate) fn track<F: Frame>(
+pub(crate) fn track<F: Frame, const LATER: bool>(
     ctx: &TcContext,
     frame: &F,
     packet: &Packet,
@@ -122,6 +122,9 @@ pub(crate) fn track<F: Frame>(
     let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
     let see = |new| see(&key, packet, direction, owner, wire, bits, tick, new);
+    if LATER {
+        return see(NOT_COUNTED).is_some();
+    }
     let Some(flow) = FLOWS.get_ptr_mut(&key) else { return see(NOT_COUNTED).is_some() };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
@@ -149,25 +152,6 @@ pub(crate) fn track<F: Frame>(
         }
     }
     false
-}
-
-/// Leaves in [`SCRATCH`] what [`follow`] needs to know. Says whether it is to be called.
-#[inline(always)]
-pub(crate) fn note<F: Frame>(
-    ctx: &TcContext,
-    frame: &F,
-    packet: &Packet,
-    direction: Direction,
-    interface: u32,
-    owner: Owner,
-    wire: Wire,
-) -> bool {
-    if !tracks_flows() {
-        return false;
-    }
-    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
-    let bits = Flow::bits(packet, direction);
-    see(&key, packet, direction, owner, wire, bits, ticks(ctx), NOT_COUNTED).is_some()
 }
 
 /// Does for a flow what the packet that was left in [`SCRATCH`] calls for.
