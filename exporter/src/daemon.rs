@@ -81,8 +81,18 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, log: _ } =
-        configuration;
+    let Configuration {
+        file: _,
+        listen,
+        interfaces: selection,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        otlp: _,
+        log: _,
+    } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;

@@ -7,6 +7,7 @@
 pub mod error;
 mod file;
 mod one_or_many;
+pub mod otlp;
 pub mod raw;
 mod validate;
 
@@ -27,6 +28,7 @@ pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
     file::File,
+    otlp::Otlp,
     raw::RawConfiguration,
 };
 use crate::{api::Api, cli::Overrides};
@@ -56,6 +58,8 @@ pub struct Configuration {
     pub flows: Flows,
     /// Where the APIs come from.
     pub apis: ApiSource,
+    /// What is sent to OpenTelemetry collectors.
+    pub otlp: Otlp,
     /// How the log is written.
     pub log: Log,
 }

@@ -202,6 +202,37 @@ pub enum LogFormat {
     Json,
 }
 
+/// The protocol that OTLP is spoken by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"http/protobuf\" or \"grpc\"")]
+pub enum OtlpProtocol {
+    /// Protobuf in the bodies of HTTP requests.
+    #[serde(rename = "http/protobuf")]
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+/// Whether requests are compressed on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"gzip\" or \"none\"")]
+pub enum OtlpCompression {
+    /// With gzip.
+    Gzip,
+    /// Not at all.
+    None,
+}
+
+/// As what histograms are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"exponential\" or \"explicit\"")]
+pub enum OtlpHistograms {
+    /// As exponential histograms, in which nothing is lost.
+    Exponential,
+    /// With the bounds of the classic ones on `/metrics`, for those who know no others.
+    Explicit,
+}
+
 /// A span of time, written as `"90s"` or `"1m 30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(pub Duration);

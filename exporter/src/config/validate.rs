@@ -17,6 +17,7 @@ use super::{
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
+    otlp::Otlp,
     raw::{Address, ExpectedProtocol, RawApi, RawConfiguration, RawDiscovery, RawFlows},
 };
 use crate::api::{Api, Role, Transport, reserved};
@@ -69,6 +70,7 @@ pub(super) fn validate(
         persist,
         flows,
         apis,
+        otlp: Otlp::default(),
         log: Log { level: log.level, format: log.format },
     })
 }
