@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::Instant,
 };
 
@@ -11,6 +12,7 @@ use tidewaiter_common::{
     event::sample_kind,
     flow::{Flow, FlowKey},
 };
+use tokio::sync::mpsc::Receiver;
 
 use super::{
     Accounting,
@@ -20,6 +22,7 @@ use super::{
 };
 use crate::{
     anomaly::UnexpectedPayload,
+    event::Event,
     flow::{FlowClock, FlowContext, Protocol},
     greeting::Greetings,
     kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
@@ -54,6 +57,12 @@ impl Accounting {
     /// Keeps in `greetings` what is known of first payloads from now on.
     pub fn keep_greetings(&mut self, greetings: Greetings) {
         self.greetings = greetings;
+    }
+
+    /// Hands what is out of the ordinary to a sink called `name`, which reads it from what this answers with. Where `capacity` of
+    /// them wait there, more are dropped.
+    pub fn add_event_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
+        self.anomalies.add_sink(name, capacity)
     }
 
     /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.

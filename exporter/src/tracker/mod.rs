@@ -10,7 +10,6 @@
 mod candidates;
 mod clients;
 mod distinct;
-mod sinks;
 mod sketch;
 
 use std::{
@@ -26,10 +25,11 @@ use tidewaiter_common::{
 };
 use tokio::sync::mpsc::Receiver;
 
-use self::{clients::Clients, distinct::Distinct, sinks::Sinks};
+use self::{clients::Clients, distinct::Distinct};
 use crate::{
     flow::{FlowContext, FlowRecord, is_empty},
     kernel::Ticks,
+    sinks::Sinks,
     snapshot::{ClientsSnapshot, SinkSnapshot},
 };
 
@@ -54,7 +54,7 @@ pub struct FlowTracker {
     minute: u64,
     /// Flows that were last seen before this tick say nothing about who was there of late.
     recent: u64,
-    sinks: Sinks,
+    sinks: Sinks<FlowRecord>,
 }
 
 #[derive(Debug)]

@@ -1,0 +1,262 @@
+//! Spans: one for each record of a flow, with the packets' own times.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use opentelemetry::{
+    Context, InstrumentationScope, KeyValue, StringValue, Value,
+    trace::{Link, Span as _, SpanBuilder, SpanKind, Status, TraceId, TraceState, Tracer as _, TracerProvider as _},
+};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{
+        Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span, SpanData,
+        SpanExporter as _, SpanProcessor,
+    },
+};
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, NETWORK_INTERFACE_NAME, NETWORK_TRANSPORT, NETWORK_TYPE, TLS_NEXT_PROTOCOL, TLS_PROTOCOL_VERSION,
+};
+use tidewaiter_common::packet::protocol;
+use tracing::debug;
+
+use super::{
+    attributes::{API, ROLE, application, ends},
+    courier::Courier,
+    outbox::Outbox,
+    statistics::{Dropped, Statistics},
+    worker::Maker,
+};
+use crate::{
+    api::Role,
+    flow::{CloseReason, FlowEnd, FlowRecord},
+    snapshot::Direction,
+};
+
+/// Makes spans of records, and requests of spans.
+#[derive(Debug)]
+pub(super) struct Spans {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+    ended: Ended,
+    exporter: SpanExporter,
+    courier: Courier,
+    statistics: Arc<Statistics>,
+}
+
+/// Spans that have ended and are in no request yet.
+#[derive(Clone, Debug, Default)]
+struct Ended(Arc<Mutex<Vec<SpanData>>>);
+
+impl Spans {
+    pub(super) fn new(
+        resource: &Resource,
+        scope: InstrumentationScope,
+        sample_ratio: f64,
+        outbox: Arc<Outbox>,
+        statistics: Arc<Statistics>,
+    ) -> Result<Self, ExporterBuildError> {
+        let ended = Ended::default();
+        let sampler =
+            KeepErrors { others: Sampler::TraceIdRatioBased(sample_ratio), statistics: Arc::clone(&statistics) };
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource.clone())
+            .with_sampler(sampler)
+            .with_span_processor(ended.clone())
+            .build();
+        let courier = Courier::new(outbox);
+        let mut exporter = courier.span_exporter()?;
+        exporter.set_resource(resource);
+        Ok(Self { tracer: provider.tracer_with_scope(scope), provider, ended, exporter, courier, statistics })
+    }
+}
+
+impl Maker for Spans {
+    type Thing = FlowRecord;
+
+    /// Makes a span of `record`, and answers with how many wait to be put into a request.
+    fn add(&self, record: &FlowRecord) -> usize {
+        let mut span = self.tracer.build_with_context(builder(record), &Context::new());
+        if let Some(error) = error(record) {
+            span.set_status(Status::error(error));
+        }
+        span.end_with_timestamp(record.last);
+        self.ended.with(|ended| ended.len())
+    }
+
+    /// Makes a request of all that wait.
+    async fn flush(&self) {
+        let batch = self.ended.with(std::mem::take);
+        let items = batch.len();
+        if items == 0 {
+            return;
+        }
+        self.courier.announce(items);
+        if let Err(error) = self.exporter.export(batch).await {
+            debug!(%error, "cannot make a request of spans");
+            self.statistics.dropped(Dropped::Failed, items as u64);
+        }
+    }
+}
+
+impl Drop for Spans {
+    fn drop(&mut self) {
+        // All there is to end is this.
+        let _ = self.provider.shutdown();
+    }
+}
+
+impl Ended {
+    fn with<T>(&self, look: impl FnOnce(&mut Vec<SpanData>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl SpanProcessor for Ended {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        self.with(|ended| ended.push(span));
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Keeps all that ended in error, and of others as many as another sampler does.
+#[derive(Clone, Debug)]
+struct KeepErrors {
+    others: Sampler,
+    statistics: Arc<Statistics>,
+}
+
+impl ShouldSample for KeepErrors {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        if attributes.iter().any(|attribute| attribute.key.as_str() == ERROR_TYPE) {
+            let (decision, trace_state) = (SamplingDecision::RecordAndSample, TraceState::default());
+            return SamplingResult { decision, attributes: Vec::new(), trace_state };
+        }
+        let result = self.others.should_sample(parent, trace, name, kind, attributes, links);
+        if result.decision == SamplingDecision::Drop {
+            self.statistics.leave_out();
+        }
+        result
+    }
+}
+
+/// Why a flow is in error, if it is.
+const fn error(record: &FlowRecord) -> Option<&'static str> {
+    match record.end {
+        Some(FlowEnd::Refused) => Some("refused"),
+        Some(FlowEnd::Closed(CloseReason::Reset)) => Some("reset"),
+        _ => None,
+    }
+}
+
+fn builder(record: &FlowRecord) -> SpanBuilder {
+    let transport = transport(record.protocol);
+    let kind = match record.role {
+        Some(Role::Server) => SpanKind::Server,
+        Some(Role::Client) => SpanKind::Client,
+        None => SpanKind::Internal,
+    };
+    SpanBuilder {
+        span_kind: Some(kind),
+        name: format!("{} {transport}", record.api).into(),
+        start_time: Some(record.first),
+        attributes: Some(attributes(record, transport)),
+        ..SpanBuilder::default()
+    }
+}
+
+fn attributes(record: &FlowRecord, transport: Cow<'static, str>) -> Vec<KeyValue> {
+    let FlowRecord { api, role, interface, local, remote, wire, tcp_flags, .. } = record;
+    // None is above 2^63.
+    let number = |number: u64| Value::I64(number.cast_signed());
+    let mut attributes = Vec::with_capacity(32);
+    let mut add = |key: &'static str, value: Value| attributes.push(KeyValue::new(key, value));
+    add(API, StringValue::from(Arc::clone(api)).into());
+    add(ROLE, role.map_or("none", Role::as_str).into());
+    add(NETWORK_TRANSPORT, transport.into());
+    add(NETWORK_TYPE, if local.is_ipv4() { "ipv4" } else { "ipv6" }.into());
+    add(NETWORK_INTERFACE_NAME, StringValue::from(Arc::clone(interface)).into());
+    for (direction, packets, bytes) in [
+        (Direction::Receive, "tidewaiter.flow.receive.packets", "tidewaiter.flow.receive.bytes"),
+        (Direction::Transmit, "tidewaiter.flow.transmit.packets", "tidewaiter.flow.transmit.bytes"),
+    ] {
+        let counters = wire[direction.index()];
+        add(packets, number(counters.packets));
+        add(bytes, number(counters.bytes));
+    }
+    if record.protocol == protocol::TCP {
+        let flags = tcp_flags[Direction::Receive.index()] | tcp_flags[Direction::Transmit.index()];
+        add("tidewaiter.flow.tcp.flags", i64::from(flags).into());
+        add("tidewaiter.flow.retransmitted.packets", number(record.retransmitted));
+    }
+    if let Some(end) = record.end {
+        add("tidewaiter.flow.end_reason", end_reason(end).into());
+    }
+    if let Some(error) = error(record) {
+        add(ERROR_TYPE, error.into());
+    }
+    if let Some(handshake) = record.handshake {
+        add("tidewaiter.flow.handshake.duration", handshake.as_secs_f64().into());
+    }
+    if record.responses > 0 {
+        add("tidewaiter.flow.response.count", number(record.responses));
+        #[expect(clippy::cast_precision_loss, reason = "a mean")]
+        let mean = record.response_time.as_secs_f64() / record.responses as f64;
+        add("tidewaiter.flow.response.duration", mean.into());
+    }
+    if let Some(tls) = &record.tls {
+        let version = tls.version.map(|version| Value::from(version.strip_prefix("TLS ").unwrap_or(version)));
+        for (key, value) in [
+            (TLS_PROTOCOL_VERSION, version),
+            ("tidewaiter.tls.server_name", tls.server_name.clone().map(Value::from)),
+            (TLS_NEXT_PROTOCOL, tls.application_protocols.first().cloned().map(Value::from)),
+        ] {
+            attributes.extend(value.map(|value| KeyValue::new(key, value)));
+        }
+    }
+    attributes.extend(ends(*role, *local, *remote));
+    attributes.extend(application(record.application));
+    attributes
+}
+
+/// How a record ended, in the words of IPFIX (RFC 5102 section 5.11.3) and of the metrics.
+const fn end_reason(end: FlowEnd) -> &'static str {
+    match end {
+        FlowEnd::Closed(reason) => reason.as_str(),
+        FlowEnd::Refused => "refused",
+    }
+}
+
+/// The protocol above IP, in lower case, as IANA calls it; its number if it is none of the usual ones.
+fn transport(number: u8) -> Cow<'static, str> {
+    match number {
+        protocol::TCP => "tcp".into(),
+        protocol::UDP => "udp".into(),
+        protocol::SCTP => "sctp".into(),
+        protocol::ICMP => "icmp".into(),
+        protocol::ICMPV6 => "ipv6-icmp".into(),
+        other => other.to_string().into(),
+    }
+}
