@@ -17,6 +17,7 @@ pub mod bpf_file_system;
 pub mod bulk;
 pub mod capture;
 pub mod client;
+pub mod collector;
 pub mod command;
 pub mod connections;
 pub mod corpus;
