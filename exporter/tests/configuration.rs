@@ -101,7 +101,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -463,7 +463,7 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load("");
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
@@ -473,12 +473,14 @@ fn an_empty_file_has_the_defaults() {
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
+    assert!(!otlp.is_on(), "{otlp:?}");
     assert_eq!(log, Log { level: LogLevel::Info, format: LogFormat::Text });
 }
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load(EXAMPLE);
+    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
+        load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
@@ -556,6 +558,7 @@ fn the_command_line_comes_before_the_file() {
         listen: Some("[::1]:1".to_owned()),
         interfaces: vec!["wlan*".to_owned()],
         log: LogOverrides { level: Some(LogLevel::Error), format: None },
+        ..Overrides::default()
     };
     let Configuration { listen, interfaces, attach, log, .. } = load_with(EXAMPLE, &overrides).unwrap();
     assert_eq!(listen.to_string(), "[::1]:1");
@@ -608,6 +611,7 @@ pin_path    one for this network namespace
 persist     false
 flows       at most 262144, forgotten 1m after the last packet
 clients     at most 20 of each API
+otlp        nothing is sent: no endpoint for a signal that is enabled
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
 api         dns: client, tcp,udp 53 at ::1, expects tls,dns
@@ -642,6 +646,7 @@ pin_path    one for this network namespace
 persist     true
 flows       at most 4096, forgotten 1m after the last packet
 clients     at most 20 of each API
+otlp        nothing is sent: no endpoint for a signal that is enabled
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
 ";
@@ -693,7 +698,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

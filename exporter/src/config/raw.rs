@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::one_or_many::OneOrMany;
+use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
 use crate::api::{PortRange, Protocol, Role, Transport};
 
 /// The configuration as it is written, with all defaults.
@@ -29,6 +29,8 @@ pub struct RawConfiguration {
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
+    /// What is sent to OpenTelemetry collectors.
+    pub otlp: RawOtlp,
     /// How the log is written.
     pub log: RawLog,
     /// The APIs.
@@ -54,6 +56,7 @@ impl Default for RawConfiguration {
                 limit: 64,
                 forget_after: Interval(Duration::from_mins(5)),
             },
+            otlp: RawOtlp::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
         }
@@ -202,37 +205,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The protocol that OTLP is spoken by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"http/protobuf\" or \"grpc\"")]
-pub enum OtlpProtocol {
-    /// Protobuf in the bodies of HTTP requests.
-    #[serde(rename = "http/protobuf")]
-    Http,
-    /// gRPC.
-    Grpc,
-}
-
-/// Whether requests are compressed on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"gzip\" or \"none\"")]
-pub enum OtlpCompression {
-    /// With gzip.
-    Gzip,
-    /// Not at all.
-    None,
-}
-
-/// As what histograms are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"exponential\" or \"explicit\"")]
-pub enum OtlpHistograms {
-    /// As exponential histograms, in which nothing is lost.
-    Exponential,
-    /// With the bounds of the classic ones on `/metrics`, for those who know no others.
-    Explicit,
-}
-
 /// A span of time, written as `"90s"` or `"1m 30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(pub Duration);
@@ -313,9 +285,11 @@ impl<'de> Deserialize<'de> for ExpectedProtocol {
 }
 
 /// Reads what is written as a string, but is not any string.
-struct Text<F> {
-    parse: F,
-    expected: &'static str,
+pub(super) struct Text<F> {
+    /// What it is, if it is that.
+    pub(super) parse: F,
+    /// What should have been there.
+    pub(super) expected: &'static str,
 }
 
 impl<T, F: Fn(&str) -> Option<T>> de::Visitor<'_> for Text<F> {
