@@ -81,18 +81,8 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration {
-        file: _,
-        listen,
-        interfaces: selection,
-        attach,
-        pin_path,
-        persist,
-        flows,
-        apis,
-        otlp: _,
-        log: _,
-    } = configuration;
+    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
+        configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
@@ -106,7 +96,10 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 
     let pins = open_pins(pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
+    // Only spans say of which traces their requests are part.
+    let trace_parents = otlp.traces.is_some();
+    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
         accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;

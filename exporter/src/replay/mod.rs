@@ -223,7 +223,7 @@ fn load(flows: usize) -> Result<Kernel, ReplayError> {
         u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
     let Some(room) = room else { return Err(ReplayError::TooManyFlows(flows)) };
     let flows = FlowCapacity { established: room, new: room };
-    Ok(Kernel::load(LoadOptions { flows, replay: true, ..LoadOptions::default() })?)
+    Ok(Kernel::load(LoadOptions { flows, replay: true, trace_parents: true, ..LoadOptions::default() })?)
 }
 
 /// What became of the frames.
