@@ -28,4 +28,5 @@ pub mod report;
 pub mod slots;
 pub mod snapshot;
 pub mod tls;
+pub mod trace_context;
 pub mod tracker;
