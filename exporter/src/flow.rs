@@ -88,10 +88,16 @@ impl FlowRecord {
     /// here.
     #[must_use]
     pub fn new(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        Self::with(key, flow, context.greetings.of(key), context)
+    }
+
+    /// The same, where `known` is what is known of its first payloads.
+    #[must_use]
+    pub fn with(key: &FlowKey, flow: &Flow, known: Known, context: &FlowContext) -> Self {
         let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
         let (api, role) = context.api(flow.api);
         let (first, last) = context.clock.times(flow);
-        let Known { tls, application, trace_parents } = context.greetings.of(key);
+        let Known { tls, application, trace_parents } = known;
         Self {
             api,
             role,
