@@ -105,7 +105,10 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
+    // Only spans say of which traces their requests are part.
+    let trace_parents = otlp.traces.is_some();
+    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
         accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;

@@ -16,9 +16,10 @@ pub use tidewaiter_common::{details::CloseReason, protocol::Protocol};
 
 use crate::{
     api::{Role, reserved},
-    greeting::Greetings,
+    greeting::{Greetings, Known},
     kernel::{Ticks, from_nanoseconds},
     snapshot::{Counters, Direction},
+    trace_context::TraceParent,
 };
 
 /// One flow: the two ends of a conversation on one interface, and what passed between them.
@@ -58,6 +59,8 @@ pub struct FlowRecord {
     pub application: Protocol,
     /// What TLS says in the clear, for TLS.
     pub tls: Option<Arc<TlsHello>>,
+    /// The traces that its first requests were part of, for plain HTTP/1; none unless somebody asks for them.
+    pub trace_parents: Vec<TraceParent>,
 }
 
 /// How a flow ended.
@@ -85,10 +88,16 @@ impl FlowRecord {
     /// here.
     #[must_use]
     pub fn new(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        Self::with(key, flow, context.greetings.of(key), context)
+    }
+
+    /// The same, where `known` is what is known of its first payloads.
+    #[must_use]
+    pub fn with(key: &FlowKey, flow: &Flow, known: Known, context: &FlowContext) -> Self {
         let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
         let (api, role) = context.api(flow.api);
         let (first, last) = context.clock.times(flow);
-        let (tls, told) = context.greetings.of(key);
+        let Known { tls, application, trace_parents } = known;
         Self {
             api,
             role,
@@ -105,8 +114,9 @@ impl FlowRecord {
             responses: flow.responses,
             response_time: Duration::from_nanos(flow.response_time),
             retransmitted: flow.retransmitted,
-            application: told.unwrap_or_else(|| flow.application()),
+            application: application.unwrap_or_else(|| flow.application()),
             tls,
+            trace_parents,
         }
     }
 

@@ -31,4 +31,5 @@ pub(crate) mod sinks;
 pub mod slots;
 pub mod snapshot;
 pub mod tls;
+pub mod trace_context;
 pub mod tracker;

@@ -68,10 +68,15 @@ impl Accounting {
     /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.
     pub fn read_samples(&mut self, limit: usize) -> bool {
         let Self { kernel, apis, greetings, anomalies, .. } = self;
+        let wants_trace_parents = kernel.wants_trace_parents();
         kernel.read_samples(limit, |sample, payload| {
             let protocol = Protocol::from_index(sample.protocol).unwrap_or_default();
-            if sample.kind != sample_kind::UNEXPECTED {
-                return greetings.note(sample.key, protocol, payload);
+            match sample.kind {
+                sample_kind::UNEXPECTED => {}
+                sample_kind::GREETING => return greetings.note(sample.key, protocol, payload),
+                sample_kind::REQUEST if wants_trace_parents => return greetings.note_request(sample.key, payload),
+                // An exporter before us has asked for it.
+                _ => return,
             }
             let Some((api, role)) = apis.holder(sample.api) else { return };
             let FlowKey { local, remote, local_port, remote_port, .. } = sample.key;

@@ -14,6 +14,7 @@ use crate::{
     api::Role,
     flow::{FlowEnd, FlowRecord, Protocol, TlsHello},
     snapshot::Direction,
+    trace_context::TraceParent,
 };
 
 /// One flow. What is not known of it is left out.
@@ -58,6 +59,9 @@ pub struct FlowRow {
     /// What TLS says in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// The traces that its first requests were part of, as the header `traceparent` has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trace_parents: Vec<String>,
 }
 
 /// One end of a flow.
@@ -130,6 +134,7 @@ impl From<&FlowRecord> for FlowRow {
             retransmitted,
             application,
             tls,
+            trace_parents,
         } = record;
         let sent = |direction: Direction| Sent {
             count: wire[direction.index()].into(),
@@ -158,6 +163,7 @@ impl From<&FlowRecord> for FlowRow {
             retransmitted: *retransmitted,
             application: (*application != Protocol::Unknown).then(|| application.as_str()),
             tls: tls.as_deref().map(Tls::from),
+            trace_parents: trace_parents.iter().map(TraceParent::to_string).collect(),
         }
     }
 }
