@@ -337,7 +337,7 @@ fn a_collector_that_is_not_who_it_should_be_gets_nothing() {
     for (authority, why) in [
         (others.authority(), "UnknownIssuer"),
         // We are asked who we are, and do not say.
-        (certificates.authority(), "certificate"),
+        (certificates.authority(), "CertificateRequired"),
     ] {
         let exporter = Exporter::start(&network.server, &configuration(&authority));
         connect(&network, 1);

@@ -8,7 +8,10 @@ use std::{
 
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue, StringValue, Value,
-    trace::{Link, Span as _, SpanBuilder, SpanKind, Status, TraceId, TraceState, Tracer as _, TracerProvider as _},
+    trace::{
+        Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+        Tracer as _, TracerProvider as _,
+    },
 };
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::{
@@ -36,6 +39,7 @@ use crate::{
     api::Role,
     flow::{CloseReason, FlowEnd, FlowRecord},
     snapshot::Direction,
+    trace_context::TraceParent,
 };
 
 /// Makes spans of records, and requests of spans.
@@ -183,8 +187,16 @@ fn builder(record: &FlowRecord) -> SpanBuilder {
         name: format!("{} {transport}", record.api).into(),
         start_time: Some(record.first),
         attributes: Some(attributes(record, transport)),
+        links: (!record.trace_parents.is_empty()).then(|| record.trace_parents.iter().map(link).collect()),
         ..SpanBuilder::default()
     }
+}
+
+/// The trace that a request in the flow was part of.
+fn link(parent: &TraceParent) -> Link {
+    let TraceParent { trace_id, span_id, flags } = *parent;
+    let (trace, span) = (TraceId::from_bytes(trace_id), SpanId::from_bytes(span_id));
+    Link::with_context(SpanContext::new(trace, span, TraceFlags::new(flags), true, TraceState::default()))
 }
 
 fn attributes(record: &FlowRecord, transport: Cow<'static, str>) -> Vec<KeyValue> {
@@ -309,6 +321,7 @@ mod tests {
             retransmitted: 1,
             application: Protocol::Http1,
             tls: None,
+            trace_parents: Vec::new(),
         }
     }
 
