@@ -40,7 +40,7 @@ pub struct FlowRow {
     pub first: f64,
     /// And its last one.
     pub last: f64,
-    /// How it ended: `fin`, `reset`, `idle` or `refused`.
+    /// How it ended: `fin`, `reset`, `idle` or `refused`; others are told of flows that go on, see [`FlowEnd::as_str`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<&'static str>,
     /// How long the handshake took, in seconds.
@@ -58,6 +58,9 @@ pub struct FlowRow {
     /// What TLS says in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// The flow's name by Community ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub community_id: Option<String>,
 }
 
 /// One end of a flow.
@@ -149,15 +152,13 @@ impl From<&FlowRecord> for FlowRow {
             transmit: sent(Direction::Transmit),
             first: seconds(*first),
             last: seconds(*last),
-            end: end.map(|end| match end {
-                FlowEnd::Closed(reason) => reason.as_str(),
-                FlowEnd::Refused => "refused",
-            }),
+            end: end.map(FlowEnd::as_str),
             handshake: handshake.map(|duration| duration.as_secs_f64()),
             responses,
             retransmitted: *retransmitted,
             application: (*application != Protocol::Unknown).then(|| application.as_str()),
             tls: tls.as_deref().map(Tls::from),
+            community_id: record.community_id(),
         }
     }
 }
