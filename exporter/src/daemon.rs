@@ -36,6 +36,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Time between two looks at what the kernel tells of flows.
 const DRAIN: Duration = Duration::from_millis(100);
 
+/// How long those who want records of flows are told of those that go on, before the end.
+const LAST_FLOWS: Duration = Duration::from_secs(3);
+
 /// For how long nobody else gets at the accounting, or the thread, while flows are looked after.
 const SLICE: Duration = Duration::from_millis(5);
 
@@ -109,7 +112,8 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
-        accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;
+        let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
+        accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
     let shared = Shared::new(accounting);
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
@@ -156,6 +160,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         Ok(())
     } else {
         info!("stopping");
+        finish_flows(&shared).await;
         shared.accounting().end()
     };
     drop(stop_serving);
@@ -238,6 +243,21 @@ async fn look_after_flows(
             Ok(true) => yield_now().await,
             Ok(false) => return,
             Err(error) => return warn!(%error, "cannot look after the flows"),
+        }
+    }
+}
+
+/// Has all flows told to those who want records, because they go with the exporter, and lets others do something in between.
+async fn finish_flows(shared: &Shared) {
+    let deadline = std::time::Instant::now() + LAST_FLOWS;
+    loop {
+        let now = std::time::Instant::now();
+        let finished = shared.accounting().finish_all_flows(deadline.min(now + SLICE));
+        match finished {
+            Ok(0) => return,
+            Ok(left) if now >= deadline => return warn!(flows = left, "there was no time to tell of all flows"),
+            Ok(_) => yield_now().await,
+            Err(error) => return warn!(%error, "cannot tell of the flows that go on"),
         }
     }
 }
