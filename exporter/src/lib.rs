@@ -11,6 +11,7 @@ pub mod capabilities;
 pub mod chain;
 pub mod check;
 pub mod cli;
+pub mod community_id;
 pub mod config;
 pub mod daemon;
 pub mod discovery;

@@ -224,7 +224,10 @@ fn attributes(record: &FlowRecord, transport: Cow<'static, str>) -> Vec<KeyValue
         add("tidewaiter.flow.retransmitted.packets", number(record.retransmitted));
     }
     if let Some(end) = record.end {
-        add("tidewaiter.flow.end_reason", end_reason(end).into());
+        add("tidewaiter.flow.end_reason", end.as_str().into());
+    }
+    if let Some(community_id) = record.community_id() {
+        add("tidewaiter.flow.community_id", community_id.into());
     }
     if let Some(error) = error(record) {
         add(ERROR_TYPE, error.into());
@@ -251,14 +254,6 @@ fn attributes(record: &FlowRecord, transport: Cow<'static, str>) -> Vec<KeyValue
     attributes.extend(ends(*role, *local, *remote));
     attributes.extend(application(record.application));
     attributes
-}
-
-/// How a record ended, in the words of IPFIX (RFC 5102 section 5.11.3) and of the metrics.
-const fn end_reason(end: FlowEnd) -> &'static str {
-    match end {
-        FlowEnd::Closed(reason) => reason.as_str(),
-        FlowEnd::Refused => "refused",
-    }
 }
 
 /// The protocol above IP, in lower case, as IANA calls it; its number if it is none of the usual ones.
@@ -368,6 +363,7 @@ mod tests {
                 "server.address=10.0.0.1",
                 "server.port=8080",
                 "tidewaiter.api=orders",
+                "tidewaiter.flow.community_id=1:IHM3YPTZ7HUTvuRDYhLeJClYCV8=",
                 "tidewaiter.flow.end_reason=fin",
                 "tidewaiter.flow.handshake.duration=0.02",
                 "tidewaiter.flow.receive.bytes=500",

@@ -41,7 +41,7 @@ pub struct FlowRow {
     pub first: f64,
     /// And its last one.
     pub last: f64,
-    /// How it ended: `fin`, `reset`, `idle` or `refused`.
+    /// How it ended: `fin`, `reset`, `idle` or `refused`; others are told of flows that go on, see [`FlowEnd::as_str`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<&'static str>,
     /// How long the handshake took, in seconds.
@@ -62,6 +62,9 @@ pub struct FlowRow {
     /// The traces that its first requests were part of, as the header `traceparent` has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trace_parents: Vec<String>,
+    /// The flow's name by Community ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub community_id: Option<String>,
 }
 
 /// One end of a flow.
@@ -154,16 +157,14 @@ impl From<&FlowRecord> for FlowRow {
             transmit: sent(Direction::Transmit),
             first: seconds(*first),
             last: seconds(*last),
-            end: end.map(|end| match end {
-                FlowEnd::Closed(reason) => reason.as_str(),
-                FlowEnd::Refused => "refused",
-            }),
+            end: end.map(FlowEnd::as_str),
             handshake: handshake.map(|duration| duration.as_secs_f64()),
             responses,
             retransmitted: *retransmitted,
             application: (*application != Protocol::Unknown).then(|| application.as_str()),
             tls: tls.as_deref().map(Tls::from),
             trace_parents: trace_parents.iter().map(TraceParent::to_string).collect(),
+            community_id: record.community_id(),
         }
     }
 }
