@@ -29,8 +29,8 @@ use crate::{
     tracker::FlowTracker,
 };
 
-/// Samples that are looked at before others may go on.
-const MOST_SAMPLES: usize = 512;
+/// Samples that are looked at before others may go on: as many requests as half of the ring has room for.
+const MOST_SAMPLES: usize = 2048;
 
 impl Accounting {
     /// Shows flows to `tracker` from now on. Those of APIs that are counted already, for an exporter before us, are theirs

@@ -1,6 +1,10 @@
 //! The daemon, and traffic that it sees: frames made by the other end of a wire, as fast as that can.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use tidewaiter_common::{packet::tcp_flag, transport::Transport};
 use tidewaiter_tests::{
@@ -82,3 +86,27 @@ pub(crate) fn send(network: &Network, is_tcp: bool, flows: u32, each: u32, pause
         }
     });
 }
+
+/// How many times a second more connections come.
+const BEATS: u32 = 20;
+
+/// Makes `rate` connections a second for so long, with `each` packets each.
+pub(crate) fn send_at(network: &Network, rate: u32, each: u32, long: Duration) {
+    let said = Segment { sequence: 1, acknowledgement: 1, flags: tcp_flag::ACK, payload: &[b'x'; 100] };
+    let frame = for_nobody(segment(said, (Network::CLIENTS[0], 40_000), (Network::SERVERS[0], PORT)));
+    let index = index(&network.client);
+    network.client.run(|| {
+        stay_on(1);
+        let first = CLIENT + FLOWS_MADE.fetch_add(rate * long.as_secs() as u32, Ordering::Relaxed);
+        let generator = Generator::flows(index, true, first, each.try_into().expect("a few"));
+        let start = Instant::now();
+        let beat = Duration::from_secs(1) / BEATS;
+        for number in 1..=BEATS * long.as_secs() as u32 {
+            generator.program.run_live(&frame, rate * each / BEATS).expect("is run");
+            sleep((start + beat * number).saturating_duration_since(Instant::now()));
+        }
+    });
+}
+
+/// So that no two connections have the same ends.
+static FLOWS_MADE: AtomicU32 = AtomicU32::new(0);

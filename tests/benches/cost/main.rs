@@ -1,4 +1,4 @@
-//! What it costs: a packet, a flow that is over, a scrape, memory; and other ways to count packets, side by side.
+//! What it costs: a packet, a flow that is over, a scrape, memory, spans of flows; and other ways to count packets, side by side.
 //!
 //! `cargo bench --bench cost` prints all of it, `cargo bench --bench cost -- packet scrape` those sections. It needs what the
 //! integration tests need: root, and namespaces. Goals are printed beside what was measured; missing one fails nothing.
@@ -13,6 +13,7 @@ mod loss;
 mod memory;
 mod scrape;
 mod shapes;
+mod spans;
 mod subject;
 
 use tidewaiter_tests::measure::print_machine;
@@ -20,7 +21,7 @@ use tidewaiter_tests::measure::print_machine;
 /// A name, and what prints the section.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 8] = [
     ("packet", || {
         shapes::print();
         conversation::print();
@@ -28,6 +29,8 @@ const SECTIONS: [Section; 6] = [
     ("drain", drain::print),
     ("scrape", scrape::print),
     ("memory", memory::print),
+    ("spans", spans::print),
+    ("outage", spans::print_outage),
     ("loss", loss::print),
     ("filters", filters::print),
 ];
