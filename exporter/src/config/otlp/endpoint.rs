@@ -59,10 +59,13 @@ pub(super) fn endpoint(text: &str, protocol: OtlpProtocol, insecure: bool, path:
 fn authority_of(text: &str, protocol: OtlpProtocol) -> Option<Authority> {
     let authority = text.parse::<Authority>().ok()?;
     let host = authority.host();
-    let port = match text.get(host.len()..)?.strip_prefix(':').unwrap_or_default() {
-        "" if text.len() > host.len() + 1 => return None,
-        "" => None,
-        port => Some(port.parse::<u16>().ok().filter(|port| *port != 0)?),
+    let port = match text.get(host.len()..)? {
+        "" | ":" => None,
+        port => Some(
+            authority
+                .port_u16()
+                .filter(|number| *number != 0 && port[1..].bytes().all(|digit| digit.is_ascii_digit()))?,
+        ),
     };
     let port = port.or((protocol == OtlpProtocol::Grpc).then_some(GRPC_PORT));
     let whole = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
