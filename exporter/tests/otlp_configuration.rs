@@ -246,6 +246,8 @@ fn endpoints_that_cannot_be_are_told_without_their_secrets() {
         ("http/protobuf", "http://c:65536", "\"http://c:65536\"", http),
         ("http/protobuf", "http://c:x", "\"http://c:x\"", http),
         ("http/protobuf", "http://c:+1", "\"http://c:+1\"", http),
+        ("http/protobuf", "http://c:é", "\"http://c:é\"", http),
+        ("http/protobuf", "http://[::1]1", "\"http://[::1]1\"", http),
         ("http/protobuf", "http://a b", "\"http://a b\"", http),
         ("http/protobuf", "http://c/a b", "\"http://c/a b\"", http),
         ("http/protobuf", "ftp://c?key=hush", "\"ftp://c?…\"", http),

@@ -17,8 +17,8 @@ use toml::{
 
 use super::error::{ConfigurationError, Place, Problem};
 
-/// A configuration file that was read and is TOML.
-#[derive(Clone, Debug)]
+/// A configuration file that was read and is TOML. It may hold secrets, so it cannot be shown.
+#[derive(Clone)]
 pub struct File {
     /// Where it is.
     pub path: PathBuf,

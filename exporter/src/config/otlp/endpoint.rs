@@ -61,11 +61,10 @@ fn authority_of(text: &str, protocol: OtlpProtocol) -> Option<Authority> {
     let host = authority.host();
     let port = match text.get(host.len()..)? {
         "" | ":" => None,
-        port => Some(
-            authority
-                .port_u16()
-                .filter(|number| *number != 0 && port[1..].bytes().all(|digit| digit.is_ascii_digit()))?,
-        ),
+        port => {
+            let digits = port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?;
+            Some(digits.parse::<u16>().ok().filter(|port| *port != 0)?)
+        }
     };
     let port = port.or((protocol == OtlpProtocol::Grpc).then_some(GRPC_PORT));
     let whole = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));

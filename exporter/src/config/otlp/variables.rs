@@ -23,8 +23,8 @@ use crate::config::error::{Place, Problem};
 /// The signals: as they are called within the names of variables, and in the configuration.
 const SIGNALS: [(&str, &str); 3] = [("METRICS", "metrics"), ("TRACES", "traces"), ("LOGS", "logs")];
 
-/// What the variables say.
-#[derive(Debug, Default)]
+/// What the variables say. Values of headers are among it, so it cannot be shown.
+#[derive(Default)]
 pub(in crate::config) struct Variables {
     /// What they set; later ones go over earlier ones.
     settings: Vec<Setting>,
@@ -35,7 +35,6 @@ pub(in crate::config) struct Variables {
 }
 
 /// What one variable sets.
-#[derive(Debug)]
 struct Setting {
     /// The name of the variable.
     variable: String,
