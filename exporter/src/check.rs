@@ -46,9 +46,10 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
     let path = pin_path.as_ref().map_or("one for this network namespace".to_owned(), |path| path.display().to_string());
     line("pin_path", &path)?;
     line("persist", persist)?;
-    let Flows { capacity, idle_timeout, clients } = flows;
-    let idle_timeout = humantime::format_duration(*idle_timeout);
+    let Flows { capacity, idle_timeout, active_timeout, clients } = flows;
+    let [idle_timeout, active_timeout] = [idle_timeout, active_timeout].map(|time| humantime::format_duration(*time));
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
+    line("", &format_args!("told in parts of {active_timeout} if they go on for longer"))?;
     line("clients", &format_args!("at most {clients} of each API"))?;
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;

@@ -8,7 +8,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
     task::yield_now,
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -36,6 +36,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Time between two looks at what the kernel tells of flows.
 const DRAIN: Duration = Duration::from_millis(100);
+
+/// How long those who want records of flows are told of those that go on, before the end.
+const LAST_FLOWS: Duration = Duration::from_secs(3);
 
 /// For how long nobody else gets at the accounting, or the thread, while flows are looked after.
 const SLICE: Duration = Duration::from_millis(5);
@@ -105,10 +108,14 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
+    // Only spans say of which traces their requests are part.
+    let trace_parents = otlp.traces.is_some();
+    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
-        accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;
+        let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
+        accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
     let sources = sources(&otlp, &mut accounting);
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
@@ -160,12 +167,14 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         }
     }
 
-    send_metrics(exporter.as_ref(), &shared);
     let ended = if persist {
         info!("stopping: the programs stay attached and go on counting for the next start");
+        send_metrics(exporter.as_ref(), &shared);
         Ok(())
     } else {
         info!("stopping");
+        finish_flows(&shared).await;
+        send_metrics(exporter.as_ref(), &shared);
         shared.accounting().end()
     };
     if let Some(exporter) = exporter {
@@ -278,6 +287,28 @@ async fn look_after_flows(
             Err(error) => return warn!(%error, "cannot look after the flows"),
         }
     }
+}
+
+/// Has all flows told to those who want records, because they go with the exporter, and lets others do something in between.
+async fn finish_flows(shared: &Shared) {
+    let deadline = std::time::Instant::now() + LAST_FLOWS;
+    loop {
+        let now = std::time::Instant::now();
+        let finished = shared.accounting().finish_all_flows(deadline.min(now + SLICE));
+        match finished {
+            Ok(0) => return,
+            Ok(left) if now >= deadline => return warn!(flows = left, "there was no time to tell of all flows"),
+            // Here there is time to wait for those who read the records.
+            Ok(_) if !has_room(shared) => sleep(SLICE).await,
+            Ok(_) => yield_now().await,
+            Err(error) => return warn!(%error, "cannot tell of the flows that go on"),
+        }
+    }
+}
+
+/// Whether those who want records of flows have room for many more.
+fn has_room(shared: &Shared) -> bool {
+    shared.accounting().tracker().is_none_or(|tracker| tracker.has_room())
 }
 
 /// The next look at the listening sockets; waits for ever where nobody looks.

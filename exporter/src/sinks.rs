@@ -35,6 +35,12 @@ impl<T> Sinks<T> {
         self.0.is_empty()
     }
 
+    /// Whether each has room for half of what it can have waiting. One that nobody reads any more has.
+    pub(crate) fn has_room(&self) -> bool {
+        let has_room = |channel: &Sender<_>| channel.is_closed() || channel.capacity() >= channel.max_capacity() / 2;
+        self.0.iter().all(|sink| has_room(&sink.channel))
+    }
+
     /// Hands over what `build` makes to each sink that has room for it.
     pub(crate) fn hand_over(&mut self, build: impl Fn() -> T) {
         let mut made = None;

@@ -37,6 +37,7 @@ persist = true
 [flows]
 capacity = 4096
 idle_timeout = "2m"
+active_timeout = "5m"
 clients = 7
 
 [discovery]
@@ -113,7 +114,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
         ),
         (
             "[flows]\nsize = 1",
-            r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout", "clients""#,
+            r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout", "active_timeout", "clients""#,
         ),
         ("[log]\nfile = \"x\"", r#"FILE:2: log.file: unknown key, expected one of "level", "format""#),
         (
@@ -172,10 +173,16 @@ fn what_flows_and_pins_cannot_be_is_told() {
         ("[flows]\ncapacity = 16777217", &capacity("16777217")),
         ("[flows]\ncapacity = -1", &capacity("-1")),
         ("[flows]\nidle_timeout = \"999ms\"", "FILE:2: flows.idle_timeout: found \"999ms\", expected at least \"1s\""),
+        ("[flows]\nactive_timeout = \"0s\"", "FILE:2: flows.active_timeout: found \"0s\", expected at least \"1s\""),
+        (
+            "[flows]\nactive_timeout = 900",
+            "FILE:2: flows.active_timeout: found 900, expected a span of time such as \"30s\" or \"5m\"",
+        ),
         ("[flows]\nclients = 1001", "FILE:2: flows.clients: found 1001, expected 0 to 1000"),
         ("[flows]\nclients = -1", "FILE:2: flows.clients: found -1, expected 0 to 1000"),
     ]);
     assert_eq!(load("[flows]\ncapacity = 0").flows.capacity, 0);
+    assert_eq!(load("[flows]\nactive_timeout = \"1s\"").flows.active_timeout, Duration::from_secs(1));
     assert_eq!([0, 1000].map(|clients| load(&format!("[flows]\nclients = {clients}")).flows.clients), [0, 1000]);
 }
 
@@ -473,7 +480,8 @@ fn an_empty_file_has_the_defaults() {
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
     assert_eq!((pin_path, persist), (None, false));
-    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout: Duration::from_mins(1), clients: 20 });
+    let [idle_timeout, active_timeout] = [1, 15].map(Duration::from_mins);
+    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout, active_timeout, clients: 20 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
@@ -497,7 +505,8 @@ fn a_full_file_resolves_to_what_it_says() {
     );
     assert_eq!(attach, AttachMode::Clsact);
     assert_eq!((pin_path.as_deref(), persist), (Some(Path::new("/sys/fs/bpf/tidewaiter/edge")), true));
-    assert_eq!(flows, Flows { capacity: 4096, idle_timeout: Duration::from_mins(2), clients: 7 });
+    let [idle_timeout, active_timeout] = [2, 5].map(Duration::from_mins);
+    assert_eq!(flows, Flows { capacity: 4096, idle_timeout, active_timeout, clients: 7 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let interval = Duration::from_secs(90);
     assert_eq!(discovery, Discovery { interval, limit: 512, forget_after: Duration::ZERO });
@@ -593,6 +602,7 @@ attach      auto
 pin_path    one for this network namespace
 persist     false
 flows       at most 262144, forgotten 1m after the last packet
+            told in parts of 15m if they go on for longer
 clients     at most 20 of each API
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         info, as text
@@ -628,6 +638,7 @@ attach      auto
 pin_path    one for this network namespace
 persist     true
 flows       at most 4096, forgotten 1m after the last packet
+            told in parts of 15m if they go on for longer
 clients     at most 20 of each API
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         warn, as json

@@ -108,6 +108,8 @@ pub struct Flows {
     pub capacity: u32,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Duration,
+    /// How long a flow goes on until it is told in parts, to those who want records of flows.
+    pub active_timeout: Duration,
     /// How many clients of each API are counted by themselves; nothing is counted by client if 0.
     pub clients: usize,
 }

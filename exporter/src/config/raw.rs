@@ -7,7 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
 use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
-use crate::api::{PortRange, Protocol, Role, Transport};
+use crate::{
+    api::{PortRange, Protocol, Role, Transport},
+    tracker::ACTIVE_TIMEOUT,
+};
 
 /// The configuration as it is written, with all defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +52,7 @@ impl Default for RawConfiguration {
             flows: RawFlows {
                 capacity: DEFAULT_CAPACITY.into(),
                 idle_timeout: Interval(Duration::from_mins(1)),
+                active_timeout: Interval(ACTIVE_TIMEOUT),
                 clients: 20,
             },
             discovery: RawDiscovery {
@@ -71,6 +75,8 @@ pub struct RawFlows {
     pub capacity: i64,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Interval,
+    /// How long a flow goes on until it is told in parts.
+    pub active_timeout: Interval,
     /// How many clients of each API are counted by themselves.
     pub clients: i64,
 }

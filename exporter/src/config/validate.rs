@@ -170,7 +170,7 @@ impl Check<'_> {
     }
 
     fn flows(&mut self, raw: &RawFlows) -> Flows {
-        let RawFlows { capacity, idle_timeout, clients } = raw;
+        let RawFlows { capacity, idle_timeout, active_timeout, clients } = raw;
         let in_range =
             u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
         let capacity = in_range.unwrap_or_else(|| {
@@ -178,16 +178,18 @@ impl Check<'_> {
             self.problem("flows.capacity", format!("found {capacity}, expected {least} to {most}, or 0 for no flows"));
             *least
         });
-        if idle_timeout.0 < Duration::from_secs(1) {
-            let found = humantime::format_duration(idle_timeout.0);
-            self.problem("flows.idle_timeout", format!("found \"{found}\", expected at least \"1s\""));
+        for (key, timeout) in [("flows.idle_timeout", idle_timeout), ("flows.active_timeout", active_timeout)] {
+            if timeout.0 < Duration::from_secs(1) {
+                let found = humantime::format_duration(timeout.0);
+                self.problem(key, format!("found \"{found}\", expected at least \"1s\""));
+            }
         }
         let in_range = usize::try_from(*clients).ok().filter(|clients| *clients <= MAX_CLIENTS);
         let clients = in_range.unwrap_or_else(|| {
             self.problem("flows.clients", format!("found {clients}, expected 0 to {MAX_CLIENTS}"));
             0
         });
-        Flows { capacity, idle_timeout: idle_timeout.0, clients }
+        Flows { capacity, idle_timeout: idle_timeout.0, active_timeout: active_timeout.0, clients }
     }
 
     fn discovery(&mut self, raw: &RawDiscovery) -> Discovery {
