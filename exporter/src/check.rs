@@ -83,7 +83,7 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
 
 /// What is sent to OpenTelemetry collectors: of each signal where to, and how.
 fn sent(otlp: &Otlp) -> Vec<(&'static str, String)> {
-    let Otlp { metrics, traces, logs, resource, queue_bytes: _, flush_timeout: _ } = otlp;
+    let Otlp { metrics, traces, logs, resource, queue_bytes, flush_timeout } = otlp;
     if !otlp.is_on() {
         return vec![("otlp", "nothing is sent: no endpoint for a signal that is enabled".to_owned())];
     }
@@ -103,14 +103,20 @@ fn sent(otlp: &Otlp) -> Vec<(&'static str, String)> {
         .map(|(signal, how)| (signal, how.unwrap_or_else(|| "not sent by OTLP".to_owned())))
         .into();
     if !resource.is_empty() {
-        lines.push(("resource", join(resource.iter().map(|(name, value)| format!("{name}={value}")))));
+        let attributes: Vec<_> = resource.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        lines.push(("resource", attributes.join(", ")));
     }
+    let flush_timeout = humantime::format_duration(*flush_timeout);
+    lines.push((
+        "otlp",
+        format!("at most {queue_bytes} bytes of each signal wait; at the end, for {flush_timeout} more"),
+    ));
     lines
 }
 
 /// Where a signal is sent. Of what may be a secret, only that it is there: values of headers, the query of a URL.
 fn route(target: &OtlpTarget) -> String {
-    let OtlpTarget { endpoint, protocol, headers, compression, timeout, certificate: _, client: _ } = target;
+    let OtlpTarget { endpoint, protocol, headers, compression, timeout, certificate, client } = target;
     let (url, protocol) = match protocol {
         OtlpProtocol::Http => (format!("{}{}", authority(endpoint), endpoint.path()), "http/protobuf"),
         OtlpProtocol::Grpc => (authority(endpoint), "grpc"),
@@ -121,9 +127,13 @@ fn route(target: &OtlpTarget) -> String {
         OtlpCompression::None => "not compressed",
     };
     let timeout = humantime::format_duration(*timeout);
-    let names = join(headers.iter().map(|(name, _)| name));
-    let headers = if names.is_empty() { names } else { format!(", headers {names}") };
-    format!("{url}{query} by {protocol}, {compression}, timeout {timeout}{headers}")
+    let mut parts = vec![format!("{url}{query} by {protocol}"), compression.to_owned(), format!("timeout {timeout}")];
+    if !headers.is_empty() {
+        parts.push(format!("headers {}", join(headers.iter().map(|(name, _)| name))));
+    }
+    parts.extend(certificate.as_ref().map(|path| format!("certificate {}", path.display())));
+    parts.extend(client.as_ref().map(|client| format!("client certificate {}", client.certificate.display())));
+    parts.join(", ")
 }
 
 fn authority(endpoint: &Uri) -> String {
@@ -133,5 +143,5 @@ fn authority(endpoint: &Uri) -> String {
 
 fn gathered(batch: &OtlpBatch) -> String {
     let OtlpBatch { delay, size, queue } = batch;
-    format!("at most {size} in a request, {} waiting, every {}", queue, humantime::format_duration(*delay))
+    format!("at most {size} in a request, {queue} waiting, every {}", humantime::format_duration(*delay))
 }

@@ -125,7 +125,7 @@ pub struct Overrides {
 /// What the command line sets of what is sent to OpenTelemetry collectors.
 #[derive(Clone, Debug, Default, Serialize, Args)]
 pub struct OtlpOverrides {
-    /// The OpenTelemetry collector that metrics, traces and logs are sent to, such as http://localhost:4318 [default: none].
+    /// The OpenTelemetry collector that metrics, traces and logs are sent to [default: none, nothing is sent].
     #[arg(long = "otlp-endpoint", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic for a stack trace")]
 
+mod check;
+
 use std::{
     fs,
     net::IpAddr,
@@ -19,6 +21,8 @@ use tidewaiter::{
         LogLevel, error::Place,
     },
 };
+
+use self::check::{NONE, check};
 
 /// Bad configuration (`EX_CONFIG`, `sysexits.h`).
 const BAD_CONFIGURATION: Option<i32> = Some(78);
@@ -585,32 +589,11 @@ fn the_command_line_comes_before_the_file() {
     );
 }
 
-/// What `tidewaiter check` said.
-#[derive(Debug)]
-struct Checked {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// Runs `tidewaiter check FILE arguments`, with nothing in its environment but `variables`.
-fn check(contents: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Checked {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("tidewaiter.toml");
-    fs::write(&path, contents).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewaiter"));
-    command.env_clear().envs(variables.iter().copied()).arg("check").arg(&path).args(arguments);
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let [stdout, stderr] =
-        [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap().replace(&path.display().to_string(), "FILE"));
-    Checked { code: status.code(), stdout, stderr }
-}
-
 #[test]
 fn check_prints_what_a_file_resolves_to() {
     let contents = "interfaces = 'lo'\n[[api]]\nname = 'orders'\nports = [8080, '9000-9010']\n\
                     [[api]]\nname = 'dns'\nports = [53]\ntransport = ['udp', 'tcp']\nrole = 'client'\naddress = '::1'\nexpect = ['tls', 'dns']";
-    let checked = check(contents, &[], &[]);
+    let checked = check(contents, NONE, &[]);
     let expected = "\
 file        FILE
 listen      0.0.0.0:9473
@@ -722,7 +705,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
 
 #[test]
 fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
-    let bad_file = check("listen = 5", &[], &[]);
+    let bad_file = check("listen = 5", NONE, &[]);
     assert_eq!(
         (bad_file.code, bad_file.stderr.as_str()),
         (BAD_CONFIGURATION, "tidewaiter: FILE:1: listen: found 5, expected a string\n")
@@ -732,7 +715,7 @@ fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
         ("", &["--interface", "lo", "--interface", "nosuch0"][..], "command line: interfaces.1"),
         ("interfaces = [\n'lo',\n'nosuch0']", &[], "FILE:3: interfaces.1"),
     ] {
-        let no_interface = check(contents, &[], arguments);
+        let no_interface = check(contents, NONE, arguments);
         assert_eq!(no_interface.code, BAD_CONFIGURATION, "{no_interface:?}");
         let expected =
             format!("tidewaiter: {place}: found \"nosuch0\", which matches no interface, expected some of lo");
@@ -740,7 +723,7 @@ fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
     }
 
     for arguments in [&["--bogus"][..], &["--log-level", "loud"], &["--listen"], &["second-file"]] {
-        let bad_command_line = check("", &[], arguments);
+        let bad_command_line = check("", NONE, arguments);
         assert_eq!((bad_command_line.code, bad_command_line.stdout.as_str()), (Some(2), ""), "{bad_command_line:?}");
         assert!(bad_command_line.stderr.contains(arguments[0]), "{bad_command_line:?}");
     }

@@ -17,8 +17,8 @@ use toml::{
 
 use super::error::{ConfigurationError, Place, Problem};
 
-/// A configuration file that was read and is TOML.
-#[derive(Clone, Debug)]
+/// A configuration file that was read and is TOML. It may hold secrets, so it cannot be shown.
+#[derive(Clone)]
 pub struct File {
     /// Where it is.
     pub path: PathBuf,
@@ -80,8 +80,18 @@ impl Provider for &File {
 /// The offset of the value at `key` in `table`, as deep as the file goes.
 fn locate(table: &DeTable<'_>, key: &[String]) -> Option<usize> {
     let (first, rest) = key.split_first()?;
-    let (name, value) = table.iter().find(|(name, _)| name.get_ref().as_ref() == first.as_str())?;
+    let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref().as_ref() == first.as_str()) else {
+        return locate_by_parts(table, first);
+    };
     Some(locate_in_value(value, rest).unwrap_or(name.span().start))
+}
+
+/// The offset of what is called `name`, whose dots may have been written as those between tables.
+fn locate_by_parts(table: &DeTable<'_>, name: &str) -> Option<usize> {
+    table.iter().find_map(|(part, value)| {
+        let rest = name.strip_prefix(part.get_ref().as_ref())?.strip_prefix('.')?;
+        locate_in_value(value, &[rest.to_owned()])
+    })
 }
 
 fn locate_in_value(value: &Spanned<DeValue<'_>>, key: &[String]) -> Option<usize> {

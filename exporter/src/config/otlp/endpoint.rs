@@ -59,10 +59,12 @@ pub(super) fn endpoint(text: &str, protocol: OtlpProtocol, insecure: bool, path:
 fn authority_of(text: &str, protocol: OtlpProtocol) -> Option<Authority> {
     let authority = text.parse::<Authority>().ok()?;
     let host = authority.host();
-    let port = match text.get(host.len()..)?.strip_prefix(':').unwrap_or_default() {
-        "" if text.len() > host.len() + 1 => return None,
-        "" => None,
-        port => Some(port.parse::<u16>().ok().filter(|port| *port != 0)?),
+    let port = match text.get(host.len()..)? {
+        "" | ":" => None,
+        port => {
+            let digits = port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?;
+            Some(digits.parse::<u16>().ok().filter(|port| *port != 0)?)
+        }
     };
     let port = port.or((protocol == OtlpProtocol::Grpc).then_some(GRPC_PORT));
     let whole = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));

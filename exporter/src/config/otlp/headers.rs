@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for RawHeaders {
                 BTreeMap::deserialize(de::value::MapAccessDeserializer::new(table)).map(RawHeaders)
             }
 
-            /// A line of headers in the place of the table, of which the usual message would show all.
+            /// The usual message would show it.
             fn visit_str<E: de::Error>(self, _: &str) -> Result<RawHeaders, E> {
                 Err(E::custom("found a string, expected a table such as { x-api-key = \"…\" }"))
             }
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Secret {
         // The usual message would show what is there instead of a text.
         match <Value as Deserialize>::deserialize(deserializer)? {
             Value::String(_, text) => Ok(Self(text)),
-            _ => Err(de::Error::custom("found something else, expected a string in quotes")),
+            _ => Err(de::Error::custom("expected a string in quotes")),
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn header(name: &str, Secret(value): &Secret) -> Result<(HeaderName, 
     let name = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| format!("found {name:?}, expected the name of a header such as \"x-api-key\""))?;
     if RESERVED.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_BY_GRPC) {
-        return Err(format!("found the header \"{name}\", which is not for users to set, expected others"));
+        return Err(format!("found the header \"{name}\", which is the protocol's own, expected others"));
     }
     // HTTP would allow for more, gRPC does not.
     let is_printable = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());

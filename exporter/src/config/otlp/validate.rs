@@ -1,6 +1,7 @@
 //! From what was written in `[otlp]` to what is meant.
 
 use std::{
+    collections::BTreeMap,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,9 +21,11 @@ use crate::config::{error::Place, raw::Interval, validate::Check};
 /// How long an attempt may take, if nobody says (OpenTelemetry specification, "Protocol Exporter").
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Spans of time that somebody can mean, and clocks can add.
-const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=LONGEST;
-const LONGEST: Duration = Duration::from_hours(30 * 24);
+/// The longest span of time: nobody means a longer one, and clocks can still add it.
+pub(super) const LONGEST: Duration = Duration::from_hours(30 * 24);
+
+/// How long an attempt may take.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=LONGEST;
 
 /// Time between two exports of metrics: each reads all that there is in the kernel.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
@@ -95,7 +98,7 @@ impl Check<'_> {
             tables.get("protocol", |table| table.protocol).map_or(OtlpProtocol::Http, |(protocol, _)| protocol);
         let compression = tables.get("compression", |table| table.compression);
         let timeout = match tables.get("timeout", |table| table.timeout) {
-            Some((timeout, key)) => self.time(&key, timeout, &TIMES),
+            Some((timeout, key)) => self.time(&key, timeout, &TIMEOUTS),
             None => TIMEOUT,
         };
         let limit = self.variables.limit(tables.signal);
@@ -184,7 +187,7 @@ impl Check<'_> {
         OtlpBatch { delay, size, queue }
     }
 
-    fn resource(&mut self, RawResource(attributes): RawResource) -> std::collections::BTreeMap<String, String> {
+    fn resource(&mut self, RawResource(attributes): RawResource) -> BTreeMap<String, String> {
         if attributes.contains_key("") {
             let expected = "expected the name of an attribute such as \"deployment.environment.name\"";
             self.problem_at(&["otlp", "resource", ""], format!("found \"\", {expected}"));
@@ -212,7 +215,7 @@ impl Check<'_> {
                 if time < *range.start() { ("at least", *range.start()) } else { ("at most", *range.end()) };
             // In the words of whoever wrote it: OpenTelemetry's variables are in milliseconds.
             let message = if let Place::Variable(_) = self.place(key) {
-                format!("found {}, expected {which} {} milliseconds", time.as_millis(), bound.as_millis())
+                format!("found {}, expected {which} {}, in milliseconds", time.as_millis(), bound.as_millis())
             } else {
                 let [found, bound] = [time, bound].map(humantime::format_duration);
                 format!("found \"{found}\", expected {which} \"{bound}\"")

@@ -5,6 +5,7 @@
 //! if anything is sent.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     time::Duration,
@@ -16,13 +17,14 @@ use figment::{
 };
 use percent_encoding::percent_decode_str;
 
+use super::validate::LONGEST;
 use crate::config::error::{Place, Problem};
 
 /// The signals: as they are called within the names of variables, and in the configuration.
 const SIGNALS: [(&str, &str); 3] = [("METRICS", "metrics"), ("TRACES", "traces"), ("LOGS", "logs")];
 
-/// What the variables say.
-#[derive(Debug, Default)]
+/// What the variables say. Values of headers are among it, so it cannot be shown.
+#[derive(Default)]
 pub(in crate::config) struct Variables {
     /// What they set; later ones go over earlier ones.
     settings: Vec<Setting>,
@@ -33,7 +35,6 @@ pub(in crate::config) struct Variables {
 }
 
 /// What one variable sets.
-#[derive(Debug)]
 struct Setting {
     /// The name of the variable.
     variable: String,
@@ -215,14 +216,9 @@ impl Reader {
     fn resource(&mut self) {
         let variable = "OTEL_RESOURCE_ATTRIBUTES";
         if let Some(text) = self.text(variable) {
-            match pairs(&text).and_then(|pairs| {
-                pairs
-                    .into_iter()
-                    .map(|(name, value)| Some((decode(name).filter(|name| !name.is_empty())?, value)))
-                    .collect()
-            }) {
+            // Refused as a whole: the specification has the whole discarded.
+            match attributes(&text) {
                 Some(attributes) => {
-                    let attributes: Vec<_> = attributes;
                     for (name, value) in attributes {
                         self.set(variable, &["otlp", "resource", &name], value);
                     }
@@ -287,9 +283,14 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("found {text:?}, expected a whole number of milliseconds"))
 }
 
-/// Milliseconds, as the configuration has spans of time.
+/// Milliseconds, as the configuration has spans of time. Some are too long to be written so.
 fn interval(text: &str) -> Result<String, String> {
-    milliseconds(text).map(|number| format!("{number}ms"))
+    match milliseconds(text)? {
+        number if Duration::from_millis(number) > LONGEST => {
+            Err(format!("found {number}, expected at most {}, in milliseconds", LONGEST.as_millis()))
+        }
+        number => Ok(format!("{number}ms")),
+    }
 }
 
 fn integer(text: &str) -> Result<i64, String> {
@@ -301,9 +302,15 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| format!("found {text:?}, expected a number from 0 to 1"))
 }
 
-/// Headers by their names, in lower case; what is wrong with them is told without them.
+/// Attributes by their names, both decoded.
+fn attributes(text: &str) -> Option<Vec<(String, String)>> {
+    let decoded = |(name, value)| Some((decode(name).filter(|name| !name.is_empty())?, value));
+    pairs(text)?.into_iter().map(decoded).collect()
+}
+
+/// Headers by their names, in lower case. What is wrong with them is told without their values.
 fn headers(text: &str) -> Result<Dict, String> {
-    let pairs = pairs(text).ok_or_else(|| format!("found something else, {PAIRS}"))?;
+    let pairs = pairs(text).ok_or(PAIRS)?;
     let mut headers = BTreeMap::new();
     for (name, value) in pairs {
         let name = name.to_ascii_lowercase();
@@ -329,5 +336,5 @@ fn pairs(text: &str) -> Option<Vec<(&str, String)>> {
 fn decode(text: &str) -> Option<String> {
     let is_encoded = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let is_whole = text.split('%').skip(1).all(is_encoded);
-    is_whole.then(|| percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned())).flatten()
+    is_whole.then(|| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)).flatten()
 }
