@@ -32,6 +32,7 @@ pub mod network;
 pub mod old_kernel;
 pub mod packet_socket;
 pub mod random;
+pub mod rotel;
 pub mod servers;
 pub mod snapshot;
 pub mod tap;
