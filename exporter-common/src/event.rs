@@ -32,7 +32,13 @@ pub mod sample_kind {
     pub const GREETING: u8 = 0;
     /// It is not what the API expects.
     pub const UNEXPECTED: u8 = 1;
+    /// A request of HTTP/1 begins with it.
+    pub const REQUEST: u8 = 2;
 }
+
+/// How many requests of a flow are sampled, at most: its first ones. Connections that are kept alive are to be known by more than
+/// one, but none is to cost without bound.
+pub const SAMPLED_REQUESTS: u32 = 8;
 
 /// The first bytes of a payload that userspace is to look at. As many of them as there are follow in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

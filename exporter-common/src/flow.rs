@@ -289,6 +289,14 @@ impl Flow {
         Self::says(seen, direction.opposite(), NO_RESET)
     }
 
+    /// Whether `seen` says that both sides talk: the one that sends in `direction` has done more than to open a connection, and is
+    /// answered. Of a connection that was seen to open, who only pretends to be at an address does not get so far.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mutual(seen: u64, direction: Direction) -> bool {
+        Self::says(seen, direction, PLAIN) && Self::is_answered(seen, direction)
+    }
+
     const fn has_seen(&self, direction: Direction, bits: u64) -> bool {
         Self::says(self.seen, direction, bits)
     }

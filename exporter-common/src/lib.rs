@@ -72,3 +72,7 @@ pub const REPLAY: &str = "REPLAY";
 
 /// Name of the read-only switch that makes the programs keep flows.
 pub const TRACK_FLOWS: &str = "TRACK_FLOWS";
+
+/// Name of the read-only switch that makes the programs sample requests: see
+/// [`sample_kind::REQUEST`](event::sample_kind::REQUEST).
+pub const SAMPLE_REQUESTS: &str = "SAMPLE_REQUESTS";

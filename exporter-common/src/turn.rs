@@ -120,6 +120,13 @@ impl Flow {
         turns as u32 != (turns >> 32) as u32
     }
 
+    /// How many requests there were so far, of `turns` as above.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asked(turns: u64) -> u32 {
+        turns as u32
+    }
+
     /// The word that [`Flow::waits`] asks for.
     ///
     /// # Safety

@@ -35,6 +35,10 @@ switch! {
     /// Whether there is a table of flows.
     TRACK_FLOWS, tracks_flows
 }
+switch! {
+    /// Whether requests are sampled.
+    SAMPLE_REQUESTS, samples_requests
+}
 
 /// Reads a field of the context, which is of `$size`.
 ///

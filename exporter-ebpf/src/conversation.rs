@@ -2,7 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
-    event::{Lost, SAMPLE_BYTES, Sample, sample_kind},
+    event::{Lost, SAMPLE_BYTES, SAMPLED_REQUESTS, Sample, sample_kind},
     flow::{CLASSIFIED, DATAGRAMS, Flow, HTTP1, PAYLOAD, UNEXPECTED},
     histogram::Range,
     http,
@@ -14,7 +14,7 @@ use tidewaiter_common::{
 
 use crate::{
     connection::{NO_WAKEUP, details, lose},
-    context::{captured_length, is_replay, precise_nanoseconds},
+    context::{captured_length, is_replay, precise_nanoseconds, samples_requests},
     flow::Sight,
     maps::{EXPECTATIONS, SAMPLE_SCRATCH, SAMPLES, SCRATCH},
 };
@@ -109,10 +109,6 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         let is_unexpected = expected != 0 && is_unexpected;
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
-            // Anybody can send such things: half of the ring is for others.
-            if SAMPLES.query(AVAILABLE_DATA) * 2 > SAMPLES.query(RING_SIZE) {
-                return lose(Lost::Sample);
-            }
             sample(skb, sight, sample_kind::UNEXPECTED, found);
         }
         // Of traffic of no API there may be much, and nobody asks.
@@ -183,6 +179,11 @@ pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mu
                 && let Some(count) = details.requests.get_mut(beginning as usize)
             {
                 *count += 1;
+                let is_early = || Flow::asked(Flow::turns(flow)) <= SAMPLED_REQUESTS;
+                // Whoever has not been answered may have sent it to anyone.
+                if samples_requests() && is_early() && Flow::is_mutual(seen, sight.direction()) {
+                    sample(skb, sight, sample_kind::REQUEST, Protocol::Http1 as u8);
+                }
             }
             return;
         }
@@ -212,6 +213,10 @@ extern "C" fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, protocol: u8)
     let length = sight.segment.payload.min(there).min(most);
     if length == 0 || length > SAMPLE_BYTES as u32 {
         return;
+    }
+    // Anybody can send anything: half of the ring is for greetings.
+    if kind != sample_kind::GREETING && SAMPLES.query(AVAILABLE_DATA) * 2 > SAMPLES.query(RING_SIZE) {
+        return lose(Lost::Sample);
     }
     // SAFETY: this CPU's own entry, as in `account`; the helpers write and read no more than there is.
     unsafe {

@@ -4,12 +4,19 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::mpsc::Receiver;
 use tracing::warn;
 
-use crate::{api::Role, flow::Protocol};
+use crate::{
+    api::Role,
+    event::{Event, Happening},
+    flow::Protocol,
+    sinks::Sinks,
+    snapshot::SinkSnapshot,
+};
 
 /// How many anomalies of one API are told in a [`WINDOW`]; the rest is only counted.
 const MOST_TOLD: u32 = 5;
@@ -36,10 +43,11 @@ pub struct UnexpectedPayload {
     pub first_bytes: Vec<u8>,
 }
 
-/// Writes anomalies to the log, a few of each API in each window.
+/// Writes anomalies to the log, a few of each API in each window, and hands them to those who want events.
 #[derive(Debug, Default)]
 pub struct AnomalyLog {
     window: Option<Window>,
+    sinks: Sinks<Event>,
 }
 
 /// The window that the first anomaly in it has begun.
@@ -51,6 +59,18 @@ struct Window {
 }
 
 impl AnomalyLog {
+    /// Has what is told handed to a sink called `name`, which reads it from what this answers with. Where `capacity` of them
+    /// wait there, more are dropped.
+    pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
+        self.sinks.add(name, capacity)
+    }
+
+    /// What was handed to each sink.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<SinkSnapshot> {
+        self.sinks.snapshot()
+    }
+
     /// Tells of `anomaly` unless there were many of its API of late.
     pub fn tell(&mut self, anomaly: &UnexpectedPayload, now: Instant) {
         self.tick(now);
@@ -68,6 +88,8 @@ impl AnomalyLog {
             first_bytes = %first_bytes.escape_ascii(),
             "anomaly: a flow's payload is not what its API expects"
         );
+        let time = SystemTime::now();
+        self.sinks.hand_over(|| Event { time, what: Happening::UnexpectedPayload(anomaly.clone()) });
     }
 
     /// Says what time it is, and tells how many anomalies were not told once their window is over. To be called each second or
@@ -75,6 +97,8 @@ impl AnomalyLog {
     pub fn tick(&mut self, now: Instant) {
         for (api, untold) in self.untold(now) {
             warn!(%api, untold, "more anomalies of the last minute: they are counted all");
+            let time = SystemTime::now();
+            self.sinks.hand_over(|| Event { time, what: Happening::MoreAnomalies { api: Arc::clone(&api), untold } });
         }
     }
 

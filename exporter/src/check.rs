@@ -2,16 +2,23 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use http::{Uri, uri::Authority};
+
 use crate::{
     api::{Api, join},
-    config::{ApiSource, Configuration, Discovery, Flows, InterfaceSelection},
+    config::{
+        ApiSource, Configuration, Discovery, Flows, InterfaceSelection,
+        otlp::{
+            Otlp, OtlpBatch, OtlpCompression, OtlpHistograms, OtlpLogs, OtlpMetrics, OtlpProtocol, OtlpTarget,
+            OtlpTraces,
+        },
+    },
     interfaces::Links,
 };
 
 /// What `configuration` resolves to on a host with `links`, for people to read.
 pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
-        configuration;
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = configuration;
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
@@ -39,10 +46,14 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
     let path = pin_path.as_ref().map_or("one for this network namespace".to_owned(), |path| path.display().to_string());
     line("pin_path", &path)?;
     line("persist", persist)?;
-    let Flows { capacity, idle_timeout, clients } = flows;
-    let idle_timeout = humantime::format_duration(*idle_timeout);
+    let Flows { capacity, idle_timeout, active_timeout, clients } = flows;
+    let [idle_timeout, active_timeout] = [idle_timeout, active_timeout].map(|time| humantime::format_duration(*time));
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
+    line("", &format_args!("told in parts of {active_timeout} if they go on for longer"))?;
     line("clients", &format_args!("at most {clients} of each API"))?;
+    for (signal, how) in sent(otlp) {
+        line(signal, &how)?;
+    }
     line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
 
     match apis {
@@ -68,4 +79,59 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         }
     }
     Ok(text)
+}
+
+/// What is sent to OpenTelemetry collectors: of each signal where to, and how.
+fn sent(otlp: &Otlp) -> Vec<(&'static str, String)> {
+    let Otlp { metrics, traces, logs, resource, queue_bytes: _, flush_timeout: _ } = otlp;
+    if !otlp.is_on() {
+        return vec![("otlp", "nothing is sent: no endpoint for a signal that is enabled".to_owned())];
+    }
+    let metrics = metrics.as_ref().map(|OtlpMetrics { target, interval, histograms }| {
+        let histograms = match histograms {
+            OtlpHistograms::Exponential => "exponential",
+            OtlpHistograms::Explicit => "explicit",
+        };
+        format!("{}: every {}, {histograms} histograms", route(target), humantime::format_duration(*interval))
+    });
+    let traces = traces.as_ref().map(|OtlpTraces { target, sample_ratio, batch }| {
+        format!("{}: {sample_ratio} of flows, {}", route(target), gathered(batch))
+    });
+    let logs = logs.as_ref().map(|OtlpLogs { target, batch }| format!("{}: {}", route(target), gathered(batch)));
+
+    let mut lines: Vec<_> = [("metrics", metrics), ("traces", traces), ("logs", logs)]
+        .map(|(signal, how)| (signal, how.unwrap_or_else(|| "not sent by OTLP".to_owned())))
+        .into();
+    if !resource.is_empty() {
+        lines.push(("resource", join(resource.iter().map(|(name, value)| format!("{name}={value}")))));
+    }
+    lines
+}
+
+/// Where a signal is sent. Of what may be a secret, only that it is there: values of headers, the query of a URL.
+fn route(target: &OtlpTarget) -> String {
+    let OtlpTarget { endpoint, protocol, headers, compression, timeout, certificate: _, client: _ } = target;
+    let (url, protocol) = match protocol {
+        OtlpProtocol::Http => (format!("{}{}", authority(endpoint), endpoint.path()), "http/protobuf"),
+        OtlpProtocol::Grpc => (authority(endpoint), "grpc"),
+    };
+    let query = if endpoint.query().is_some() { "?…" } else { "" };
+    let compression = match compression {
+        OtlpCompression::Gzip => "gzip",
+        OtlpCompression::None => "not compressed",
+    };
+    let timeout = humantime::format_duration(*timeout);
+    let names = join(headers.iter().map(|(name, _)| name));
+    let headers = if names.is_empty() { names } else { format!(", headers {names}") };
+    format!("{url}{query} by {protocol}, {compression}, timeout {timeout}{headers}")
+}
+
+fn authority(endpoint: &Uri) -> String {
+    let authority = endpoint.authority().map_or("", Authority::as_str);
+    format!("{}://{authority}", endpoint.scheme_str().unwrap_or_default())
+}
+
+fn gathered(batch: &OtlpBatch) -> String {
+    let OtlpBatch { delay, size, queue } = batch;
+    format!("at most {size} in a request, {} waiting, every {}", queue, humantime::format_duration(*delay))
 }

@@ -114,9 +114,21 @@ pub struct Overrides {
     #[arg(long = "interface", value_name = "NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
+    /// What is sent to OpenTelemetry collectors.
+    #[command(flatten)]
+    pub otlp: OtlpOverrides,
     /// How the log is written.
     #[command(flatten)]
     pub log: LogOverrides,
+}
+
+/// What the command line sets of what is sent to OpenTelemetry collectors.
+#[derive(Clone, Debug, Default, Serialize, Args)]
+pub struct OtlpOverrides {
+    /// The OpenTelemetry collector that metrics, traces and logs are sent to, such as http://localhost:4318 [default: none].
+    #[arg(long = "otlp-endpoint", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
 }
 
 /// What the command line sets of the log.

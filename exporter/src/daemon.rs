@@ -1,6 +1,6 @@
 //! The daemon: everything put together, from start to end.
 
-use std::{future::pending, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{future::pending, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -8,14 +8,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
     task::yield_now,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
 use crate::{
     accounting::Accounting,
     capabilities::{self, CapabilityError},
-    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError},
+    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, otlp::Otlp},
     discovery::{self, Scan, helper::HelperError},
     http::{self, Shared},
     interfaces::{Follower, Links, Unit, Unknown},
@@ -23,6 +23,7 @@ use crate::{
         FlowCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
         pins::{PinError, Pins},
     },
+    otlp::{self, Exporter, OtlpError, Prepared, Sources},
     slots::GRACE,
     tracker::FlowTracker,
 };
@@ -35,6 +36,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Time between two looks at what the kernel tells of flows.
 const DRAIN: Duration = Duration::from_millis(100);
+
+/// How long those who want records of flows are told of those that go on, before the end.
+const LAST_FLOWS: Duration = Duration::from_secs(3);
 
 /// For how long nobody else gets at the accounting, or the thread, while flows are looked after.
 const SLICE: Duration = Duration::from_millis(5);
@@ -62,6 +66,9 @@ pub enum DaemonError {
     /// The process that looks for listening sockets failed.
     #[error(transparent)]
     Discovery(#[from] HelperError),
+    /// Nothing can be sent over OTLP.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// Netlink failed.
     #[error("cannot list the network interfaces: {0}")]
     Interfaces(#[from] rtnetlink::Error),
@@ -81,18 +88,8 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration {
-        file: _,
-        listen,
-        interfaces: selection,
-        attach,
-        pin_path,
-        persist,
-        flows,
-        apis,
-        otlp: _,
-        log: _,
-    } = configuration;
+    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
+        configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
@@ -104,20 +101,37 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let listener = TcpListener::bind(listen).await.map_err(|source| DaemonError::Listen { address: listen, source })?;
     let address = listener.local_addr().map_err(|source| DaemonError::Listen { address: listen, source })?;
 
-    let pins = open_pins(pin_path, persist)?;
+    let pin_path = match pin_path {
+        Some(path) => path,
+        None => Pins::default_path(namespace_cookie()?),
+    };
+    let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
+    let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
-    let kernel = Kernel::load(LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true })?;
+    // Only spans say of which traces their requests are part.
+    let trace_parents = otlp.traces.is_some();
+    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
-        accounting.follow_flows(FlowTracker::new(flows.clients, std::time::Instant::now()))?;
+        let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
+        accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
-    let shared = Shared::new(accounting);
+    let sources = sources(&otlp, &mut accounting);
+    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
         Ok(discovered) => discovered,
         Err(error) => {
             give_up(&shared);
             return Err(error);
+        }
+    };
+    let exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            give_up(&shared);
+            return Err(error.into());
         }
     };
     if let Some(discovered) = &mut discovered
@@ -135,6 +149,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     return_memory();
 
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
+    let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Each branch may be cancelled while it waits: none loses anything by that.
@@ -148,16 +163,23 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
+            () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
         }
     }
 
     let ended = if persist {
         info!("stopping: the programs stay attached and go on counting for the next start");
+        send_metrics(exporter.as_ref(), &shared);
         Ok(())
     } else {
         info!("stopping");
+        finish_flows(&shared).await;
+        send_metrics(exporter.as_ref(), &shared);
         shared.accounting().end()
     };
+    if let Some(exporter) = exporter {
+        exporter.end().await;
+    }
     drop(stop_serving);
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
     Ok(ended?)
@@ -202,12 +224,8 @@ fn give_up(shared: &Shared) {
 
 /// The folder of pins. Without `persist` it is only there for an end that nobody asked for: then nothing that stands in the
 /// way of pinning stands in the way of accounting.
-fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, DaemonError> {
-    let path = match path {
-        Some(path) => path,
-        None => Pins::default_path(namespace_cookie()?),
-    };
-    match Pins::open(&path) {
+fn open_pins(path: &Path, persist: bool) -> Result<Option<Pins>, DaemonError> {
+    match Pins::open(path) {
         Ok(pins) => Ok(Some(pins)),
         Err(error @ (PinError::Busy { .. } | PinError::Foreign { .. })) => Err(KernelError::from(error).into()),
         Err(error) if persist => Err(KernelError::from(error).into()),
@@ -215,6 +233,35 @@ fn open_pins(path: Option<PathBuf>, persist: bool) -> Result<Option<Pins>, Daemo
             warn!(%error, "nothing is pinned: should this process be killed, its counters are lost");
             Ok(None)
         }
+    }
+}
+
+/// Where what is sent over OTLP comes from.
+fn sources(otlp: &Otlp, accounting: &mut Accounting) -> Sources {
+    let events = otlp.logs.as_ref().map(|logs| accounting.add_event_sink(otlp::SINK, logs.batch.queue));
+    let records = match (&otlp.traces, accounting.tracker()) {
+        (Some(traces), Some(tracker)) => Some(tracker.add_sink(otlp::SINK, traces.batch.queue)),
+        (Some(_), None) => {
+            warn!("no spans are sent over OTLP, because flows.capacity is 0");
+            None
+        }
+        (None, _) => None,
+    };
+    Sources { records, events }
+}
+
+/// Waits for the next tick; for ever where there is none.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
+    }
+}
+
+/// Has all counts of this moment sent over OTLP.
+fn send_metrics(exporter: Option<&Exporter>, shared: &Shared) {
+    if let Some(exporter) = exporter {
+        exporter.send(Arc::new(shared.snapshot()));
     }
 }
 
@@ -240,6 +287,28 @@ async fn look_after_flows(
             Err(error) => return warn!(%error, "cannot look after the flows"),
         }
     }
+}
+
+/// Has all flows told to those who want records, because they go with the exporter, and lets others do something in between.
+async fn finish_flows(shared: &Shared) {
+    let deadline = std::time::Instant::now() + LAST_FLOWS;
+    loop {
+        let now = std::time::Instant::now();
+        let finished = shared.accounting().finish_all_flows(deadline.min(now + SLICE));
+        match finished {
+            Ok(0) => return,
+            Ok(left) if now >= deadline => return warn!(flows = left, "there was no time to tell of all flows"),
+            // Here there is time to wait for those who read the records.
+            Ok(_) if !has_room(shared) => sleep(SLICE).await,
+            Ok(_) => yield_now().await,
+            Err(error) => return warn!(%error, "cannot tell of the flows that go on"),
+        }
+    }
+}
+
+/// Whether those who want records of flows have room for many more.
+fn has_room(shared: &Shared) -> bool {
+    shared.accounting().tracker().is_none_or(|tracker| tracker.has_room())
 }
 
 /// The next look at the listening sockets; waits for ever where nobody looks.

@@ -16,12 +16,14 @@ pub use tidewaiter_common::{details::CloseReason, protocol::Protocol};
 
 use crate::{
     api::{Role, reserved},
-    greeting::Greetings,
+    greeting::{Greetings, Known},
     kernel::{Ticks, from_nanoseconds},
     snapshot::{Counters, Direction},
+    trace_context::TraceParent,
 };
 
-/// One flow: the two ends of a conversation on one interface, and what passed between them.
+/// One flow: the two ends of a conversation on one interface, and what passed between them. Of a flow that is told in parts
+/// ([`FlowEnd::ActiveTimeout`]), what passed in one of them: the records of a flow add up to it.
 #[derive(Clone, Debug)]
 pub struct FlowRecord {
     /// The API that it belongs to; `unmapped` if none.
@@ -38,15 +40,16 @@ pub struct FlowRecord {
     pub protocol: u8,
     /// Packets and bytes on the wire, by [`Direction::index`].
     pub wire: [Counters; Direction::COUNT],
-    /// The TCP flags of all segments, by [`Direction::index`]; 0 for other protocols.
+    /// The TCP flags of all segments, by [`Direction::index`]; 0 for other protocols. Of a part: of all segments since the flow
+    /// began.
     pub tcp_flags: [u8; Direction::COUNT],
-    /// When its first packet passed.
+    /// When its first packet passed. Of a part that is not the first: the end of the one before.
     pub first: SystemTime,
     /// When its last packet passed.
     pub last: SystemTime,
     /// How it ended; `None` while it goes on.
     pub end: Option<FlowEnd>,
-    /// How long the handshake took, if it was seen.
+    /// How long the handshake took, if it was seen; told with the first part alone.
     pub handshake: Option<Duration>,
     /// How many answers were timed.
     pub responses: u64,
@@ -58,15 +61,21 @@ pub struct FlowRecord {
     pub application: Protocol,
     /// What TLS says in the clear, for TLS.
     pub tls: Option<Arc<TlsHello>>,
+    /// The traces that its first requests were part of, for plain HTTP/1; none unless somebody asks for them.
+    pub trace_parents: Vec<TraceParent>,
 }
 
-/// How a flow ended.
+/// How a flow ended, or why it was told although it did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowEnd {
     /// It was closed so; of a flow that is no connection, it has been quiet for long.
     Closed(CloseReason),
     /// It was an attempt to connect, which was refused.
     Refused,
+    /// It goes on, and has done so for the active timeout since it was last told (`flowEndReason` 2 of IPFIX, RFC 5102).
+    ActiveTimeout,
+    /// It goes on, but the exporter ends (`flowEndReason` 4).
+    ForcedEnd,
 }
 
 /// What the two hellos of TLS say in the clear (RFC 8446).
@@ -85,10 +94,16 @@ impl FlowRecord {
     /// here.
     #[must_use]
     pub fn new(key: &FlowKey, flow: &Flow, context: &FlowContext) -> Self {
+        Self::with(key, flow, context.greetings.of(key), context)
+    }
+
+    /// The same, where `known` is what is known of its first payloads.
+    #[must_use]
+    pub fn with(key: &FlowKey, flow: &Flow, known: Known, context: &FlowContext) -> Self {
         let FlowKey { local, remote, interface, local_port, remote_port, protocol } = *key;
         let (api, role) = context.api(flow.api);
         let (first, last) = context.clock.times(flow);
-        let (tls, told) = context.greetings.of(key);
+        let Known { tls, application, trace_parents } = known;
         Self {
             api,
             role,
@@ -105,8 +120,9 @@ impl FlowRecord {
             responses: flow.responses,
             response_time: Duration::from_nanos(flow.response_time),
             retransmitted: flow.retransmitted,
-            application: told.unwrap_or_else(|| flow.application()),
+            application: application.unwrap_or_else(|| flow.application()),
             tls,
+            trace_parents,
         }
     }
 
@@ -119,6 +135,17 @@ impl FlowRecord {
 }
 
 impl FlowEnd {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed(reason) => reason.as_str(),
+            Self::Refused => "refused",
+            Self::ActiveTimeout => "active_timeout",
+            Self::ForcedEnd => "forced_end",
+        }
+    }
+
     /// How `flow` has ended by itself, if it has.
     fn of(flow: &Flow) -> Option<Self> {
         if flow.seen & REFUSED != 0 {
@@ -202,8 +229,16 @@ impl FlowClock {
         Self::Kernel { now: SystemTime::now(), monotonic, ticks, tick }
     }
 
+    /// What time it is by the clock that [`Flow::first`] is told by; in a capture, when the last packet of `flow` passed.
+    pub(crate) const fn moment(self, flow: &Flow) -> u64 {
+        match self {
+            Self::Kernel { monotonic, .. } => monotonic,
+            Self::Captured => flow.last,
+        }
+    }
+
     /// When the first and the last packet of `flow` passed.
-    fn times(self, flow: &Flow) -> (SystemTime, SystemTime) {
+    pub(crate) fn times(self, flow: &Flow) -> (SystemTime, SystemTime) {
         match self {
             Self::Captured => (from_nanoseconds(flow.first), from_nanoseconds(flow.last)),
             Self::Kernel { now, monotonic, ticks, tick } => {
@@ -279,6 +314,15 @@ mod tests {
             assert_eq!(FlowRecord::new(&KEY, &flow, &context()).end, live, "{seen:x}");
             assert_eq!(FlowRecord::finished(&KEY, &flow, &context()).end, finished, "{seen:x}");
         }
+    }
+
+    #[test]
+    fn every_end_has_a_word_of_its_own() {
+        use CloseReason::{Fin, Idle, Reset};
+        let closed = [Fin, Reset, Idle].map(FlowEnd::Closed);
+        let words = [closed.as_slice(), &[FlowEnd::Refused, FlowEnd::ActiveTimeout, FlowEnd::ForcedEnd]].concat();
+        let words: Vec<_> = words.into_iter().map(FlowEnd::as_str).collect();
+        assert_eq!(words, ["fin", "reset", "idle", "refused", "active_timeout", "forced_end"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tidewaiter::{
     interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
+    otlp::OtlpError,
     replay::{Format, Replay, ReplayError},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -132,7 +133,8 @@ fn runtime() -> io::Result<Runtime> {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let daemon = error.downcast_ref::<DaemonError>();
     let replay = error.downcast_ref::<ReplayError>();
-    let is_configuration = error.is::<ConfigurationError>() || matches!(daemon, Some(DaemonError::Configuration(_)));
+    let is_configuration = error.is::<ConfigurationError>()
+        || matches!(daemon, Some(DaemonError::Configuration(_) | DaemonError::Otlp(OtlpError::Tls(_))));
     let is_permission = match (daemon, replay) {
         (Some(DaemonError::Capability(CapabilityError::Missing(_))), _)
         | (_, Some(ReplayError::Capability(CapabilityError::Missing(_)))) => true,

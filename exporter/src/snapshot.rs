@@ -32,6 +32,8 @@ pub const GONE: &str = "gone";
 /// All counts at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// That moment.
+    pub taken: SystemTime,
     /// Every API, `unmapped` first.
     pub apis: Vec<ApiSnapshot>,
     /// Every interface that is accounted, and [`GONE`] if there is anything in it.
@@ -44,6 +46,10 @@ pub struct Snapshot {
     pub tables: Vec<TableSnapshot>,
     /// Those who get records of flows that are over.
     pub sinks: Vec<SinkSnapshot>,
+    /// Those who get events.
+    pub event_sinks: Vec<SinkSnapshot>,
+    /// What is sent to OpenTelemetry collectors, by signal.
+    pub otlp: Vec<OtlpSnapshot>,
     /// The exporter itself.
     pub process: Option<ProcessSnapshot>,
     /// How reading each of these went.
@@ -158,6 +164,27 @@ pub struct SinkSnapshot {
     /// Records that were dropped, because too many had not been read yet.
     pub dropped: u64,
     /// Since when.
+    pub created: SystemTime,
+}
+
+/// How one signal fares on its way to an OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSnapshot {
+    /// Which one: `metrics`, `traces` or `logs`.
+    pub signal: &'static str,
+    /// Requests by what became of them.
+    pub exports: Vec<(&'static str, u64)>,
+    /// Data points, spans or log records that the collector has accepted.
+    pub exported: u64,
+    /// Those that were dropped, by the reason why.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Spans of flows that the sampler has left out; nothing for other signals.
+    pub unsampled: Option<u64>,
+    /// Bytes of requests that wait, compressed as they are kept.
+    pub queued_bytes: u64,
+    /// The most bytes that may wait.
+    pub queue_bytes: u64,
+    /// Since when this counts.
     pub created: SystemTime,
 }
 

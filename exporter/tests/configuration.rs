@@ -33,6 +33,7 @@ persist = true
 [flows]
 capacity = 4096
 idle_timeout = "2m"
+active_timeout = "5m"
 clients = 7
 
 [discovery]
@@ -101,7 +102,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -109,7 +110,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
         ),
         (
             "[flows]\nsize = 1",
-            r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout", "clients""#,
+            r#"FILE:2: flows.size: unknown key, expected one of "capacity", "idle_timeout", "active_timeout", "clients""#,
         ),
         ("[log]\nfile = \"x\"", r#"FILE:2: log.file: unknown key, expected one of "level", "format""#),
         (
@@ -168,10 +169,16 @@ fn what_flows_and_pins_cannot_be_is_told() {
         ("[flows]\ncapacity = 16777217", &capacity("16777217")),
         ("[flows]\ncapacity = -1", &capacity("-1")),
         ("[flows]\nidle_timeout = \"999ms\"", "FILE:2: flows.idle_timeout: found \"999ms\", expected at least \"1s\""),
+        ("[flows]\nactive_timeout = \"0s\"", "FILE:2: flows.active_timeout: found \"0s\", expected at least \"1s\""),
+        (
+            "[flows]\nactive_timeout = 900",
+            "FILE:2: flows.active_timeout: found 900, expected a span of time such as \"30s\" or \"5m\"",
+        ),
         ("[flows]\nclients = 1001", "FILE:2: flows.clients: found 1001, expected 0 to 1000"),
         ("[flows]\nclients = -1", "FILE:2: flows.clients: found -1, expected 0 to 1000"),
     ]);
     assert_eq!(load("[flows]\ncapacity = 0").flows.capacity, 0);
+    assert_eq!(load("[flows]\nactive_timeout = \"1s\"").flows.active_timeout, Duration::from_secs(1));
     assert_eq!([0, 1000].map(|clients| load(&format!("[flows]\nclients = {clients}")).flows.clients), [0, 1000]);
 }
 
@@ -463,22 +470,25 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load("");
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
     assert_eq!((pin_path, persist), (None, false));
-    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout: Duration::from_mins(1), clients: 20 });
+    let [idle_timeout, active_timeout] = [1, 15].map(Duration::from_mins);
+    assert_eq!(flows, Flows { capacity: 262_144, idle_timeout, active_timeout, clients: 20 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
+    assert!(!otlp.is_on(), "{otlp:?}");
     assert_eq!(log, Log { level: LogLevel::Info, format: LogFormat::Text });
 }
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, log } = load(EXAMPLE);
+    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
+        load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
@@ -491,7 +501,8 @@ fn a_full_file_resolves_to_what_it_says() {
     );
     assert_eq!(attach, AttachMode::Clsact);
     assert_eq!((pin_path.as_deref(), persist), (Some(Path::new("/sys/fs/bpf/tidewaiter/edge")), true));
-    assert_eq!(flows, Flows { capacity: 4096, idle_timeout: Duration::from_mins(2), clients: 7 });
+    let [idle_timeout, active_timeout] = [2, 5].map(Duration::from_mins);
+    assert_eq!(flows, Flows { capacity: 4096, idle_timeout, active_timeout, clients: 7 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let interval = Duration::from_secs(90);
     assert_eq!(discovery, Discovery { interval, limit: 512, forget_after: Duration::ZERO });
@@ -556,6 +567,7 @@ fn the_command_line_comes_before_the_file() {
         listen: Some("[::1]:1".to_owned()),
         interfaces: vec!["wlan*".to_owned()],
         log: LogOverrides { level: Some(LogLevel::Error), format: None },
+        ..Overrides::default()
     };
     let Configuration { listen, interfaces, attach, log, .. } = load_with(EXAMPLE, &overrides).unwrap();
     assert_eq!(listen.to_string(), "[::1]:1");
@@ -607,7 +619,9 @@ attach      auto
 pin_path    one for this network namespace
 persist     false
 flows       at most 262144, forgotten 1m after the last packet
+            told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+otlp        nothing is sent: no endpoint for a signal that is enabled
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
 api         dns: client, tcp,udp 53 at ::1, expects tls,dns
@@ -641,7 +655,9 @@ attach      auto
 pin_path    one for this network namespace
 persist     true
 flows       at most 4096, forgotten 1m after the last packet
+            told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+otlp        nothing is sent: no endpoint for a signal that is enabled
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
 ";
@@ -693,7 +709,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

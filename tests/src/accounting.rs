@@ -17,9 +17,15 @@ use crate::namespace::Namespace;
 /// Accounting of the interface called `name` of `namespace`, with port 8080 of every transport as the API "orders".
 #[must_use]
 pub fn account(namespace: &Namespace, name: &str, flows: u32, idle_timeout: Duration) -> Accounting {
+    let options = LoadOptions { flows: FlowCapacity::for_established(flows), ..LoadOptions::default() };
+    account_as(namespace, name, options, idle_timeout)
+}
+
+/// The same with a kernel side that is loaded as `options` say.
+#[must_use]
+pub fn account_as(namespace: &Namespace, name: &str, options: LoadOptions, idle_timeout: Duration) -> Accounting {
     let index = namespace.index(name);
     namespace.run(|| {
-        let options = LoadOptions { flows: FlowCapacity::for_established(flows), ..LoadOptions::default() };
         let kernel = Kernel::load(options).expect("the kernel takes the programs");
         let mut accounting = Accounting::new(kernel, AttachMode::Auto, idle_timeout).expect("it can be read");
         let transports = Transport::ALL.to_vec();

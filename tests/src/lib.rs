@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod namespace;
 pub mod network;
 pub mod old_kernel;
+pub mod otlp;
 pub mod packet_socket;
 pub mod random;
 pub mod rotel;

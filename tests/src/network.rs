@@ -117,6 +117,19 @@ impl Network {
         self.wait_until_quiet();
     }
 
+    /// Tells both hosts where the other is, so that neither asks: then nothing but what a test sends is on the wire.
+    pub fn know_each_other(&self) {
+        let Self { server, client } = self;
+        for (host, other, addresses) in [(server, client, Self::CLIENTS), (client, server, Self::SERVERS)] {
+            let link: serde_json::Value =
+                serde_json::from_str(&other.ip(&format!("-j link show {INTERFACE}"))).expect("JSON");
+            let link = link[0]["address"].as_str().expect("has one");
+            for address in addresses {
+                host.ip(&format!("neighbour replace {address} lladdr {link} dev {INTERFACE} nud permanent"));
+            }
+        }
+    }
+
     /// Waits until nothing has passed the wire for a while.
     pub fn wait_until_quiet(&self) {
         wait_until("link-local addresses to be ready", || {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tidewaiter::{
@@ -10,7 +10,8 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     snapshot::{
         ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, ProcessSnapshot, Range, Reason, Snapshot, TableSnapshot, TransmissionSnapshot,
+        InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
+        TransmissionSnapshot,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -19,12 +20,24 @@ use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
 #[must_use]
 pub fn snapshot() -> Snapshot {
     Snapshot {
+        taken: UNIX_EPOCH + Duration::from_secs(1_700_000_600),
         apis: apis(),
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
         lost: Some([1, 2, 3]),
-        sinks: Vec::new(),
+        sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
+        event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
+        otlp: vec![OtlpSnapshot {
+            signal: "traces",
+            exports: vec![("success", 4), ("partial", 1), ("retried", 2), ("rejected", 0)],
+            exported: 150,
+            dropped: vec![("queue_full", 40), ("rejected", 5), ("shutdown", 0), ("failed", 0)],
+            unsampled: Some(2),
+            queued_bytes: 4096,
+            queue_bytes: 65_536,
+            created: created(),
+        }],
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,
@@ -36,6 +49,11 @@ pub fn snapshot() -> Snapshot {
             CollectorSnapshot { name: "interfaces", success: false, duration: Duration::from_micros(80) },
         ],
     }
+}
+
+/// Since when the exporter itself counts.
+fn created() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_700_000_500)
 }
 
 /// The API `orders` of the snapshot: two ranges of ports, two transports, two protocols.

@@ -29,9 +29,6 @@ const QUIET: Duration = Duration::from_millis(500);
 /// flows shall not take the room of others for long.
 const SHORT_IDLE: Duration = Duration::from_secs(10);
 
-/// How often a flow that goes on is told of: so late, at most, are bytes of its client.
-const PERIOD: Duration = Duration::from_mins(1);
-
 /// How many flows that have ended can wait here. (44 bytes each; the rest waits in the kernel's ring, and what finds no room
 /// there is found by the next walk.)
 const MOST_RESTING: usize = 1 << 17;
@@ -62,6 +59,20 @@ pub(super) struct FlowSweeper {
     unfinished: Option<(usize, usize)>,
     /// Flows that have ended, and since which tick that is known.
     resting: VecDeque<(u64, Vec<FlowKey>)>,
+    /// How far all flows are finished, if that has begun.
+    ending: Option<Ending>,
+}
+
+/// How far all flows are finished.
+#[derive(Debug)]
+struct Ending {
+    /// The table that is walked over.
+    table: FlowTable,
+    walk: Walk,
+    /// Flows that were dealt with.
+    done: usize,
+    /// Flows that the kernel had no room to tell of.
+    missed: usize,
 }
 
 /// What is shown of a flow.
@@ -73,6 +84,8 @@ pub(super) enum Shown<'a> {
     GoingOn(&'a FlowKey, &'a Flow),
     /// One that is over: it is in no table any more.
     Finished(&'a FlowKey, &'a Flow),
+    /// One that goes on, but is told for the last time: what of it was untold is to be counted now.
+    Forced(&'a FlowKey, &'a Flow),
 }
 
 impl FlowSweeper {
@@ -87,6 +100,7 @@ impl FlowSweeper {
             new_entries: 0,
             unfinished: None,
             resting: VecDeque::new(),
+            ending: None,
         }
     }
 
@@ -135,12 +149,13 @@ impl FlowSweeper {
         Ok(false)
     }
 
-    /// Looks at some more flows, shows those that go on, and has the others finished, until `deadline`. Says whether that was too
-    /// soon: then the next call goes on with the same look.
+    /// Looks at some more flows, shows those that go on, and has the others finished, until `deadline`. What goes on is told of
+    /// each `period`, if anybody wants that. Says whether the deadline was too soon: then the next call goes on with the same look.
     pub(super) fn sweep(
         &mut self,
         kernel: &mut Kernel,
         ticks: Ticks,
+        period: Option<Duration>,
         deadline: Instant,
         show: &mut dyn FnMut(Shown<'_>),
     ) -> Result<bool, KernelError> {
@@ -160,7 +175,7 @@ impl FlowSweeper {
             };
             let read = kernel.some_flows(table, walk);
             let (flows, is_over) = read.inspect_err(|_| (self.found, self.new_found) = (0, 0))?;
-            let going_on = self.look(kernel, ticks, &flows, show)?;
+            let going_on = self.look(kernel, ticks, period, &flows, show)?;
             let (left, found, entries) = if is_established {
                 (&mut left, &mut self.found, &mut self.entries)
             } else {
@@ -181,10 +196,12 @@ impl FlowSweeper {
         &self,
         kernel: &mut Kernel,
         ticks: Ticks,
+        period: Option<Duration>,
         flows: &[(FlowKey, Flow)],
         show: &mut dyn FnMut(Shown<'_>),
     ) -> Result<usize, KernelError> {
-        let (rested, idle, told) = (ticks.ago(REST), ticks.ago(self.idle_timeout), ticks.ago(PERIOD));
+        let (rested, idle) = (ticks.ago(REST), ticks.ago(self.idle_timeout));
+        let told = period.map_or(0, |period| ticks.ago(period));
         let short_idle = ticks.ago(self.idle_timeout.min(SHORT_IDLE));
         let (mut over, mut short, mut ended, mut long) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut going_on = 0;
@@ -211,6 +228,46 @@ impl FlowSweeper {
         finish(kernel, &long, QuietSince { ended: 0, others: 0, told }, show)?;
         Ok(going_on)
     }
+
+    /// Has all flows finished that have ended or been quiet for long, and tells of the others, until `deadline`. Answers with about
+    /// how many are left: the next call goes on with them.
+    pub(super) fn finish_all(
+        &mut self,
+        kernel: &mut Kernel,
+        ticks: Ticks,
+        deadline: Instant,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<usize, KernelError> {
+        read_finished(kernel, show);
+        let idle = ticks.ago(self.idle_timeout);
+        let mut show_last = |shown: Shown<'_>| match shown {
+            Shown::Finished(key, flow) if flow.seen & ENDED == 0 && flow.last >= idle => show(Shown::Forced(key, flow)),
+            Shown::GoingOn(key, flow) => show(Shown::Forced(key, flow)),
+            shown => show(shown),
+        };
+        // What becomes established meanwhile is found in the other table.
+        let begin = || Ending { table: FlowTable::New, walk: Walk::default(), done: 0, missed: 0 };
+        let mut ending = self.ending.take().unwrap_or_else(begin);
+        while Instant::now() <= deadline {
+            let (flows, is_over) = kernel.some_flows(ending.table, &mut ending.walk)?;
+            let keys: Vec<_> = flows.iter().filter(|(_, flow)| !is_empty(flow)).map(|(key, _)| *key).collect();
+            let quiet = match ending.table {
+                // The kernel tells of no others here, but to take them out is not to count their end.
+                FlowTable::New => QuietSince { ended: u64::MAX, others: u64::MAX, told: 0 },
+                FlowTable::Established => QuietSince { ended: u64::MAX, others: idle, told: u64::MAX },
+            };
+            ending.missed += finish(kernel, &keys, quiet, &mut show_last)?;
+            ending.done += keys.len();
+            match ending.table {
+                FlowTable::New if is_over => (ending.table, ending.walk) = (FlowTable::Established, Walk::default()),
+                FlowTable::Established if is_over => return Ok(ending.missed),
+                _ => {}
+            }
+        }
+        let left = (self.entries + self.new_entries).saturating_sub(ending.done).max(1) + ending.missed;
+        self.ending = Some(ending);
+        Ok(left)
+    }
 }
 
 /// Whether a flow is a question and its answer, or hardly more, of a protocol without connections.
@@ -219,23 +276,24 @@ fn is_short(key: &FlowKey, flow: &Flow) -> bool {
     key.protocol != u32::from(protocol::TCP) && packets <= 2 * ONE_WAY_PACKETS
 }
 
-/// Has those flows finished that have been quiet long enough, and shows what they were.
+/// Has those flows finished that have been quiet long enough, and shows what they were. Answers with how many the kernel had no
+/// room to tell of.
 fn finish(
     kernel: &mut Kernel,
     mut keys: &[FlowKey],
     quiet: QuietSince,
     show: &mut dyn FnMut(Shown<'_>),
-) -> Result<(), KernelError> {
+) -> Result<usize, KernelError> {
     while !keys.is_empty() {
         let done = kernel.finish_flows(keys, quiet)?;
         read_finished(kernel, show);
         if done == 0 {
             // The kernel filled the ring again at once: let it be until the next time.
-            return Ok(());
+            return Ok(keys.len());
         }
         keys = keys.get(done..).unwrap_or_default();
     }
-    Ok(())
+    Ok(0)
 }
 
 fn read_finished(kernel: &mut Kernel, show: &mut dyn FnMut(Shown<'_>)) {

@@ -10,7 +10,7 @@ mod tracking;
 use std::{
     collections::HashMap,
     fs,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
@@ -147,6 +147,7 @@ impl Accounting {
 
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
     pub fn snapshot(&mut self) -> Snapshot {
+        let taken = SystemTime::now();
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let statistics = collect(&mut collectors, "statistics", statistics);
         let interfaces =
@@ -179,12 +180,15 @@ impl Accounting {
             },
         ];
         Snapshot {
+            taken,
             apis: apis.unwrap_or_default(),
             interfaces: interfaces.unwrap_or_default(),
             programs: programs.unwrap_or_default(),
             lost: lost.flatten(),
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
+            event_sinks: self.anomalies.sinks(),
+            otlp: Vec::new(),
             process,
             collectors,
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::Instant,
 };
 
@@ -11,6 +12,7 @@ use tidewaiter_common::{
     event::sample_kind,
     flow::{Flow, FlowKey},
 };
+use tokio::sync::mpsc::Receiver;
 
 use super::{
     Accounting,
@@ -20,6 +22,7 @@ use super::{
 };
 use crate::{
     anomaly::UnexpectedPayload,
+    event::Event,
     flow::{FlowClock, FlowContext, Protocol},
     greeting::Greetings,
     kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
@@ -56,13 +59,24 @@ impl Accounting {
         self.greetings = greetings;
     }
 
+    /// Hands what is out of the ordinary to a sink called `name`, which reads it from what this answers with. Where `capacity` of
+    /// them wait there, more are dropped.
+    pub fn add_event_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
+        self.anomalies.add_sink(name, capacity)
+    }
+
     /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.
     pub fn read_samples(&mut self, limit: usize) -> bool {
         let Self { kernel, apis, greetings, anomalies, .. } = self;
+        let wants_trace_parents = kernel.wants_trace_parents();
         kernel.read_samples(limit, |sample, payload| {
             let protocol = Protocol::from_index(sample.protocol).unwrap_or_default();
-            if sample.kind != sample_kind::UNEXPECTED {
-                return greetings.note(sample.key, protocol, payload);
+            match sample.kind {
+                sample_kind::UNEXPECTED => {}
+                sample_kind::GREETING => return greetings.note(sample.key, protocol, payload),
+                sample_kind::REQUEST if wants_trace_parents => return greetings.note_request(sample.key, payload),
+                // An exporter before us has asked for it.
+                _ => return,
             }
             let Some((api, role)) = apis.holder(sample.api) else { return };
             let FlowKey { local, remote, local_port, remote_port, .. } = sample.key;
@@ -89,7 +103,22 @@ impl Accounting {
     /// Looks at some of the flows, and has those finished that have been quiet for long, until `deadline`. Says whether that was
     /// too soon: then the next call goes on with the same look.
     pub fn sweep_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
-        self.show_flows(|flows, kernel, ticks, show| flows.sweep(kernel, ticks, deadline, show))
+        let period = self.tracker.as_ref().map(FlowTracker::period);
+        self.show_flows(|flows, kernel, ticks, show| flows.sweep(kernel, ticks, period, deadline, show))
+    }
+
+    /// Tells all flows to those who want records, because the exporter is about to end: those that have ended or been quiet for
+    /// long as they would have been told later, the others as forced to end. Goes on until `deadline`, and answers with about
+    /// how many are left: the next call goes on with them.
+    ///
+    /// The programs may go on counting meanwhile; what passes after a flow was told is counted for its API alone.
+    pub fn finish_all_flows(&mut self, deadline: Instant) -> Result<usize, KernelError> {
+        if !self.tracker.as_ref().is_some_and(FlowTracker::wants_records) {
+            return Ok(0);
+        }
+        // Samples that wait are of flows that go on, and what they say belongs to their records.
+        self.drain_flows(deadline)?;
+        self.show_flows(|flows, kernel, ticks, show| flows.finish_all(kernel, ticks, deadline, show))
     }
 
     /// Has `go` go through flows, and shows them to the tracker.
@@ -104,8 +133,9 @@ impl Accounting {
         tracker.tick(Instant::now(), ticks);
         let context = tracker.wants_records().then(|| context(apis, interfaces, greetings, ticks));
         go(flows, kernel, ticks, &mut |shown| match shown {
-            Shown::Live(key, flow) => tracker.see(key, flow),
-            Shown::GoingOn(key, flow) => tracker.go_on(key, flow),
+            Shown::Live(key, flow) => tracker.live(key, flow, context.as_ref()),
+            Shown::GoingOn(key, flow) => tracker.go_on(key, flow, context.as_ref()),
+            Shown::Forced(key, flow) => tracker.force_end(key, flow, context.as_ref()),
             Shown::Finished(key, flow) => {
                 tracker.finish(key, flow, context.as_ref());
                 greetings.forget(key);

@@ -47,8 +47,10 @@ pub enum Place {
         /// The line, counted from 1, where it is known.
         line: Option<usize>,
     },
-    /// In the environment.
+    /// In the environment, in the variable that is called after the key.
     Environment,
+    /// In the environment, in a variable that OpenTelemetry defines.
+    Variable(String),
     /// On the command line.
     CommandLine,
 }
@@ -71,9 +73,11 @@ impl fmt::Display for Problem {
                 let variable = parts.join("__").to_uppercase();
                 write!(formatter, "environment variable {ENVIRONMENT_PREFIX}{variable}: ")?;
             }
+            Place::Variable(variable) => write!(formatter, "environment variable {variable}: ")?,
             Place::CommandLine => formatter.write_str("command line: ")?,
         }
-        if !key.is_empty() {
+        // Who set a variable that is called otherwise need not know the key.
+        if !key.is_empty() && !matches!(place, Place::Variable(_)) {
             write!(formatter, "{key}: ")?;
         }
         formatter.write_str(message)
@@ -134,6 +138,7 @@ fn value(value: &Actual) -> String {
 fn expected(expected: &str) -> &str {
     match expected {
         "a sequence" => "a list",
+        "a map" => "a table",
         "i64" => "a whole number",
         "a boolean" => "true or false",
         other => other,

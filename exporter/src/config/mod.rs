@@ -12,6 +12,7 @@ pub mod raw;
 mod validate;
 
 use std::{
+    env,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -28,7 +29,7 @@ pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
     file::File,
-    otlp::Otlp,
+    otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
 };
 use crate::{api::Api, cli::Overrides};
@@ -107,6 +108,8 @@ pub struct Flows {
     pub capacity: u32,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Duration,
+    /// How long a flow goes on until it is told in parts, to those who want records of flows.
+    pub active_timeout: Duration,
     /// How many clients of each API are counted by themselves; nothing is counted by client if 0.
     pub clients: usize,
 }
@@ -146,17 +149,45 @@ impl Configuration {
             .filter(|key| !is_service_link(key.as_str()))
             .split("__")
             .global();
+        let ours = Figment::from(Flattened(environment)).merge(overrides);
+        let mut variables = Variables::read(env::vars_os());
+        variables.forget(|key| is_set(&ours, key));
 
-        let mut figment = Figment::from(Serialized::defaults(RawConfiguration::default()));
-        if let Some(file) = &file {
-            figment = figment.merge(file);
+        let layers = |variables: &Variables| {
+            let mut figment = Figment::from(Serialized::defaults(RawConfiguration::default()));
+            if let Some(file) = &file {
+                figment = figment.merge(Flattened(file));
+            }
+            variables.over(figment).merge(&ours)
+        };
+        let extract = |figment: &Figment| {
+            let raw = figment.extract::<RawConfiguration>();
+            raw.map_err(|error| ConfigurationError::from_figment(error, file.as_ref()))
+        };
+        let mut figment = layers(&variables);
+        let mut raw = extract(&figment)?;
+        let is_on = raw.otlp.is_on();
+        if !is_on {
+            // OpenTelemetry's variables are not about us then, and nothing that is in them can be wrong.
+            variables = Variables::default();
+            figment = layers(&variables);
+            raw = extract(&figment)?;
         }
-        let figment = figment.merge(environment).merge(overrides);
-        let raw = figment
-            .extract::<RawConfiguration>()
-            .map_err(|error| ConfigurationError::from_figment(error, file.as_ref()))?;
-        validate::validate(raw, file.as_ref(), &figment)
+        let configuration = validate::validate(raw, file.as_ref(), &figment, &variables)?;
+        Ok(if is_on { configuration } else { configuration.without_otlp() })
     }
+
+    fn without_otlp(mut self) -> Self {
+        self.otlp = Otlp { metrics: None, traces: None, logs: None, ..self.otlp };
+        self
+    }
+}
+
+/// Whether `figment` says anything at `key`, whose parts may have dots in them.
+fn is_set(figment: &Figment, key: &[String]) -> bool {
+    let Some((root, rest)) = key.split_first() else { return false };
+    let root = figment.find_value(root).ok();
+    rest.iter().fold(root, |value, part| value?.into_dict()?.remove(part)).is_some()
 }
 
 /// Whether a variable, of which `key` is left without the prefix, is not a user's but one that Kubernetes sets in every

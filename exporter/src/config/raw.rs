@@ -6,8 +6,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::one_or_many::OneOrMany;
-use crate::api::{PortRange, Protocol, Role, Transport};
+use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
+use crate::{
+    api::{PortRange, Protocol, Role, Transport},
+    tracker::ACTIVE_TIMEOUT,
+};
 
 /// The configuration as it is written, with all defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub struct RawConfiguration {
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
+    /// What is sent to OpenTelemetry collectors.
+    pub otlp: RawOtlp,
     /// How the log is written.
     pub log: RawLog,
     /// The APIs.
@@ -47,6 +52,7 @@ impl Default for RawConfiguration {
             flows: RawFlows {
                 capacity: DEFAULT_CAPACITY.into(),
                 idle_timeout: Interval(Duration::from_mins(1)),
+                active_timeout: Interval(ACTIVE_TIMEOUT),
                 clients: 20,
             },
             discovery: RawDiscovery {
@@ -54,6 +60,7 @@ impl Default for RawConfiguration {
                 limit: 64,
                 forget_after: Interval(Duration::from_mins(5)),
             },
+            otlp: RawOtlp::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
         }
@@ -68,6 +75,8 @@ pub struct RawFlows {
     pub capacity: i64,
     /// How long a flow is kept after its last packet.
     pub idle_timeout: Interval,
+    /// How long a flow goes on until it is told in parts.
+    pub active_timeout: Interval,
     /// How many clients of each API are counted by themselves.
     pub clients: i64,
 }
@@ -202,37 +211,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The protocol that OTLP is spoken by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"http/protobuf\" or \"grpc\"")]
-pub enum OtlpProtocol {
-    /// Protobuf in the bodies of HTTP requests.
-    #[serde(rename = "http/protobuf")]
-    Http,
-    /// gRPC.
-    Grpc,
-}
-
-/// Whether requests are compressed on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"gzip\" or \"none\"")]
-pub enum OtlpCompression {
-    /// With gzip.
-    Gzip,
-    /// Not at all.
-    None,
-}
-
-/// As what histograms are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "\"exponential\" or \"explicit\"")]
-pub enum OtlpHistograms {
-    /// As exponential histograms, in which nothing is lost.
-    Exponential,
-    /// With the bounds of the classic ones on `/metrics`, for those who know no others.
-    Explicit,
-}
-
 /// A span of time, written as `"90s"` or `"1m 30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(pub Duration);
@@ -313,9 +291,11 @@ impl<'de> Deserialize<'de> for ExpectedProtocol {
 }
 
 /// Reads what is written as a string, but is not any string.
-struct Text<F> {
-    parse: F,
-    expected: &'static str,
+pub(super) struct Text<F> {
+    /// What it is, if it is that.
+    pub(super) parse: F,
+    /// What should have been there.
+    pub(super) expected: &'static str,
 }
 
 impl<T, F: Fn(&str) -> Option<T>> de::Visitor<'_> for Text<F> {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use figment::{Figment, Source};
+use figment::{Figment, Metadata, Source, value::Value};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
 
@@ -17,7 +17,7 @@ use super::{
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
-    otlp::Otlp,
+    otlp::Variables,
     raw::{Address, ExpectedProtocol, RawApi, RawConfiguration, RawDiscovery, RawFlows},
 };
 use crate::api::{Api, Role, Transport, reserved};
@@ -38,14 +38,15 @@ const FLOW_CAPACITY: RangeInclusive<u32> = 1024..=16_777_216;
 /// The most clients that may be counted by themselves for each API: each of them is a series.
 const MAX_CLIENTS: usize = 1000;
 
-/// Validates `raw`; `file` and `figment` tell where each value was written.
+/// Validates `raw`; `file` and `figment` tell where each value was written. What is wrong with `variables` is told with the rest.
 pub(super) fn validate(
     raw: RawConfiguration,
     file: Option<&File>,
     figment: &Figment,
+    variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, log, api } = raw;
-    let mut check = Check { problems: Vec::new(), file, figment };
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, log, api } = raw;
+    let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);
     let interfaces = match interfaces {
@@ -57,6 +58,8 @@ pub(super) fn validate(
     check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
+    let otlp = check.otlp(otlp);
+    check.problems.extend(variables.mistakes().cloned());
 
     if !check.problems.is_empty() {
         return Err(ConfigurationError::Invalid(check.problems));
@@ -70,33 +73,41 @@ pub(super) fn validate(
         persist,
         flows,
         apis,
-        otlp: Otlp::default(),
+        otlp,
         log: Log { level: log.level, format: log.format },
     })
 }
 
 /// A validation under way. Each method answers with something usable even where it found a problem, so that one run
 /// finds them all.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     problems: Vec<Problem>,
     file: Option<&'a File>,
     figment: &'a Figment,
+    pub(super) variables: &'a Variables,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, key: impl Into<String>, message: String) {
-        let key = key.into();
-        let place = self.place(&key);
-        self.problems.push(Problem { key, place, message });
+    fn problem(&mut self, key: impl AsRef<str>, message: String) {
+        let key: Vec<_> = key.as_ref().split('.').collect();
+        self.problem_at(&key, message);
+    }
+
+    /// Notes a problem with the value at `key`, whose parts may have dots in them; once, although it be found on several ways.
+    pub(super) fn problem_at(&mut self, key: &[&str], message: String) {
+        let problem = Problem { key: key.join("."), place: self.place(key), message };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     /// Where the value at `key` was written.
-    fn place(&self, key: &str) -> Place {
-        let root = key.split('.').next().unwrap_or_default();
-        let metadata = self.figment.find_metadata(key).or_else(|| self.figment.find_metadata(root));
+    pub(super) fn place(&self, key: &[&str]) -> Place {
+        let metadata = find(self.figment, key).and_then(|value| self.figment.get_metadata(value.tag()));
         match (metadata, self.file) {
+            (Some(Metadata { source: Some(Source::Custom(variable)), .. }), _) => Place::Variable(variable.clone()),
             (Some(metadata), Some(file)) if matches!(metadata.source, Some(Source::File(_))) => {
-                let key: Vec<_> = key.split('.').map(str::to_owned).collect();
+                let key: Vec<_> = key.iter().map(|&part| part.to_owned()).collect();
                 Place::File { path: file.path.clone(), line: file.line(&key) }
             }
             (Some(metadata), _) if metadata.name.contains("environment") => Place::Environment,
@@ -133,8 +144,8 @@ impl Check<'_> {
             self.problem("interfaces", format!("these globs are too much: {error}"));
             GlobSet::empty()
         });
-        let pattern = |(position, text)| {
-            let place = self.place(&format!("interfaces.{position}"));
+        let pattern = |(position, text): (usize, _)| {
+            let place = self.place(&["interfaces", &position.to_string()]);
             InterfacePattern { text, place }
         };
         let patterns = patterns.into_iter().enumerate().map(pattern).collect();
@@ -159,7 +170,7 @@ impl Check<'_> {
     }
 
     fn flows(&mut self, raw: &RawFlows) -> Flows {
-        let RawFlows { capacity, idle_timeout, clients } = raw;
+        let RawFlows { capacity, idle_timeout, active_timeout, clients } = raw;
         let in_range =
             u32::try_from(*capacity).ok().filter(|capacity| *capacity == 0 || FLOW_CAPACITY.contains(capacity));
         let capacity = in_range.unwrap_or_else(|| {
@@ -167,16 +178,18 @@ impl Check<'_> {
             self.problem("flows.capacity", format!("found {capacity}, expected {least} to {most}, or 0 for no flows"));
             *least
         });
-        if idle_timeout.0 < Duration::from_secs(1) {
-            let found = humantime::format_duration(idle_timeout.0);
-            self.problem("flows.idle_timeout", format!("found \"{found}\", expected at least \"1s\""));
+        for (key, timeout) in [("flows.idle_timeout", idle_timeout), ("flows.active_timeout", active_timeout)] {
+            if timeout.0 < Duration::from_secs(1) {
+                let found = humantime::format_duration(timeout.0);
+                self.problem(key, format!("found \"{found}\", expected at least \"1s\""));
+            }
         }
         let in_range = usize::try_from(*clients).ok().filter(|clients| *clients <= MAX_CLIENTS);
         let clients = in_range.unwrap_or_else(|| {
             self.problem("flows.clients", format!("found {clients}, expected 0 to {MAX_CLIENTS}"));
             0
         });
-        Flows { capacity, idle_timeout: idle_timeout.0, clients }
+        Flows { capacity, idle_timeout: idle_timeout.0, active_timeout: active_timeout.0, clients }
     }
 
     fn discovery(&mut self, raw: &RawDiscovery) -> Discovery {
@@ -308,6 +321,22 @@ impl From<RawApi> for Api {
         expect.dedup();
         Self { name, role: role.into(), transports, ports, addresses, expect }
     }
+}
+
+/// The value at `key`, or the nearest thing around it that there is.
+fn find(figment: &Figment, key: &[&str]) -> Option<Value> {
+    let (root, rest) = key.split_first()?;
+    let mut found = figment.find_value(root).ok()?;
+    for part in rest {
+        let inner = match &found {
+            Value::Dict(_, table) => table.get(*part),
+            Value::Array(_, list) => part.parse().ok().and_then(|place: usize| list.get(place)),
+            _ => None,
+        };
+        let Some(inner) = inner.cloned() else { break };
+        found = inner;
+    }
+    Some(found)
 }
 
 /// Each of `addresses`, or `None` once if any will do.

@@ -18,23 +18,33 @@ use tower_http::compression::CompressionLayer;
 use tracing::error;
 
 pub use self::server::serve;
-use crate::{accounting::Accounting, metrics::exposition::Format};
+use crate::{accounting::Accounting, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
 
 /// What the handlers share with the rest of the program.
 #[derive(Clone, Debug)]
-pub struct Shared(Arc<Mutex<Accounting>>);
+pub struct Shared {
+    accounting: Arc<Mutex<Accounting>>,
+    otlp: Arc<[Arc<Statistics>]>,
+}
 
 impl Shared {
-    /// Shares `accounting`.
+    /// Shares `accounting`, and counts of what is sent over OTLP.
     #[must_use]
-    pub fn new(accounting: Accounting) -> Self {
-        Self(Arc::new(Mutex::new(accounting)))
+    pub fn new(accounting: Accounting, otlp: Vec<Arc<Statistics>>) -> Self {
+        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into() }
+    }
+
+    /// All counts at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let otlp = self.otlp.iter().map(|statistics| statistics.snapshot()).collect();
+        Snapshot { otlp, ..self.accounting().snapshot() }
     }
 
     /// The accounting, for a moment.
     pub fn accounting(&self) -> MutexGuard<'_, Accounting> {
         // What panicked while it held the lock left counters that are still right.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,7 +69,7 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let accept: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accept = accept.join(",");
     let format = Format::negotiate((!accept.is_empty()).then_some(accept.as_str()));
-    let snapshot = Arc::new(shared.accounting().snapshot());
+    let snapshot = Arc::new(shared.snapshot());
     match format.encode(&snapshot) {
         Ok(body) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
         Err(error) => {

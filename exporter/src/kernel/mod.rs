@@ -22,7 +22,8 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, KERNEL_LAYOUT, REPLAY, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
+    TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     record::{InstanceRecord, LAYOUT},
@@ -51,6 +52,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tidewaiter.bpf.o")
 
 /// How the kernel side is loaded.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch by itself")]
 pub struct LoadOptions {
     /// The folder where maps and hooks are pinned; nothing outlives this process without one.
     pub pins: Option<Pins>,
@@ -62,6 +64,9 @@ pub struct LoadOptions {
     pub replay: bool,
     /// Whether to count at tracepoints how transmission goes, as far as the kernel lets us.
     pub transmission: bool,
+    /// Whether requests of plain HTTP/1 are read for the traces that they are part of. It is not among what is pinned: whoever takes
+    /// over loads programs of its own.
+    pub trace_parents: bool,
 }
 
 /// How many flows there can be.
@@ -102,6 +107,7 @@ pub struct Kernel {
     pins: Option<Pins>,
     filter_handle: TcHandle,
     flows: FlowCapacity,
+    trace_parents: bool,
     created: SystemTime,
     took_over: bool,
     lost_flows: bool,
@@ -113,7 +119,7 @@ impl Kernel {
     /// # Errors
     /// Mostly for lack of permission, or a kernel that is too old.
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
-        let LoadOptions { pins, fresh, flows, replay, transmission } = options;
+        let LoadOptions { pins, fresh, flows, replay, transmission, trace_parents } = options;
         let namespace = namespace_cookie()?;
         let (took_over, lost_flows) = match &pins {
             Some(pins) => inherit(pins, namespace, fresh, flows)?,
@@ -121,8 +127,13 @@ impl Kernel {
         };
         let resolved = transmission.then(|| Resolved::of_running_kernel(namespace));
         let layout = resolved.as_ref().and_then(|resolved| Some(resolved.as_ref().ok()?.layout));
-        let loaded =
-            load_object(pins.as_ref(), flows, replay, layout).and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
+        let switches = [
+            (REPLAY, u8::from(replay)),
+            (TRACK_FLOWS, u8::from(flows.established > 0)),
+            (SAMPLE_REQUESTS, u8::from(trace_parents)),
+        ];
+        let loaded = load_object(pins.as_ref(), flows, &switches, layout)
+            .and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
         let (rings, mut ebpf) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -145,6 +156,7 @@ impl Kernel {
             pins,
             filter_handle,
             flows,
+            trace_parents,
             created: now,
             took_over,
             lost_flows,
@@ -167,6 +179,12 @@ impl Kernel {
     #[must_use]
     pub const fn flow_capacity(&self) -> FlowCapacity {
         self.flows
+    }
+
+    /// Whether requests are read for the traces that they are part of.
+    #[must_use]
+    pub const fn wants_trace_parents(&self) -> bool {
+        self.trace_parents
     }
 
     /// Whether this goes on from what an exporter before this one has left.
@@ -204,15 +222,14 @@ impl Drop for Kernel {
 fn load_object(
     pins: Option<&Pins>,
     flows: FlowCapacity,
-    replay: bool,
+    switches: &[(&str, u8)],
     layout: Option<KernelLayout>,
 ) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     for (name, entries) in sizes(flows) {
         loader.map_max_entries(name, entries);
     }
-    let switches = [(REPLAY, u8::from(replay)), (TRACK_FLOWS, u8::from(flows.established > 0))];
-    for (name, switch) in &switches {
+    for (name, switch) in switches {
         loader.override_global(name, switch, true);
     }
     if let Some(layout) = &layout {

@@ -113,6 +113,9 @@ mod tests {
     #[test]
     fn each_series_says_since_when_it_counts() {
         let snapshot = Snapshot {
+            taken: UNIX_EPOCH,
+            event_sinks: Vec::new(),
+            otlp: Vec::new(),
             lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),

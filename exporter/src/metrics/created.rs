@@ -8,21 +8,28 @@ use std::{
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{LabelPair, MetricFamily};
 use prost_types::Timestamp;
 
-use super::{api::labels, clients::CLIENT_BYTES};
+use super::{api::labels, clients::CLIENT_BYTES, exporter::EVENTS_LOST};
 use crate::{api::reserved, snapshot::Snapshot};
 
-/// Says of each counter and histogram of `families` that is about an API, a client of one, an interface or a sink since when
-/// that is counted.
+/// Says of each counter and histogram of `families` since when it counts.
 pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
     let apis: HashMap<_, _> =
         snapshot.apis.iter().map(|api| (labels(api).map(|(_, value)| value), timestamp(api.created))).collect();
     let interfaces: HashMap<_, _> =
         snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), timestamp(interface.created))).collect();
     let sinks: HashMap<_, _> = snapshot.sinks.iter().map(|sink| (sink.name, timestamp(sink.created))).collect();
+    let signals: HashMap<_, _> = snapshot.otlp.iter().map(|one| (one.signal, timestamp(one.created))).collect();
+    // Programs are loaded by each exporter anew.
+    let started = snapshot.process.map(|process| timestamp(process.started));
+    // Traffic of no API is counted for as long as the kernel's tables are there, and so is what is lost of events.
+    let tables = snapshot.apis.iter().find(|api| api.name == reserved::UNMAPPED).map(|api| timestamp(api.created));
     let (of_clients, others): (Vec<_>, Vec<_>) =
         families.iter_mut().partition(|family| family.name.contains(CLIENT_BYTES));
     stamp_clients(of_clients, snapshot);
-    for metric in others.into_iter().flat_map(|family| &mut family.metric) {
+    let of_family = |name: &str| if name.contains(EVENTS_LOST) { tables } else { started };
+    let others = others.into_iter().map(|family| (of_family(&family.name), &mut family.metric));
+    for (of_family, metric) in others.flat_map(|(start, metrics)| metrics.iter_mut().map(move |metric| (start, metric)))
+    {
         let label = |wanted: &str| {
             let label = metric.label.iter().find(|LabelPair { name, .. }| name == wanted);
             label.map(|LabelPair { value, .. }| value.as_str())
@@ -31,7 +38,8 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
         let of_api = || apis.get(&[label("api")?, label("role")?]);
         let of_interface = || interfaces.get(label("interface")?);
         let of_sink = || sinks.get(label("sink")?);
-        let created = of_api().or_else(of_interface).or_else(of_sink).copied();
+        let of_signal = || signals.get(label("signal")?);
+        let created = of_api().or_else(of_interface).or_else(of_sink).or_else(of_signal).copied().or(of_family);
         if let Some(counter) = &mut metric.counter {
             counter.start_timestamp = created;
         }
@@ -93,12 +101,15 @@ mod tests {
     #[test]
     fn an_api_in_each_role_counts_since_its_own_beginning() {
         let snapshot = Snapshot {
+            taken: UNIX_EPOCH,
             apis: vec![web(Role::Server, 1_700_000_001), web(Role::Client, 1_700_000_002)],
             interfaces: Vec::new(),
             programs: Vec::new(),
             lost: None,
             tables: Vec::new(),
             sinks: Vec::new(),
+            event_sinks: Vec::new(),
+            otlp: Vec::new(),
             process: None,
             collectors: Vec::new(),
         };

@@ -7,6 +7,9 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use super::{Families, collector};
 use crate::snapshot::{CollectorSnapshot, Lost, Snapshot, TableSnapshot};
 
+/// What the kernel could not tell, as the exposition calls it.
+pub(super) const EVENTS_LOST: &str = "events_lost";
+
 #[derive(Debug)]
 pub(super) struct ExporterCollector(pub(super) Arc<Snapshot>);
 
@@ -28,7 +31,7 @@ impl ExporterCollector {
         let lost = lost
             .iter()
             .flat_map(|counts| Lost::ALL.iter().map(|lost| ([("event", lost.as_str())], counts[*lost as usize])));
-        families.counter("events_lost", "What the kernel had no room to tell, by what it was about", lost)?;
+        families.counter(EVENTS_LOST, "What the kernel had no room to tell, by what it was about", lost)?;
 
         let collector = |collector: &CollectorSnapshot| [("collector", collector.name)];
         let success = collectors.iter().map(|one| (collector(one), u64::from(one.success)));

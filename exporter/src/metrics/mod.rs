@@ -11,6 +11,7 @@ mod histogram;
 mod http;
 mod interface;
 mod latency;
+mod otlp;
 mod process;
 mod protocol;
 mod transmission;
@@ -18,12 +19,22 @@ mod transmission;
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet},
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet,
+        prometheus_protobuf::{self, prometheus_data_model::MetricFamily},
+    },
     metrics::MetricType,
     registry::Registry,
 };
 
 use crate::snapshot::{Histogram, Range, Snapshot};
+
+/// Every metric with what it stands at in `snapshot`, and since when it counts.
+pub(crate) fn families(snapshot: &Arc<Snapshot>) -> Result<Vec<MetricFamily>, fmt::Error> {
+    let mut families = prometheus_protobuf::encode(&registry(snapshot))?;
+    created::stamp(&mut families, snapshot);
+    Ok(families)
+}
 
 fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     let mut registry = Registry::default();
@@ -37,6 +48,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(transmission::TransmissionCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(otlp::OtlpCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
     registry

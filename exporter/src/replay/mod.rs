@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tidewaiter_common::{
     counters::Counters,
+    event::FinishedFlow,
     flow::{Flow, FlowKey},
 };
 
@@ -36,7 +37,7 @@ use crate::{
     chain::chain,
     config::AttachMode,
     flow::{ApiNames, is_empty},
-    greeting::Greetings,
+    greeting::{Greetings, Known},
     interfaces::{Interface, LinkLayer},
     kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
@@ -93,10 +94,8 @@ pub struct Outcome {
     /// All counts.
     pub snapshot: Snapshot,
     /// All flows; the interface in their keys says nothing but how the frames were framed. Two can have the same ends, one
-    /// after the other.
-    pub flows: Vec<(FlowKey, Flow)>,
-    /// What the kernel has not read of first payloads.
-    pub greetings: Greetings,
+    /// after the other. With each is what the kernel has not read of its first payloads.
+    pub flows: Vec<(FlowKey, Flow, Known)>,
     /// Names and roles of the APIs, by slot.
     pub apis: ApiNames,
     /// What became of the frames.
@@ -143,12 +142,16 @@ impl Replay {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
         }
         let mut tally = Tally::default();
-        accounting.keep_greetings(Greetings::of_capture());
-        let mut flows: Vec<(FlowKey, Flow)> = Vec::new();
+        let greetings = Greetings::of_capture();
+        accounting.keep_greetings(greetings.clone());
+        let mut flows = Vec::new();
         let failures = self.each_frame(&mut progress, |file, frame| {
             tally.run(accounting.kernel(), &survey, file, frame);
-            // Attempts that were refused, and connections whose ends have opened another.
-            accounting.kernel().read_finished(|finished| flows.push((finished.key, finished.flow)));
+            // Attempts that were refused, and connections whose ends have opened another: what that says is not theirs.
+            accounting.kernel().read_finished(|FinishedFlow { key, flow, .. }| {
+                flows.push((*key, *flow, greetings.of(key)));
+                greetings.forget(key);
+            });
             accounting.read_samples(usize::MAX);
         });
         progress.end();
@@ -156,11 +159,11 @@ impl Replay {
         for table in [FlowTable::Established, FlowTable::New] {
             for (key, flow) in accounting.kernel().all_flows(table)? {
                 if !is_empty(&flow) {
-                    flows.push((key, flow));
+                    flows.push((key, flow, greetings.of(&key)));
                 }
             }
         }
-        let in_flows = flows.iter().flat_map(|(_, flow)| flow.wire()).sum::<Counters>().packets;
+        let in_flows = flows.iter().flat_map(|(_, flow, _)| flow.wire()).sum::<Counters>().packets;
         let apis = accounting.api_names();
         let mut snapshot = accounting.snapshot();
         let expected = snapshot.apis.iter().flat_map(|api| api.counters.wire).sum::<Counters>().packets;
@@ -171,7 +174,7 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        Ok(Outcome { snapshot, flows, greetings: accounting.greetings(), apis, tally, failures })
+        Ok(Outcome { snapshot, flows, apis, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
@@ -223,7 +226,7 @@ fn load(flows: usize) -> Result<Kernel, ReplayError> {
         u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
     let Some(room) = room else { return Err(ReplayError::TooManyFlows(flows)) };
     let flows = FlowCapacity { established: room, new: room };
-    Ok(Kernel::load(LoadOptions { flows, replay: true, ..LoadOptions::default() })?)
+    Ok(Kernel::load(LoadOptions { flows, replay: true, trace_parents: true, ..LoadOptions::default() })?)
 }
 
 /// What became of the frames.

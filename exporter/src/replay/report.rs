@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::Outcome;
 use crate::{
     flow::{FlowClock, FlowContext, FlowRecord},
+    greeting::Greetings,
     metrics::exposition::{ExpositionError, Format as Exposition},
     report::{Count, api::ApiRow, flow::FlowRow},
     snapshot::{Counters, Direction, Reason},
@@ -141,14 +142,16 @@ impl Outcome {
     /// The flows, in the order in which they began.
     fn flow_rows(&self) -> Vec<FlowRow> {
         let mut flows: Vec<_> = self.flows.iter().collect();
-        flows.sort_by_key(|(key, flow)| (flow.first, IpAddr::from(key.local), key.local_port, key.remote_port));
+        flows.sort_by_key(|(key, flow, _)| (flow.first, IpAddr::from(key.local), key.local_port, key.remote_port));
         let context = FlowContext {
             apis: self.apis.clone(),
             interfaces: HashMap::new(),
             clock: FlowClock::Captured,
-            greetings: self.greetings.clone(),
+            greetings: Greetings::default(),
         };
-        let rows = flows.into_iter().map(|(key, flow)| FlowRow::from(&FlowRecord::new(key, flow, &context)));
+        let rows = flows
+            .into_iter()
+            .map(|(key, flow, known)| FlowRow::from(&FlowRecord::with(key, flow, known.clone(), &context)));
         // A capture does not say which it was.
         rows.map(|row| FlowRow { interface: None, ..row }).collect()
     }

@@ -14,6 +14,7 @@ use crate::{
     api::Role,
     flow::{FlowEnd, FlowRecord, Protocol, TlsHello},
     snapshot::Direction,
+    trace_context::TraceParent,
 };
 
 /// One flow. What is not known of it is left out.
@@ -40,7 +41,7 @@ pub struct FlowRow {
     pub first: f64,
     /// And its last one.
     pub last: f64,
-    /// How it ended: `fin`, `reset`, `idle` or `refused`.
+    /// How it ended: `fin`, `reset`, `idle` or `refused`; others are told of flows that go on, see [`FlowEnd::as_str`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<&'static str>,
     /// How long the handshake took, in seconds.
@@ -58,6 +59,12 @@ pub struct FlowRow {
     /// What TLS says in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// The traces that its first requests were part of, as the header `traceparent` has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trace_parents: Vec<String>,
+    /// The flow's name by Community ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub community_id: Option<String>,
 }
 
 /// One end of a flow.
@@ -130,6 +137,7 @@ impl From<&FlowRecord> for FlowRow {
             retransmitted,
             application,
             tls,
+            trace_parents,
         } = record;
         let sent = |direction: Direction| Sent {
             count: wire[direction.index()].into(),
@@ -149,15 +157,14 @@ impl From<&FlowRecord> for FlowRow {
             transmit: sent(Direction::Transmit),
             first: seconds(*first),
             last: seconds(*last),
-            end: end.map(|end| match end {
-                FlowEnd::Closed(reason) => reason.as_str(),
-                FlowEnd::Refused => "refused",
-            }),
+            end: end.map(FlowEnd::as_str),
             handshake: handshake.map(|duration| duration.as_secs_f64()),
             responses,
             retransmitted: *retransmitted,
             application: (*application != Protocol::Unknown).then(|| application.as_str()),
             tls: tls.as_deref().map(Tls::from),
+            trace_parents: trace_parents.iter().map(TraceParent::to_string).collect(),
+            community_id: record.community_id(),
         }
     }
 }

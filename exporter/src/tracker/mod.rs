@@ -3,14 +3,15 @@
 //!
 //! The client of a flow is its other end, also where this host is the client itself: then it is the host that is called.
 //! Addresses are anybody's to choose, so all that is kept has bounds, and every table is hashed by a random key. In all, at
-//! most: [`MAX_NAMES`] names (2.5 MB); for each API the clients that are watched, 6 KB with 20 names and 50 KB with 128 or
+//! most: [`MAX_NAMES`] names (2.5 MB); what was told of [`MOST`](periods::MOST) flows that go on for long (20 MB, and only where
+//! somebody wants records); for each API the clients that are watched, 6 KB with 20 names and 50 KB with 128 or
 //! more; and 20 KB for the clients of the last minutes. With 1023 APIs that all have as many clients as anybody can forge:
 //! 30 MB with 20 names each, 75 MB with more. Few clients take next to nothing.
 
 mod candidates;
 mod clients;
 mod distinct;
-mod sinks;
+mod periods;
 mod sketch;
 
 use std::{
@@ -26,16 +27,27 @@ use tidewaiter_common::{
 };
 use tokio::sync::mpsc::Receiver;
 
-use self::{clients::Clients, distinct::Distinct, sinks::Sinks};
+use self::{
+    clients::Clients,
+    distinct::Distinct,
+    periods::{Before, Periods},
+};
 use crate::{
-    flow::{FlowContext, FlowRecord, is_empty},
+    flow::{FlowContext, FlowEnd, FlowRecord},
     kernel::Ticks,
-    snapshot::{ClientsSnapshot, SinkSnapshot},
+    sinks::Sinks,
+    snapshot::{ClientsSnapshot, Counters, Direction, SinkSnapshot},
 };
 
 /// The most clients that can have a name at a time, all APIs together: 20 of each API there can be. First come, first
 /// served.
 pub const MAX_NAMES: usize = 20 * MAX_APIS as usize;
+
+/// How long a flow goes on until it is told in parts, unless somebody says otherwise.
+pub const ACTIVE_TIMEOUT: Duration = Duration::from_mins(15);
+
+/// How often a flow that goes on is told of, at least: so late, at most, are bytes of its client.
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// Time between two reviews of who has a name, and what is told apart of clients that were seen.
 const MINUTE: Duration = Duration::from_mins(1);
@@ -54,7 +66,8 @@ pub struct FlowTracker {
     minute: u64,
     /// Flows that were last seen before this tick say nothing about who was there of late.
     recent: u64,
-    sinks: Sinks,
+    sinks: Sinks<FlowRecord>,
+    periods: Periods,
 }
 
 #[derive(Debug)]
@@ -72,16 +85,30 @@ impl FlowTracker {
     /// Counts bytes of at most `budget` clients of each API by themselves.
     #[must_use]
     pub fn new(budget: usize, now: Instant) -> Self {
+        let hasher = RandomState::new();
         Self {
             budget,
             free: MAX_NAMES,
             apis: (0..MAX_APIS).map(|_| None).collect(),
-            hasher: RandomState::new(),
+            periods: Periods::new(ACTIVE_TIMEOUT, hasher.clone()),
+            hasher,
             started: now,
             minute: 0,
             recent: 0,
             sinks: Sinks::default(),
         }
+    }
+
+    /// Tells flows that go on for longer than `active_timeout` in parts, one for each such period.
+    #[must_use]
+    pub fn with_active_timeout(self, active_timeout: Duration) -> Self {
+        Self { periods: Periods::new(active_timeout, self.hasher.clone()), ..self }
+    }
+
+    /// How often flows that go on are to be told of.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        if self.wants_records() { PERIOD.min(self.periods.active_timeout()) } else { PERIOD }
     }
 
     /// Takes note that a new API has `slot`, since the tick `since`, and that `untracked` bytes of it were counted by now in
@@ -109,21 +136,69 @@ impl FlowTracker {
     /// Takes in a flow that is over: it was taken out of the kernel's tables, or what was counted in it was. `context` is asked
     /// for only if somebody [wants records](Self::wants_records).
     pub fn finish(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
-        self.go_on(key, flow);
+        self.count_untold(key, flow);
         if let Some(context) = context
-            && !is_empty(flow)
+            && let Some(before) = self.periods.finish(key, flow)
         {
-            self.sinks.hand_over(|| FlowRecord::finished(key, flow, context));
+            self.sinks.hand_over(|| before.leave_out_of(FlowRecord::finished(key, flow, context)));
         }
     }
 
-    /// Takes in what is new of a flow that goes on for long.
-    pub fn go_on(&mut self, key: &FlowKey, flow: &Flow) {
+    /// Takes in what is new of a flow that goes on for long; `context` as in [`finish`](Self::finish). Where the active timeout
+    /// is over, the part since the last time is told. It is told as the API's that the flow belongs to by then.
+    pub fn go_on(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
+        self.count_untold(key, flow);
+        if let Some(context) = context {
+            self.tell_period(key, flow, context);
+        }
+    }
+
+    /// Takes in what there is of a flow that goes on, but will not be told of any more; `context` as in
+    /// [`finish`](Self::finish).
+    pub fn force_end(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
+        self.count_untold(key, flow);
+        if let Some(context) = context
+            && let Some(before) = self.periods.force(key, flow, context.clock)
+        {
+            self.hand_over_part(before, FlowEnd::ForcedEnd, || FlowRecord::new(key, flow, context));
+        }
+    }
+
+    /// Takes note of a flow that goes on, as it was read: the kernel may be counting in it. As often as one likes; `context` as
+    /// in [`finish`](Self::finish).
+    pub fn live(&mut self, key: &FlowKey, flow: &Flow, context: Option<&FlowContext>) {
+        self.see(key, flow);
+        let Some(context) = context else { return };
+        if flow.untold() == [Counters::default(); Direction::COUNT] {
+            // Nothing has passed since the kernel told of it, which it does not do again; so what was read is exact.
+            self.tell_period(key, flow, context);
+        } else {
+            self.periods.see(key, flow, context.clock);
+        }
+    }
+
+    /// Tells what passed of a flow that goes on since it was told last, if that was the active timeout ago.
+    fn tell_period(&mut self, key: &FlowKey, flow: &Flow, context: &FlowContext) {
+        if let Some(before) = self.periods.go_on(key, flow, context.clock) {
+            self.hand_over_part(before, FlowEnd::ActiveTimeout, || FlowRecord::new(key, flow, context));
+        }
+    }
+
+    /// Counts the client's bytes that are new.
+    fn count_untold(&mut self, key: &FlowKey, flow: &Flow) {
         self.see(key, flow);
         if self.holds(flow) {
             let [receive, transmit] = flow.untold().map(|counters| counters.bytes);
             self.count(flow.api, key.remote, receive.saturating_add(transmit));
         }
+    }
+
+    /// Hands over what is left of the record that `build` makes of a flow which goes on, as far as is known.
+    fn hand_over_part(&mut self, before: Before, reason: FlowEnd, build: impl Fn() -> FlowRecord) {
+        self.sinks.hand_over(|| {
+            let record = before.leave_out_of(build());
+            FlowRecord { end: record.end.or(Some(reason)), ..record }
+        });
     }
 
     /// Takes note of the client of a flow that goes on, or of one that is over. As often as one likes.
@@ -162,6 +237,7 @@ impl FlowTracker {
             return;
         }
         self.minute = minute;
+        self.periods.tick(minute);
         for api in self.apis.iter_mut().flatten() {
             api.clients.review();
             api.distinct.forget_before(minute);
@@ -172,6 +248,12 @@ impl FlowTracker {
     /// `capacity` of them wait there, more are dropped.
     pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<FlowRecord>> {
         self.sinks.add(name, capacity)
+    }
+
+    /// Whether every sink has room for half of the records that it can have waiting.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.sinks.has_room()
     }
 
     /// Whether there is a sink that wants records.

@@ -1,3 +1,5 @@
+mod periods;
+
 use std::{
     collections::HashMap,
     net::IpAddr,

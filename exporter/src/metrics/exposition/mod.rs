@@ -4,11 +4,11 @@ mod text;
 
 use std::{fmt, sync::Arc};
 
-use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
+use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::MetricFamily;
 use prost::Message as _;
 use thiserror::Error;
 
-use super::{created, registry};
+use super::families;
 use crate::snapshot::Snapshot;
 
 /// A format of `/metrics`.
@@ -83,9 +83,7 @@ impl Format {
 
     /// Writes the metrics of `snapshot`.
     pub fn encode(self, snapshot: &Arc<Snapshot>) -> Result<Vec<u8>, ExpositionError> {
-        let mut families = prometheus_protobuf::encode(&registry(snapshot))?;
-        created::stamp(&mut families, snapshot);
-        self.write(&families)
+        self.write(&families(snapshot)?)
     }
 
     fn write(self, families: &[MetricFamily]) -> Result<Vec<u8>, ExpositionError> {

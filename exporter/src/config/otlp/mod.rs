@@ -1,10 +1,21 @@
 //! What is sent to OpenTelemetry collectors, validated: `[otlp]` and the standard `OTEL_…` variables.
+//!
+//! [`raw`] is what a user may write, `variables` reads those that OpenTelemetry defines, as one more layer of the same, and
+//! `validate` turns both into this model.
+
+mod endpoint;
+mod headers;
+pub mod raw;
+mod resource;
+mod validate;
+mod variables;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
-pub use super::raw::{OtlpCompression, OtlpHistograms, OtlpProtocol};
+pub use self::raw::{OtlpCompression, OtlpHistograms, OtlpProtocol};
+pub(super) use self::{resource::Flattened, variables::Variables};
 
 /// What is sent, and how; there is none of it unless an endpoint is configured.
 #[derive(Clone, Debug, Default)]

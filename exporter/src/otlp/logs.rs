@@ -1,0 +1,172 @@
+//! Log records: one for each event.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue, Value,
+    logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity},
+};
+use opentelemetry_otlp::{ExporterBuildError, LogExporter};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    logs::{LogBatch, LogExporter as _, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider},
+};
+use tracing::debug;
+
+use super::{
+    attributes::{API, ROLE, application, ends},
+    courier::Courier,
+    outbox::Outbox,
+    statistics::{Dropped, Statistics},
+    worker::Maker,
+};
+use crate::{
+    anomaly::{UNEXPECTED_PAYLOAD, UnexpectedPayload},
+    api::Role,
+    event::{Event, Happening},
+};
+
+/// Makes log records of events, and requests of log records.
+pub(super) struct Logs {
+    provider: SdkLoggerProvider,
+    logger: SdkLogger,
+    scope: InstrumentationScope,
+    emitted: Emitted,
+    exporter: LogExporter,
+    courier: Courier,
+    statistics: Arc<Statistics>,
+}
+
+impl fmt::Debug for Logs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Logs").field("emitted", &self.emitted).finish_non_exhaustive()
+    }
+}
+
+/// Log records that are in no request yet.
+#[derive(Clone, Debug, Default)]
+struct Emitted(Arc<Mutex<Vec<SdkLogRecord>>>);
+
+impl Logs {
+    pub(super) fn new(
+        resource: &Resource,
+        scope: InstrumentationScope,
+        outbox: Arc<Outbox>,
+        statistics: Arc<Statistics>,
+    ) -> Result<Self, ExporterBuildError> {
+        let emitted = Emitted::default();
+        let provider =
+            SdkLoggerProvider::builder().with_resource(resource.clone()).with_log_processor(emitted.clone()).build();
+        let courier = Courier::new(outbox);
+        let mut exporter = courier.log_exporter()?;
+        exporter.set_resource(resource);
+        let logger = provider.logger_with_scope(scope.clone());
+        Ok(Self { provider, logger, scope, emitted, exporter, courier, statistics })
+    }
+}
+
+impl Maker for Logs {
+    type Thing = Event;
+
+    /// Makes a log record of `event`, and answers with how many wait to be put into a request.
+    fn add(&self, event: &Event) -> usize {
+        let Event { time, what } = event;
+        let mut record = self.logger.create_log_record();
+        record.set_timestamp(*time);
+        record.set_observed_timestamp(*time);
+        record.set_severity_number(Severity::Warn);
+        record.set_severity_text("WARN");
+        match what {
+            Happening::UnexpectedPayload(anomaly) => {
+                record.set_event_name("tidewaiter.anomaly.unexpected_payload");
+                record.set_body("a flow's payload is not what its API expects".into());
+                add_all(&mut record, unexpected_payload(anomaly));
+            }
+            Happening::MoreAnomalies { api, untold } => {
+                record.set_event_name("tidewaiter.anomaly.more");
+                record.set_body("more anomalies of the last minute: they are counted all".into());
+                let count = i64::from(*untold);
+                add_all(
+                    &mut record,
+                    vec![KeyValue::new(API, Arc::clone(api)), KeyValue::new("tidewaiter.anomaly.count", count)],
+                );
+            }
+        }
+        self.logger.emit(record);
+        self.emitted.with(|emitted| emitted.len())
+    }
+
+    /// Makes a request of all that wait.
+    async fn flush(&self) {
+        let batch = self.emitted.with(std::mem::take);
+        let items = batch.len();
+        if items == 0 {
+            return;
+        }
+        self.courier.announce(items);
+        let batch: Vec<_> = batch.iter().map(|record| (record, &self.scope)).collect();
+        if let Err(error) = self.exporter.export(LogBatch::new(&batch)).await {
+            debug!(%error, "cannot make a request of log records");
+            self.statistics.dropped(Dropped::Failed, items as u64);
+        }
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // All there is to end is this.
+        let _ = self.provider.shutdown();
+    }
+}
+
+impl Emitted {
+    fn with<T>(&self, look: impl FnOnce(&mut Vec<SdkLogRecord>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl LogProcessor for Emitted {
+    fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
+        self.with(|emitted| emitted.push(record.clone()));
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+fn unexpected_payload(anomaly: &UnexpectedPayload) -> Vec<KeyValue> {
+    let UnexpectedPayload { api, role, local, remote, application: looks_like, first_bytes } = anomaly;
+    let mut attributes = vec![
+        KeyValue::new(API, Arc::clone(api)),
+        KeyValue::new(ROLE, role.map_or("none", Role::as_str)),
+        KeyValue::new("tidewaiter.anomaly.kind", UNEXPECTED_PAYLOAD),
+        KeyValue::new("tidewaiter.payload.first_bytes", first_bytes.escape_ascii().to_string()),
+    ];
+    attributes.extend(ends(*role, *local, *remote));
+    attributes.extend(application(*looks_like));
+    attributes
+}
+
+fn add_all(record: &mut SdkLogRecord, attributes: Vec<KeyValue>) {
+    record.add_attributes(attributes.into_iter().map(|KeyValue { key, value, .. }| (key, any_value(value))));
+}
+
+/// The same value, as log records have them.
+fn any_value(value: Value) -> AnyValue {
+    match value {
+        Value::Bool(value) => value.into(),
+        Value::I64(value) => value.into(),
+        Value::F64(value) => value.into(),
+        other => other.as_str().into_owned().into(),
+    }
+}
