@@ -12,7 +12,7 @@ mod received;
 mod state;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -21,6 +21,7 @@ pub use answer::{Answer, REASON, Refusal};
 pub use certificates::{Certificates, SERVER_NAME};
 use opentelemetry_proto::tonic::{logs::v1::LogRecord, metrics::v1::Metric, resource::v1::Resource, trace::v1::Span};
 pub use received::{Export, Protocol, Received, Signal, attribute};
+use socket2::SockRef;
 pub use state::Counts;
 use state::Shared;
 use tokio::{runtime, sync::oneshot};
@@ -53,6 +54,7 @@ pub struct Collector<'a> {
 
 /// The thread of one that is there, which ends when it is told to.
 struct Server {
+    listeners: [TcpListener; 2],
     end: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -99,19 +101,20 @@ impl<'a> Collector<'a> {
         };
         self.ports = listeners.each_ref().map(|listener| listener.local_addr().expect("has one").port());
 
+        let served = listeners.each_ref().map(|listener| listener.try_clone().expect("there are descriptors left"));
         let (end, ended) = oneshot::channel();
         let (tls, shared) = (self.tls.clone(), Arc::clone(&self.shared));
         let thread = thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                for (listener, router) in listeners.into_iter().zip([grpc::router(&shared), http::router(&shared)]) {
+                for (listener, router) in served.into_iter().zip([grpc::router(&shared), http::router(&shared)]) {
                     tokio::spawn(connection::serve(listener, router, tls.clone(), Arc::clone(&shared)));
                 }
                 ended.await.ok();
             });
             // All connections end with the runtime.
         });
-        self.server = Some(Server { end, thread });
+        self.server = Some(Server { listeners, end, thread });
     }
 
     /// Is away, as a collector is that was stopped: connections end at once, and new ones are refused.
@@ -119,9 +122,13 @@ impl<'a> Collector<'a> {
     /// # Panics
     /// If it has panicked.
     pub fn stop(&mut self) {
-        if let Some(Server { end, thread }) = self.server.take() {
+        if let Some(Server { listeners, end, thread }) = self.server.take() {
             end.send(()).ok();
             let ended = thread.join();
+            for listener in &listeners {
+                // What another test starts just now may have a copy of it for a moment, by which it would still listen.
+                SockRef::from(listener).shutdown(Shutdown::Both).ok();
+            }
             // A second panic would hide the first.
             assert!(ended.is_ok() || thread::panicking(), "the receiver has panicked");
         }

@@ -2,240 +2,40 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
+mod client;
+mod exports;
+
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
     net::TcpStream,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
-use flate2::{Compression, write::GzEncoder};
-use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse, logs_service_client::LogsServiceClient},
-        metrics::v1::{
-            ExportMetricsServiceRequest, ExportMetricsServiceResponse, metrics_service_client::MetricsServiceClient,
-        },
-        trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient},
-    },
-    common::v1::{AnyValue, KeyValue, any_value::Value},
-    logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
-    metrics::v1::{Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point},
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span},
-};
+use client::{ACCEPTED, Grpc, Http, HttpAnswer, NO_CONNECTION, NOTHING, TOO_LONG};
+use exports::{export, resource, samples};
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
 use prost::Message as _;
 use tidewaiter_tests::{
     collector::{
-        Answer, Certificates, Collector, Counts, Export, Protocol, REASON, Received, Refusal, Settings, Signal,
+        Answer, Certificates, Collector, Counts, Export, PORTS, Protocol, REASON, Received, Refusal, Settings, Signal,
         attribute,
     },
     namespace::Namespace,
+    rotel::{LogEntry, Point, Rotel, SpanRecord},
     wait::{wait_for, wait_until},
 };
 use tonic::{
-    Code, Status,
-    codec::CompressionEncoding,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    Code,
+    transport::{Certificate, ClientTlsConfig, Identity},
 };
 use tonic_types::StatusExt as _;
 
-/// How long clients wait for an answer, unless it is known not to come.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long they wait for one that does not.
+/// How long clients wait for an answer that does not come.
 const IMPATIENCE: Duration = Duration::from_millis(300);
-/// How late that is.
+/// How late it is.
 const LATE: Duration = Duration::from_secs(30);
-
-fn attributes(key: &str, value: &str) -> Vec<KeyValue> {
-    let value = Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
-    vec![KeyValue { key: key.to_owned(), value, ..KeyValue::default() }]
-}
-
-fn resource() -> Resource {
-    Resource { attributes: attributes("service.name", "test"), ..Resource::default() }
-}
-
-/// As many `items` of `signal`, in one request.
-fn export(signal: Signal, items: usize) -> Export {
-    let (resource, numbers) = (Some(resource()), 0..items);
-    match signal {
-        Signal::Traces => {
-            let span = |number: usize| Span {
-                name: format!("span {number}"),
-                attributes: attributes("number", &number.to_string()),
-                ..Span::default()
-            };
-            let scope_spans = vec![ScopeSpans { spans: numbers.map(span).collect(), ..ScopeSpans::default() }];
-            let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
-            Export::Traces(ExportTraceServiceRequest { resource_spans })
-        }
-        Signal::Metrics => {
-            let point = |number: usize| NumberDataPoint {
-                value: Some(number_data_point::Value::AsInt(i64::try_from(number).unwrap())),
-                attributes: attributes("number", &number.to_string()),
-                ..NumberDataPoint::default()
-            };
-            let data = Some(Data::Gauge(Gauge { data_points: numbers.map(point).collect() }));
-            let metrics = vec![Metric { name: "metric".to_owned(), data, ..Metric::default() }];
-            let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
-            let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
-            Export::Metrics(ExportMetricsServiceRequest { resource_metrics })
-        }
-        Signal::Logs => {
-            let record = |number: usize| LogRecord {
-                severity_text: "INFO".to_owned(),
-                attributes: attributes("number", &number.to_string()),
-                ..LogRecord::default()
-            };
-            let scope_logs = vec![ScopeLogs { log_records: numbers.map(record).collect(), ..ScopeLogs::default() }];
-            let resource_logs = vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }];
-            Export::Logs(ExportLogsServiceRequest { resource_logs })
-        }
-    }
-}
-
-/// What an answer says of items that were rejected: how many, and why.
-type Partial = Option<(i64, String)>;
-
-/// A client of gRPC.
-struct Grpc<'a> {
-    namespace: &'a Namespace,
-    endpoint: Endpoint,
-    is_gzip: bool,
-}
-
-impl<'a> Grpc<'a> {
-    fn new(namespace: &'a Namespace, collector: &Collector<'_>) -> Self {
-        let endpoint = Endpoint::from_shared(collector.endpoint(Protocol::Grpc, "127.0.0.1")).unwrap();
-        Self { namespace, endpoint: endpoint.timeout(PATIENCE), is_gzip: false }
-    }
-
-    /// Sends each of `exports` by one connection, until one of them fails.
-    fn send(&self, exports: &[Export]) -> Result<Vec<Partial>, Status> {
-        self.namespace.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let channel = self.endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-                let mut answers = Vec::new();
-                for export in exports {
-                    answers.push(self.send_by(&channel, export.clone()).await?);
-                }
-                Ok(answers)
-            })
-        })
-    }
-
-    async fn send_by(&self, channel: &Channel, export: Export) -> Result<Partial, Status> {
-        let (channel, encoding) = (channel.clone(), CompressionEncoding::Gzip);
-        Ok(match export {
-            Export::Traces(request) => {
-                let mut client = TraceServiceClient::new(channel).accept_compressed(encoding);
-                client = if self.is_gzip { client.send_compressed(encoding) } else { client };
-                let partial = client.export(request).await?.into_inner().partial_success;
-                partial.map(|partial| (partial.rejected_spans, partial.error_message))
-            }
-            Export::Metrics(request) => {
-                let mut client = MetricsServiceClient::new(channel).accept_compressed(encoding);
-                client = if self.is_gzip { client.send_compressed(encoding) } else { client };
-                let partial = client.export(request).await?.into_inner().partial_success;
-                partial.map(|partial| (partial.rejected_data_points, partial.error_message))
-            }
-            Export::Logs(request) => {
-                let mut client = LogsServiceClient::new(channel).accept_compressed(encoding);
-                client = if self.is_gzip { client.send_compressed(encoding) } else { client };
-                let partial = client.export(request).await?.into_inner().partial_success;
-                partial.map(|partial| (partial.rejected_log_records, partial.error_message))
-            }
-        })
-    }
-}
-
-/// A client of HTTP: curl, with more `arguments`.
-struct Http<'a> {
-    namespace: &'a Namespace,
-    endpoint: String,
-    is_gzip: bool,
-    arguments: Vec<String>,
-}
-
-/// What curl ends with: nothing was answered, and it took too long.
-const NOTHING: i32 = 52;
-const TOO_LONG: i32 = 28;
-const NO_CONNECTION: i32 = 7;
-
-/// An answer of HTTP.
-#[derive(Debug, PartialEq)]
-struct HttpAnswer {
-    status: u16,
-    retry_after: Option<u64>,
-    partial: Partial,
-}
-
-impl<'a> Http<'a> {
-    fn new(namespace: &'a Namespace, collector: &Collector<'_>) -> Self {
-        let endpoint = collector.endpoint(Protocol::Http, "127.0.0.1");
-        Self { namespace, endpoint, is_gzip: false, arguments: Vec::new() }
-    }
-
-    fn send(&self, export: &Export) -> Result<HttpAnswer, i32> {
-        let message = match export {
-            Export::Traces(request) => request.encode_to_vec(),
-            Export::Metrics(request) => request.encode_to_vec(),
-            Export::Logs(request) => request.encode_to_vec(),
-        };
-        self.post(export.signal(), &message, "application/x-protobuf")
-    }
-
-    /// Sends `message`, and answers with what is answered, or with what curl ends with.
-    fn post(&self, signal: Signal, message: &[u8], kind: &str) -> Result<HttpAnswer, i32> {
-        let directory = tempfile::tempdir().unwrap();
-        let [body, head, answer] = ["body", "head", "answer"].map(|name| directory.path().join(name));
-        let mut command = self.namespace.command("curl");
-        command.args(["-s", "-X", "POST", "--max-time", &PATIENCE.as_secs_f64().to_string(), "-D"]).arg(&head);
-        command.arg("-o").arg(&answer).arg("-H").arg(format!("Content-Type: {kind}"));
-        if self.is_gzip {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-            encoder.write_all(message).unwrap();
-            fs::write(&body, encoder.finish().unwrap()).unwrap();
-            command.args(["-H", "Content-Encoding: gzip"]);
-        } else {
-            fs::write(&body, message).unwrap();
-        }
-        command.arg("--data-binary").arg(format!("@{}", body.display())).args(&self.arguments);
-        let status = command.arg(format!("{}{}", self.endpoint, signal.path())).status().unwrap();
-        if !status.success() {
-            return Err(status.code().unwrap());
-        }
-        let head = fs::read_to_string(head).unwrap().to_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let header = |name: &str| head.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
-        assert_eq!(header("content-type:").as_deref(), Some("application/x-protobuf"), "{head}");
-        let answer = fs::read(answer).unwrap_or_default();
-        let partial = match signal {
-            // An error says so otherwise.
-            _ if status != 200 => None,
-            Signal::Traces => {
-                let partial = ExportTraceServiceResponse::decode(&*answer).unwrap().partial_success;
-                partial.map(|partial| (partial.rejected_spans, partial.error_message))
-            }
-            Signal::Metrics => {
-                let partial = ExportMetricsServiceResponse::decode(&*answer).unwrap().partial_success;
-                partial.map(|partial| (partial.rejected_data_points, partial.error_message))
-            }
-            Signal::Logs => {
-                let partial = ExportLogsServiceResponse::decode(&*answer).unwrap().partial_success;
-                partial.map(|partial| (partial.rejected_log_records, partial.error_message))
-            }
-        };
-        Ok(HttpAnswer { status, retry_after: header("retry-after:").map(|delay| delay.parse().unwrap()), partial })
-    }
-}
-
-/// What is answered when all is well.
-const ACCEPTED: HttpAnswer = HttpAnswer { status: 200, retry_after: None, partial: None };
 
 #[test]
 fn each_signal_is_received_in_each_protocol() {
@@ -485,4 +285,46 @@ fn it_counts_what_it_cannot_read() {
     let refused = Grpc::new(&namespace, &collector).send(&[export(Signal::Logs, 200_000)]).unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
     assert_eq!(collector.counts(), Counts { connections: 4, unreadable: 4, ..Counts::default() });
+}
+
+/// As [`assert_eq`], but without all of it in what it says.
+fn assert_repeats<T: PartialEq + std::fmt::Debug>(received: &[T], sent: &[T]) {
+    for (received, sent) in received.iter().zip(sent.iter().cycle()) {
+        assert_eq!(received, sent);
+    }
+}
+
+#[test]
+fn rotel_receives_what_is_sent() {
+    // Each in a namespace of its own, as they have the same ports.
+    let (namespace, other) = (Namespace::new(), Namespace::new());
+    let (rotel, collector) = (Rotel::start(&namespace), Collector::new(&other));
+    let [spans, metrics, logs] = &samples();
+    let [grpc, http] = PORTS.map(|port| format!("http://127.0.0.1:{port}"));
+    for is_gzip in [false, true] {
+        for namespace in [&namespace, &other] {
+            let grpc = Grpc { is_gzip, ..Grpc::to(namespace, grpc.clone()) };
+            assert_eq!(grpc.send(&samples()).unwrap(), vec![None; 3]);
+            let http = Http { is_gzip, ..Http::to(namespace, http.clone()) };
+            for export in &samples() {
+                assert_eq!(http.send(export).unwrap(), ACCEPTED);
+            }
+        }
+    }
+    let points = metrics.metrics().flat_map(|(resource, metric)| Point::all(&resource, metric)).collect::<Vec<_>>();
+    let spans = spans.spans().map(|(resource, span)| SpanRecord::new(&resource, span)).collect::<Vec<_>>();
+    let logs = logs.logs().map(|(resource, record)| LogEntry::new(&resource, record)).collect::<Vec<_>>();
+    assert_eq!((points.len(), spans.len(), logs.len()), (10, 3, 3));
+    let contents = rotel.wait_for("all", |contents| {
+        let counts = [contents.points.len(), contents.spans.len(), contents.logs.len()];
+        counts == [points.len(), spans.len(), logs.len()].map(|count| 4 * count)
+    });
+    assert_repeats(&contents.points, &points);
+    assert_repeats(&contents.spans, &spans);
+    assert_repeats(&contents.logs, &logs);
+
+    // As the other one.
+    let theirs = collector.metrics();
+    let theirs = theirs.iter().flat_map(|(resource, metric)| Point::all(resource, metric)).collect::<Vec<_>>();
+    assert_repeats(&theirs, &points);
 }
