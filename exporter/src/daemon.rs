@@ -173,9 +173,11 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         Ok(())
     } else {
         info!("stopping");
+        let ended = shared.accounting().end();
+        // Nothing passes any more that could be missing in what is told now.
         finish_flows(&shared).await;
         send_metrics(exporter.as_ref(), &shared);
-        shared.accounting().end()
+        ended
     };
     if let Some(exporter) = exporter {
         exporter.end().await;

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The variable that names the folder.
-const VARIABLE: &str = "TIDEWAITER_CORPUS";
+/// The variable that names the folder. It looks like one that sets a key of the configuration, and is none.
+pub const VARIABLE: &str = "TIDEWAITER_CORPUS";
 
 /// The folder of captures: what the environment names, or `../shared/corpus` beside this repository. If there is none, that
 /// is said, where it is seen, and the test has nothing to do.

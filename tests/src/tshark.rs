@@ -1,9 +1,9 @@
 //! What Wireshark makes of traffic.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     thread::sleep,
     time::Duration,
 };
@@ -88,6 +88,22 @@ pub struct Stream {
     pub answered: Option<f64>,
     /// From each request of HTTP to its answer.
     pub http_times: Vec<f64>,
+}
+
+/// The names by Community ID of all that is in `capture`. Tunnels of GTP are not looked into: by default they are, and then go by
+/// what is inside. The capture may be cut off.
+///
+/// # Panics
+/// If tshark cannot read it.
+#[must_use]
+pub fn community_ids(capture: &Path) -> BTreeSet<String> {
+    let mut command = Command::new("tshark");
+    command.args(["-n", "--enable-protocol", "communityid", "--disable-protocol", "gtp", "-r"]).arg(capture);
+    command.args(["-T", "fields", "-E", "aggregator=/s", "-e", "communityid"]);
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let words = String::from_utf8_lossy(&stderr);
+    assert!(status.success() || words.contains("cut short in the middle of a packet"), "{command:?}: {words}");
+    String::from_utf8_lossy(&stdout).split_whitespace().map(str::to_owned).collect()
 }
 
 /// The connections in `capture`, by the client's port. Unless `whole`, an answer of HTTP is there with its head: otherwise with

@@ -78,6 +78,8 @@ fn a_live_flow_is_shown_as_it_is() {
         "local": { "address": "10.77.0.1", "port": 8080 },
         "remote": { "address": "10.77.0.2", "port": from.port() },
     });
+    let name = flow["community_id"].as_str().expect("a name");
+    assert!(name.starts_with("1:") && name.len() == 30 && flow.get("end").is_none(), "{flow}");
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&flow[key], value, "{key} of {flow}");
     }

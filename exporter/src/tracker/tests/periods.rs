@@ -263,6 +263,9 @@ fn without_room_a_flow_is_told_whole_when_it_is_over() {
     assert_eq!(told.kept(), MOST);
 }
 
+/// How a connection ends when another begins at some time.
+type End = fn(&mut Told, &mut Kept, u64);
+
 #[test]
 fn another_connection_of_the_same_ends_is_told_from_its_own_beginning() {
     let begin = |told: &mut Told| {
@@ -275,7 +278,7 @@ fn another_connection_of_the_same_ends_is_told_from_its_own_beginning() {
     let next = 2 * TIMEOUT;
     let handshake = Some(Duration::from_nanos(7));
     // The end of the one before is told, found no room, or was not even seen.
-    let ends: [(fn(&mut Told, &mut Kept, u64), u64); 3] = [
+    let ends: [(End, u64); 3] = [
         (|told, kept, next| told.finish(kept, next), 9),
         // SAFETY: it is ours alone.
         (|_, kept, next| unsafe { Flow::begin_anew(&raw mut kept.flow, 0, next) }, 2 + 9),
