@@ -111,7 +111,7 @@ impl Accounting {
     /// long as they would have been told later, the others as forced to end. Goes on until `deadline`, and answers with about
     /// how many are left: the next call goes on with them.
     ///
-    /// The programs may go on counting meanwhile; what passes after a flow was told is counted for its API alone.
+    /// To be called when the programs are detached: what passes after a flow was told would be counted for its API alone.
     pub fn finish_all_flows(&mut self, deadline: Instant) -> Result<usize, KernelError> {
         if !self.tracker.as_ref().is_some_and(FlowTracker::wants_records) {
             return Ok(0);

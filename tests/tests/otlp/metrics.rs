@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
+use tidewaiter::otlp::names::{LABELS, METRICS, Name, UNSENT};
 use tidewaiter_tests::{
     collector::{Collector, attribute},
     exporter::Exporter,
@@ -89,5 +90,22 @@ fn a_collector_receives_what_metrics_says() {
         if machine.trim().len() == 32 {
             assert_eq!(attribute(&resource.attributes, "host.id").as_deref(), Some(machine.trim()));
         }
+    }
+}
+
+#[test]
+fn the_readme_has_every_name() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("is there");
+    let golden = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/metrics.txt")).expect("is there");
+    for Name { prometheus, name, unit, .. } in METRICS {
+        assert!(readme.contains(&format!("| `{prometheus}` | `{name}` | `{unit}` |\n")), "{prometheus}");
+    }
+    for (label, attribute) in LABELS {
+        assert!(readme.contains(&format!("| `{label}` | `{attribute}` |\n")), "{label}");
+    }
+    // Every metric that there is in a snapshot with something of everything has a name.
+    for family in golden.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        let is_known = METRICS.iter().any(|known| known.prometheus == family) || UNSENT.contains(&family);
+        assert!(is_known, "{family} has no name in OpenTelemetry");
     }
 }
