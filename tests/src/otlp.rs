@@ -50,28 +50,26 @@ pub fn printed_as_prometheus<'a>(points: impl IntoIterator<Item = &'a Point>) ->
             (key.clone(), value.strip_suffix(')').expect("ends").to_owned())
         });
         let (name, attributes) = (prometheus(&point.name), attributes.collect());
-        match &point.number {
-            Some(number) => {
-                series.insert(named(name, "", &attributes, None), number.parse().expect("a number"));
-            }
-            None => {
-                let buckets = Buckets {
-                    // Without buckets it is not printed, and of no consequence.
-                    scale: point.scale.unwrap_or_default(),
-                    zero_count: point.zero_count,
-                    offset: point.offset,
-                    counts: &point.buckets,
-                };
-                buckets.write(&mut series, name, &attributes, f64::MIN_POSITIVE);
-                whole(&mut series, name, &attributes, point.count, point.sum);
-            }
+        if let Some(number) = &point.number {
+            series.insert(named(name, "", &attributes, None), number.parse().expect("a number"));
+            continue;
         }
+        let buckets = Buckets {
+            // Without buckets it is not printed, and of no consequence.
+            scale: point.scale.unwrap_or_default(),
+            zero_count: point.zero_count,
+            offset: point.offset,
+            counts: &point.buckets,
+        };
+        buckets.write(&mut series, name, &attributes, f64::MIN_POSITIVE);
+        whole(&mut series, name, &attributes, point.count, point.sum);
     }
     parse(&series)
 }
 
 fn parse(series: &Series) -> Metrics {
-    Metrics::parse(&series.iter().map(|(series, value)| format!("{series} {value}\n")).collect::<String>())
+    let lines: Vec<_> = series.iter().map(|(series, value)| format!("{series} {value}\n")).collect();
+    Metrics::parse(&lines.concat())
 }
 
 /// What `/metrics` calls the metric called `name`.

@@ -3,7 +3,7 @@
 //!
 //! The client of a flow is its other end, also where this host is the client itself: then it is the host that is called.
 //! Addresses are anybody's to choose, so all that is kept has bounds, and every table is hashed by a random key. In all, at
-//! most: [`MAX_NAMES`] names (2.5 MB); what was told of [`MOST`](periods::MOST) flows that go on for long (20 MB, and only where
+//! most: [`MAX_NAMES`] names (2.5 MB); what was told of 65,536 flows that go on for long (20 MB, and only where
 //! somebody wants records); for each API the clients that are watched, 6 KB with 20 names and 50 KB with 128 or
 //! more; and 20 KB for the clients of the last minutes. With 1023 APIs that all have as many clients as anybody can forge:
 //! 30 MB with 20 names each, 75 MB with more. Few clients take next to nothing.

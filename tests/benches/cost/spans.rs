@@ -30,13 +30,15 @@ const EACH: u32 = 10;
 const SECONDS: u32 = 20;
 /// For how long the collector is away.
 const AWAY: Duration = Duration::from_mins(2);
-/// What may wait for it then: too little for all.
-const ROOM: u64 = 32 << 20;
+/// How many MiB may wait for it then: too little for all.
+const ROOM_MIB: u32 = 32;
+/// The same in bytes.
+const ROOM: u32 = ROOM_MIB << 20;
 /// The share of a CPU that it may take.
 const GOAL: f64 = 50.0;
 /// How much of memory more than at the start: what may wait, as much again for what is being made and sent, and what the
 /// allocator holds back.
-const MEMORY_GOAL: f64 = (3 * ROOM >> 20) as f64;
+const MEMORY_GOAL: f64 = 3.0 * ROOM_MIB as f64;
 
 fn configuration(protocol: Option<Protocol>) -> String {
     let otlp = protocol.map_or_else(String::new, |protocol| {
@@ -66,11 +68,12 @@ impl fmt::Display for Counts {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { records, exported, dropped: [no_room, backlog, rejected], queued } = self;
         let dropped = no_room + backlog + rejected;
+        #[expect(clippy::cast_precision_loss, reason = "to be shown")]
+        let queued = *queued as f64 / f64::from(1 << 20);
         write!(
             formatter,
             "{records} flows told, {exported} spans accepted, {dropped} dropped ({no_room} for want of room in the queue, \
-             {backlog} before it), {:.1} MiB waiting",
-            *queued as f64 / f64::from(1 << 20)
+             {backlog} before it), {queued:.1} MiB waiting"
         )
     }
 }
@@ -123,6 +126,7 @@ pub(crate) fn print() {
             continue;
         };
         let received = spans.load(Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "to be shown")]
         let each = bytes.load(Relaxed) as f64 / received.max(1) as f64;
         println!(
             "{protocol:?}: {share:.1} % of a CPU, {:.1} more; {counts}; {received} received, {each:.0} bytes each on the wire; \
@@ -153,7 +157,7 @@ pub(crate) fn print_outage() {
     println!(
         "{RATE} connections a second, and the collector is away for {} s of it; {} MiB of requests may wait",
         AWAY.as_secs(),
-        ROOM >> 20
+        ROOM_MIB
     );
     let network = live::wire();
     let mut collector = Collector::new(&network.server);

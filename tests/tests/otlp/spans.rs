@@ -14,10 +14,11 @@ use opentelemetry_proto::tonic::{
 };
 use tidewaiter_common::direction::Direction;
 use tidewaiter_tests::{
-    client::Client,
+    client::{Client, http_answer},
     collector::{Collector, Protocol, attribute},
     exporter::Exporter,
     network::{INTERFACE, KernelCounters, Network, Offload},
+    servers::{Nginx, are_installed},
     traffic::exchange,
     wait::{wait_for, wait_until},
 };
@@ -172,4 +173,70 @@ fn what_ended_in_error_is_kept_whatever_the_sampler_leaves_out() {
         exporter.metrics().get("tidewaiter_otlp_unsampled_total", &unsampled) == Some(20)
     });
     assert_eq!(collector.spans().len(), 2);
+}
+
+#[test]
+fn a_span_links_to_the_traces_that_its_requests_were_part_of() {
+    const TRACES: [&str; 2] =
+        ["4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"];
+    if !are_installed(&["nginx"]) {
+        return;
+    }
+    let network = Network::new(Offload::Off);
+    let _nginx = Nginx::start(&network.server);
+    let collector = Collector::new(&network.server);
+    let _exporter = Exporter::start(&network.server, &configuration(Protocol::Grpc, ""));
+    let port = network.client.run(|| {
+        let mut client = Client::connect((Network::SERVER4, 80).into());
+        for header in TRACES.map(|trace| format!("traceparent: 00-{trace}-01\r\n")).iter().chain([&String::new()]) {
+            client.ask(format!("GET /code/200 HTTP/1.1\r\nHost: a\r\n{header}\r\n").as_bytes(), http_answer);
+        }
+        client.port()
+    });
+    let span = &spans_by_port(&collector, "web", 1)[&port];
+    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let links: Vec<_> = span
+        .links
+        .iter()
+        .map(|link| format!("{}-{}", hexadecimal(&link.trace_id), hexadecimal(&link.span_id)))
+        .collect();
+    assert_eq!(links, TRACES);
+    assert_eq!(number(&span.attributes, "tidewaiter.flow.response.count"), 3);
+}
+
+#[test]
+fn a_connection_that_goes_on_is_a_span_for_each_part() {
+    let network = Network::new(Offload::Off);
+    let collector = Collector::new(&network.server);
+    let configuration = configuration(Protocol::Http, "")
+        .replace("[flows]\n        idle_timeout = \"1s\"", "[flows]\nactive_timeout = \"2s\"\ncapacity = 16384");
+    let exporter = Exporter::start(&network.server, &configuration);
+    let listener = network.server.run(|| TcpListener::bind((Network::SERVER4, 8080))).unwrap();
+    network.client.run(|| {
+        let mut client = TcpStream::connect((Network::SERVER4, 8080)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        for _ in 0..80 {
+            client.write_all(&[1; 100]).unwrap();
+            server.read_exact(&mut [0; 100]).unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let (end_reason, community) = ("tidewaiter.flow.end_reason", "tidewaiter.flow.community_id");
+    let spans = wait_for("the last part", || {
+        let spans: Vec<_> = collector.spans().into_iter().map(|(_, span)| span).collect();
+        let is_over = spans.iter().any(|span| attribute(&span.attributes, end_reason).as_deref() == Some("fin"));
+        is_over.then_some(spans)
+    });
+    assert!(spans.len() >= 3, "{spans:?}");
+    for pair in spans.windows(2) {
+        assert_eq!(attribute(&pair[0].attributes, end_reason).as_deref(), Some("active_timeout"));
+        assert_eq!(pair[0].end_time_unix_nano, pair[1].start_time_unix_nano, "one begins where the other ends");
+        assert_eq!(attribute(&pair[0].attributes, community), attribute(&pair[1].attributes, community));
+    }
+    let metrics = exporter.metrics();
+    for direction in Direction::ALL {
+        let key = format!("tidewaiter.flow.{}.packets", direction.as_str());
+        let sum: u64 = spans.iter().map(|span| number(&span.attributes, &key)).sum();
+        assert_eq!(sum, metrics.api("web", "server", direction).packets);
+    }
 }

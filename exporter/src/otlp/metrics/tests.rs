@@ -33,13 +33,13 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn api(name: &str, role: Option<Role>, details: ApiDetails, clients: Option<ClientsSnapshot>) -> ApiSnapshot {
+fn api(name: &str, role: Option<Role>, details: &ApiDetails, clients: Option<ClientsSnapshot>) -> ApiSnapshot {
     ApiSnapshot {
         name: name.to_owned(),
         role,
         api: None,
         counters: ApiCounters::default(),
-        details: Some(Box::new(details)),
+        details: Some(Box::new(*details)),
         transmission: TransmissionSnapshot { retransmitted: Some(7), dropped: Some(BTreeMap::new()) },
         clients,
         created: at(1_700_000_001),
@@ -116,7 +116,7 @@ fn labels_are_said_in_the_words_of_the_semantic_conventions() {
     details.protocols[Protocol::Unknown.index()] = 1;
     let client = ClientSnapshot { address: "10.0.0.9".parse().expect("one"), bytes: 9, created: at(1_700_000_300) };
     let clients = ClientsSnapshot { named: vec![client], other: Some(1), distinct: 2, created: at(1_700_000_200) };
-    let snapshot = snapshot(vec![api("web", Some(Role::Server), details, Some(clients))]);
+    let snapshot = snapshot(vec![api("web", Some(Role::Server), &details, Some(clients))]);
     let requests = write(OtlpHistograms::Exponential, &snapshot);
     let told = |name| {
         let points = numbers(metric(&requests, name)).iter();
@@ -145,7 +145,7 @@ fn labels_are_said_in_the_words_of_the_semantic_conventions() {
 
 #[test]
 fn everything_says_since_when_it_counts_and_how_its_values_are_to_be_read() {
-    let snapshot = snapshot(vec![api(reserved::UNMAPPED, None, ApiDetails::default(), None)]);
+    let snapshot = snapshot(vec![api(reserved::UNMAPPED, None, &ApiDetails::default(), None)]);
     let requests = write(OtlpHistograms::Exponential, &snapshot);
     let nanoseconds = |seconds: u64| seconds * 1_000_000_000;
     for (name, unit, start, value, is_monotonic) in [
@@ -181,7 +181,7 @@ fn explicit_histograms_have_the_bounds_of_the_classic_ones() {
     let mut details = ApiDetails::default();
     let response = &mut details.response;
     (response.counts[0], response.counts[1], response.counts[5], response.counts[BUCKETS + 1]) = (2, 3, 4, 5);
-    let snapshot = snapshot(vec![api("web", Some(Role::Server), details, None)]);
+    let snapshot = snapshot(vec![api("web", Some(Role::Server), &details, None)]);
     let requests = write(OtlpHistograms::Explicit, &snapshot);
     let Some(Data::Histogram(histogram)) = &metric(&requests, "tidewaiter.api.response.duration").data else {
         panic!("none")
@@ -205,7 +205,7 @@ fn what_is_too_much_for_one_request_goes_in_several_and_nothing_is_missing() {
         ClientsSnapshot { named, other: Some(1), distinct: 1000, created: at(1_700_000_200) }
     };
     let api =
-        |number: u8| api(&format!("api-{number}"), Some(Role::Server), ApiDetails::default(), Some(clients(number)));
+        |number: u8| api(&format!("api-{number}"), Some(Role::Server), &ApiDetails::default(), Some(clients(number)));
     let snapshot = snapshot((0..50).map(api).collect());
     let requests = write(OtlpHistograms::Exponential, &snapshot);
     assert!(requests.len() > 2, "{}", requests.len());
@@ -241,8 +241,8 @@ fn histograms() -> impl Strategy<Value = Histogram> {
 proptest! {
     #[test]
     fn exponential_histograms_have_every_bucket_of_the_kernel(response in histograms(), lifetime in histograms()) {
-        let details = ApiDetails { response: response.clone(), lifetime: lifetime.clone(), ..ApiDetails::default() };
-        let snapshot = snapshot(vec![api("web", Some(Role::Server), details, None)]);
+        let details = ApiDetails { response, lifetime, ..ApiDetails::default() };
+        let snapshot = snapshot(vec![api("web", Some(Role::Server), &details, None)]);
         let requests = write(OtlpHistograms::Exponential, &snapshot);
         for (name, range, histogram) in [
             ("tidewaiter.api.response.duration", Range::Latency, response),
