@@ -95,7 +95,18 @@ impl AnomalyLog {
     /// Says what time it is, and tells how many anomalies were not told once their window is over. To be called each second or
     /// so.
     pub fn tick(&mut self, now: Instant) {
-        for (api, untold) in self.untold(now) {
+        let over = self.window.take_if(|window| now.saturating_duration_since(window.begun) >= WINDOW);
+        self.tell_more(over);
+    }
+
+    /// Tells how many were not told, though their window is not over.
+    pub fn end(&mut self) {
+        let window = self.window.take();
+        self.tell_more(window);
+    }
+
+    fn tell_more(&mut self, window: Option<Window>) {
+        for (api, untold) in untold(window) {
             warn!(%api, untold, "more anomalies of the last minute: they are counted all");
             let time = SystemTime::now();
             self.sinks.hand_over(|| Event { time, what: Happening::MoreAnomalies { api: Arc::clone(&api), untold } });
@@ -109,13 +120,12 @@ impl AnomalyLog {
         *seen = seen.saturating_add(1);
         *seen <= MOST_TOLD
     }
+}
 
-    /// Ends the window if it is over; answers with how many anomalies of each API were not told in it, where there were any.
-    fn untold(&mut self, now: Instant) -> Vec<(Arc<str>, u32)> {
-        let over = self.window.take_if(|window| now.saturating_duration_since(window.begun) >= WINDOW);
-        let seen = over.into_iter().flat_map(|window| window.seen);
-        seen.filter(|(_, seen)| *seen > MOST_TOLD).map(|(api, seen)| (api, seen - MOST_TOLD)).collect()
-    }
+/// How many anomalies of each API were not told in `window`, where there were any.
+fn untold(window: Option<Window>) -> Vec<(Arc<str>, u32)> {
+    let seen = window.into_iter().flat_map(|window| window.seen);
+    seen.filter(|(_, seen)| *seen > MOST_TOLD).map(|(api, seen)| (api, seen - MOST_TOLD)).collect()
 }
 
 #[cfg(test)]
@@ -125,7 +135,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{AnomalyLog, MOST_TOLD, WINDOW};
+    use super::{AnomalyLog, Event, Happening, MOST_TOLD, WINDOW};
 
     const SECOND: Duration = Duration::from_secs(1);
     /// So long after its beginning a window is not over yet.
@@ -136,6 +146,17 @@ mod tests {
         (0..count).map(|_| u32::from(log.admits(api, now))).sum()
     }
 
+    /// What a tick at `now` says was not told.
+    fn untold(log: &mut AnomalyLog, now: Instant) -> Vec<(Arc<str>, u32)> {
+        let mut events = log.add_sink("test", 10);
+        log.tick(now);
+        let untold = std::iter::from_fn(|| events.try_recv().ok()).map(|event| match &*event {
+            Event { what: Happening::MoreAnomalies { api, untold }, .. } => (Arc::clone(api), *untold),
+            other => panic!("{other:?}"),
+        });
+        untold.collect()
+    }
+
     #[test]
     fn a_few_of_each_api_are_told_and_the_rest_is_summed_up_without_another() {
         let (mut log, start) = (AnomalyLog::default(), Instant::now());
@@ -143,22 +164,22 @@ mod tests {
         assert_eq!(told(&mut log, &orders, MOST_TOLD - 1, start), MOST_TOLD - 1);
         assert_eq!(told(&mut log, &orders, 7, start + SECOND), 1);
         assert_eq!(told(&mut log, &names, MOST_TOLD, start + SECOND), MOST_TOLD, "another's are not its own");
-        assert_eq!(log.untold(start + LATE), []);
+        assert_eq!(untold(&mut log, start + LATE), []);
         assert_eq!(told(&mut log, &orders, 2, start + LATE), 0);
-        assert_eq!(log.untold(start + WINDOW), [(orders, 8)]);
-        assert_eq!(log.untold(start + WINDOW), [], "once");
+        assert_eq!(untold(&mut log, start + WINDOW), [(orders, 8)]);
+        assert_eq!(untold(&mut log, start + WINDOW), [], "once");
     }
 
     #[test]
     fn a_window_begins_with_its_first_anomaly() {
         let (mut log, start) = (AnomalyLog::default(), Instant::now());
         let orders = Arc::<str>::from("orders");
-        assert_eq!(log.untold(start), []);
+        assert_eq!(untold(&mut log, start), []);
         for begun in [start + WINDOW / 2, start + WINDOW * 3] {
             assert_eq!(told(&mut log, &orders, MOST_TOLD + 1, begun), MOST_TOLD);
-            assert_eq!(log.untold(begun + LATE), []);
+            assert_eq!(untold(&mut log, begun + LATE), []);
             assert_eq!(told(&mut log, &orders, 1, begun + LATE), 0);
-            assert_eq!(log.untold(begun + WINDOW), [(Arc::clone(&orders), 2)]);
+            assert_eq!(untold(&mut log, begun + WINDOW), [(Arc::clone(&orders), 2)]);
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use http::{Uri, uri::Authority};
-
 use crate::{
     api::{Api, join},
     config::{
@@ -116,29 +114,24 @@ fn sent(otlp: &Otlp) -> Vec<(&'static str, String)> {
 
 /// Where a signal is sent. Of what may be a secret, only that it is there: values of headers, the query of a URL.
 fn route(target: &OtlpTarget) -> String {
-    let OtlpTarget { endpoint, protocol, headers, compression, timeout, certificate, client } = target;
-    let (url, protocol) = match protocol {
-        OtlpProtocol::Http => (format!("{}{}", authority(endpoint), endpoint.path()), "http/protobuf"),
-        OtlpProtocol::Grpc => (authority(endpoint), "grpc"),
+    let OtlpTarget { endpoint: _, protocol, headers, compression, timeout, certificate, client } = target;
+    let protocol = match protocol {
+        OtlpProtocol::Http => "http/protobuf",
+        OtlpProtocol::Grpc => "grpc",
     };
-    let query = if endpoint.query().is_some() { "?…" } else { "" };
     let compression = match compression {
         OtlpCompression::Gzip => "gzip",
         OtlpCompression::None => "not compressed",
     };
     let timeout = humantime::format_duration(*timeout);
-    let mut parts = vec![format!("{url}{query} by {protocol}"), compression.to_owned(), format!("timeout {timeout}")];
+    let mut parts =
+        vec![format!("{} by {protocol}", target.shown()), compression.to_owned(), format!("timeout {timeout}")];
     if !headers.is_empty() {
         parts.push(format!("headers {}", join(headers.iter().map(|(name, _)| name))));
     }
     parts.extend(certificate.as_ref().map(|path| format!("certificate {}", path.display())));
     parts.extend(client.as_ref().map(|client| format!("client certificate {}", client.certificate.display())));
     parts.join(", ")
-}
-
-fn authority(endpoint: &Uri) -> String {
-    let authority = endpoint.authority().map_or("", Authority::as_str);
-    format!("{}://{authority}", endpoint.scheme_str().unwrap_or_default())
 }
 
 fn gathered(batch: &OtlpBatch) -> String {

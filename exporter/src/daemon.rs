@@ -127,7 +127,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             return Err(error);
         }
     };
-    let exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
+    let mut exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
         Ok(exporter) => exporter,
         Err(error) => {
             give_up(&shared);
@@ -150,6 +150,9 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
     let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
+    if let Some(send) = &mut send {
+        send.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    }
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Each branch may be cancelled while it waits: none loses anything by that.
@@ -164,6 +167,10 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
+            () = has_failed(exporter.as_mut()) => {
+                error!("the thread that sends OTLP has failed: nothing is sent any more");
+                exporter = None;
+            }
         }
     }
 
@@ -174,6 +181,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     } else {
         info!("stopping");
         let ended = shared.accounting().end();
+        shared.accounting().tell_untold();
         // Nothing passes any more that could be missing in what is told now.
         finish_flows(&shared).await;
         send_metrics(exporter.as_ref(), &shared);
@@ -260,9 +268,19 @@ async fn tick(interval: Option<&mut Interval>) {
     }
 }
 
+/// Waits until nothing is sent over OTLP any more, though nobody asked for that.
+async fn has_failed(exporter: Option<&mut Exporter>) {
+    match exporter {
+        Some(exporter) => exporter.ended().await,
+        None => pending().await,
+    }
+}
+
 /// Has all counts of this moment sent over OTLP.
 fn send_metrics(exporter: Option<&Exporter>, shared: &Shared) {
-    if let Some(exporter) = exporter {
+    if let Some(exporter) = exporter
+        && exporter.sends_metrics()
+    {
         exporter.send(Arc::new(shared.snapshot()));
     }
 }

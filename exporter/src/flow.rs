@@ -43,6 +43,8 @@ pub struct FlowRecord {
     /// The TCP flags of all segments, by [`Direction::index`]; 0 for other protocols. Of a part: of all segments since the flow
     /// began.
     pub tcp_flags: [u8; Direction::COUNT],
+    /// When it began, by the kernel's clock: by this and its ends it is told from all other flows.
+    pub began: u64,
     /// When its first packet passed. Of a part that is not the first: the end of the one before.
     pub first: SystemTime,
     /// When its last packet passed.
@@ -83,10 +85,14 @@ pub enum FlowEnd {
 pub struct TlsHello {
     /// The version: what the server chose, or the highest that the client offered.
     pub version: Option<&'static str>,
+    /// Whether the server chose it.
+    pub version_is_chosen: bool,
     /// The server's name that the client asked for (RFC 6066).
     pub server_name: Option<String>,
     /// The application protocols that the client offered, or the one that the server chose (RFC 7301).
     pub application_protocols: Vec<String>,
+    /// Whether it is the one that the server chose.
+    pub protocol_is_chosen: bool,
 }
 
 impl FlowRecord {
@@ -113,6 +119,7 @@ impl FlowRecord {
             protocol: protocol as u8,
             wire: flow.wire(),
             tcp_flags: Direction::ALL.map(|direction| flow.tcp_flags(direction)),
+            began: flow.first,
             first,
             last,
             end: FlowEnd::of(flow),

@@ -48,9 +48,12 @@ pub fn read_hello(payload: &[u8]) -> Option<TlsHello> {
         None => Some(legacy_version),
         version => version,
     };
+    let (version, is_server) = (version.and_then(version_name), kind == SERVER_HELLO);
     Some(TlsHello {
-        version: version.and_then(version_name),
+        version,
+        version_is_chosen: is_server && version.is_some(),
         server_name: read.server_name,
+        protocol_is_chosen: is_server && !read.application_protocols.is_empty(),
         application_protocols: read.application_protocols,
     })
 }
@@ -66,13 +69,15 @@ pub fn is_client_hello(payload: &[u8]) -> bool {
 #[must_use]
 pub fn join(client: Option<TlsHello>, server: Option<TlsHello>) -> Option<TlsHello> {
     let (Some(client), Some(server)) = (&client, &server) else { return client.or(server) };
-    let TlsHello { version, server_name: _, application_protocols } = server;
+    let TlsHello { version, version_is_chosen, server_name: _, application_protocols, protocol_is_chosen } = server;
     let protocols =
         if application_protocols.is_empty() { &client.application_protocols } else { application_protocols };
     Some(TlsHello {
         version: version.or(client.version),
+        version_is_chosen: *version_is_chosen,
         server_name: client.server_name.clone(),
         application_protocols: protocols.clone(),
+        protocol_is_chosen: *protocol_is_chosen,
     })
 }
 

@@ -74,6 +74,16 @@ fn hello(version: &'static str, server_name: Option<&str>, application_protocols
         version: Some(version),
         server_name: server_name.map(str::to_owned),
         application_protocols: application_protocols.iter().map(|name| (*name).to_owned()).collect(),
+        ..TlsHello::default()
+    }
+}
+
+/// What a server chose; of application protocols it may say nothing in the clear.
+fn chosen(version: &'static str, server_name: Option<&str>, application_protocols: &[&str]) -> TlsHello {
+    TlsHello {
+        version_is_chosen: true,
+        protocol_is_chosen: !application_protocols.is_empty(),
+        ..hello(version, server_name, application_protocols)
     }
 }
 
@@ -86,11 +96,18 @@ fn a_client_says_whom_it_wants_and_what_it_speaks() {
 
 #[test]
 fn a_server_says_what_it_chose() {
-    let chosen = server(0x0303, &[extension(43, &[0x03, 0x04])]);
-    assert_eq!(read_hello(&chosen), Some(hello("1.3", None, &[])));
+    let newer = server(0x0303, &[extension(43, &[0x03, 0x04])]);
+    assert_eq!(read_hello(&newer), Some(chosen("1.3", None, &[])));
+    let offered = hello("1.3", Some("api.example.com"), &["h2", "http/1.1"]);
+    let offered = TlsHello { version_is_chosen: true, ..offered };
+    assert_eq!(
+        join(read_hello(&usual()), read_hello(&newer)),
+        Some(offered),
+        "what it speaks is said behind the curtain"
+    );
     let older = server(0x0303, &[protocols(&[b"h2"])]);
-    assert_eq!(read_hello(&older), Some(hello("1.2", None, &["h2"])));
-    assert_eq!(join(read_hello(&usual()), read_hello(&older)), Some(hello("1.2", Some("api.example.com"), &["h2"])));
+    assert_eq!(read_hello(&older), Some(chosen("1.2", None, &["h2"])));
+    assert_eq!(join(read_hello(&usual()), read_hello(&older)), Some(chosen("1.2", Some("api.example.com"), &["h2"])));
     assert_eq!(join(None, read_hello(&older)), read_hello(&older));
     assert_eq!(join(read_hello(&usual()), None), read_hello(&usual()));
     assert_eq!(join(None, None), None);
@@ -100,7 +117,7 @@ fn a_server_says_what_it_chose() {
 fn versions_have_their_names() {
     for (version, name) in [(0x0300, "SSL 3.0"), (0x0301, "1.0"), (0x0302, "1.1"), (0x0303, "1.2")] {
         assert_eq!(read_hello(&client(version, &[])), Some(hello(name, None, &[])));
-        assert_eq!(read_hello(&server(version, &[])), Some(hello(name, None, &[])));
+        assert_eq!(read_hello(&server(version, &[])), Some(chosen(name, None, &[])));
     }
     let draft = server(0x0303, &[extension(43, &[0x7f, 0x1c])]);
     assert_eq!(read_hello(&draft).unwrap().version, None);
@@ -111,7 +128,7 @@ fn what_was_cut_off_is_missing_and_nothing_is_wrong() {
     let whole = read_hello(&usual()).unwrap();
     let usual = usual();
     for length in 0..usual.len() {
-        let Some(TlsHello { version, server_name, application_protocols }) = read_hello(&usual[..length]) else {
+        let Some(TlsHello { version, server_name, application_protocols, .. }) = read_hello(&usual[..length]) else {
             assert!(length < 11, "{length}");
             continue;
         };

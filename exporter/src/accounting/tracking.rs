@@ -29,7 +29,7 @@ use crate::{
     tracker::FlowTracker,
 };
 
-/// Samples that are looked at before others may go on: as many requests as half of the ring has room for.
+/// Samples that are looked at before others may go on: the ring has room for some more, of short requests.
 const MOST_SAMPLES: usize = 2048;
 
 impl Accounting {
@@ -65,6 +65,11 @@ impl Accounting {
         self.anomalies.add_sink(name, capacity)
     }
 
+    /// Tells how many anomalies were not told one by one, before an end.
+    pub fn tell_untold(&mut self) {
+        self.anomalies.end();
+    }
+
     /// Looks at samples of payloads that the kernel has taken, at most `limit`. Says whether there may be more.
     pub fn read_samples(&mut self, limit: usize) -> bool {
         let Self { kernel, apis, greetings, anomalies, .. } = self;
@@ -95,7 +100,8 @@ impl Accounting {
     /// Has flows finished that the kernel says have ended, until `deadline`. Says whether there are more.
     pub fn drain_flows(&mut self, deadline: Instant) -> Result<bool, KernelError> {
         let drained = self.show_flows(|flows, kernel, ticks, show| flows.drain(kernel, ticks, deadline, show));
-        // After flows that are over, because others may have their ends by now; those that samples are of are not over yet.
+        // After flows that are over, because others may have their ends by now. Samples are of flows that go on, but for those whose
+        // ends another connection has taken within the last tenth of a second: what these said may be taken for the other's.
         self.read_samples(MOST_SAMPLES);
         drained
     }

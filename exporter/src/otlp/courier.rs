@@ -13,8 +13,7 @@ use std::{
 use async_trait::async_trait;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    Compression, ExporterBuildError, LogExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig as _,
-    WithHttpConfig as _,
+    Compression, ExporterBuildError, LogExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
 };
 
 use super::outbox::{Outbox, Parcel};
@@ -42,25 +41,26 @@ impl Courier {
 
     /// What makes requests of spans.
     pub(super) fn span_exporter(&self) -> Result<SpanExporter, ExporterBuildError> {
-        let exporter = SpanExporter::builder().with_http().with_http_client(self.clone());
-        let exporter = exporter.with_headers(HashMap::new()).with_retry_policy(RetryPolicy::disabled());
-        let exporter = exporter.with_compression(Compression::Gzip).with_protocol(Protocol::HttpBinary);
-        exporter.with_endpoint(NOWHERE).build()
+        self.comes_from(SpanExporter::builder().with_http()).build()
     }
 
     /// What makes requests of log records.
     pub(super) fn log_exporter(&self) -> Result<LogExporter, ExporterBuildError> {
-        let exporter = LogExporter::builder().with_http().with_http_client(self.clone());
-        let exporter = exporter.with_headers(HashMap::new()).with_retry_policy(RetryPolicy::disabled());
-        let exporter = exporter.with_compression(Compression::Gzip).with_protocol(Protocol::HttpBinary);
-        exporter.with_endpoint(NOWHERE).build()
+        self.comes_from(LogExporter::builder().with_http()).build()
+    }
+
+    /// Everything that would be looked for in the environment is said.
+    fn comes_from<B: WithHttpConfig + WithExportConfig>(&self, builder: B) -> B {
+        let builder = builder.with_http_client(self.clone()).with_headers(HashMap::new());
+        let builder = builder.with_retry_policy(RetryPolicy::disabled()).with_compression(Compression::Gzip);
+        builder.with_protocol(Protocol::HttpBinary).with_endpoint(NOWHERE)
     }
 }
 
 #[async_trait]
 impl HttpClient for Courier {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        self.outbox.put(Parcel { body: request.into_body(), items: self.items.load(Relaxed) });
+        self.outbox.put(Parcel::new(request.into_body(), self.items.load(Relaxed)));
         Ok(Response::new(Bytes::new()))
     }
 }

@@ -1,10 +1,6 @@
 //! Log records: one for each event.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue, Value,
@@ -16,20 +12,23 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     logs::{LogBatch, LogExporter as _, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider},
 };
-use tracing::debug;
 
 use super::{
     attributes::{API, ROLE, application, ends},
     courier::Courier,
+    gathered::Gathered,
     outbox::Outbox,
     statistics::{Dropped, Statistics},
-    worker::Maker,
+    worker::{Maker, Waiting},
 };
 use crate::{
     anomaly::{UNEXPECTED_PAYLOAD, UnexpectedPayload},
     api::Role,
     event::{Event, Happening},
 };
+
+/// What a log record takes of a request, at most: a dozen attributes, with 32 bytes of a payload as text.
+const RECORD_BYTES: usize = 1024;
 
 /// Makes log records of events, and requests of log records.
 pub(super) struct Logs {
@@ -48,9 +47,9 @@ impl fmt::Debug for Logs {
     }
 }
 
-/// Log records that are in no request yet.
+/// Log records that were emitted.
 #[derive(Clone, Debug, Default)]
-struct Emitted(Arc<Mutex<Vec<SdkLogRecord>>>);
+struct Emitted(Gathered<SdkLogRecord>);
 
 impl Logs {
     pub(super) fn new(
@@ -73,8 +72,7 @@ impl Logs {
 impl Maker for Logs {
     type Thing = Event;
 
-    /// Makes a log record of `event`, and answers with how many wait to be put into a request.
-    fn add(&self, event: &Event) -> usize {
+    fn add(&self, event: &Event) {
         let Event { time, what } = event;
         let mut record = self.logger.create_log_record();
         record.set_timestamp(*time);
@@ -98,12 +96,14 @@ impl Maker for Logs {
             }
         }
         self.logger.emit(record);
-        self.emitted.with(|emitted| emitted.len())
     }
 
-    /// Makes a request of all that wait.
+    fn waiting(&self) -> Waiting {
+        self.emitted.0.waiting()
+    }
+
     async fn flush(&self) {
-        let batch = self.emitted.with(std::mem::take);
+        let batch = self.emitted.0.take();
         let items = batch.len();
         if items == 0 {
             return;
@@ -111,9 +111,12 @@ impl Maker for Logs {
         self.courier.announce(items);
         let batch: Vec<_> = batch.iter().map(|record| (record, &self.scope)).collect();
         if let Err(error) = self.exporter.export(LogBatch::new(&batch)).await {
-            debug!(%error, "cannot make a request of log records");
-            self.statistics.dropped(Dropped::Failed, items as u64);
+            self.statistics.failed(&error, items);
         }
+    }
+
+    fn give_up(&self, more: usize) {
+        self.statistics.dropped(Dropped::Shutdown, (self.emitted.0.take().len() + more) as u64);
     }
 }
 
@@ -124,15 +127,10 @@ impl Drop for Logs {
     }
 }
 
-impl Emitted {
-    fn with<T>(&self, look: impl FnOnce(&mut Vec<SdkLogRecord>) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl LogProcessor for Emitted {
     fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
-        self.with(|emitted| emitted.push(record.clone()));
+        // All that is long in one is the beginning of a payload, which is short.
+        self.0.add(record.clone(), RECORD_BYTES);
     }
 
     fn force_flush(&self) -> OTelSdkResult {

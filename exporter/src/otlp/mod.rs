@@ -12,10 +12,12 @@
 
 mod attributes;
 mod courier;
+mod gathered;
 mod logs;
 mod metrics;
 pub mod names;
 mod outbox;
+mod quiet;
 mod resource;
 mod sender;
 mod statistics;
@@ -28,6 +30,7 @@ use std::{io, sync::Arc, thread, time::Duration};
 use opentelemetry_otlp::ExporterBuildError;
 use thiserror::Error;
 use tokio::{
+    runtime::Builder,
     sync::{mpsc::Receiver, oneshot, watch},
     time::timeout,
 };
@@ -52,7 +55,7 @@ pub enum OtlpError {
     /// What makes requests would not start.
     #[error("cannot prepare requests for OTLP")]
     Prepare(#[from] ExporterBuildError),
-    /// There is no thread to be had.
+    /// There is no thread to be had, or nothing that it needs.
     #[error("cannot start the thread that sends OTLP")]
     Thread(#[source] io::Error),
 }
@@ -79,6 +82,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Exporter {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    sends_metrics: bool,
     statistics: Vec<Arc<Statistics>>,
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
@@ -104,19 +108,33 @@ impl Prepared {
     /// them up.
     pub fn start(self, sources: Sources) -> Result<Exporter, OtlpError> {
         let Self { worker, snapshots, statistics, flush_timeout } = self;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(OtlpError::Thread)?;
+        let sends_metrics = worker.sends_metrics();
         let (end, asked) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
         let run = move || {
-            worker.run(sources, asked);
+            worker.run(runtime, sources, asked);
             // Nobody may be there to hear it.
             let _ = tell.send(());
         };
         thread::Builder::new().name(SINK.to_owned()).spawn(run).map_err(OtlpError::Thread)?;
-        Ok(Exporter { snapshots, statistics, end, ended, flush_timeout })
+        Ok(Exporter { snapshots, sends_metrics, statistics, end, ended, flush_timeout })
     }
 }
 
 impl Exporter {
+    /// Whether it sends metrics, which it makes of snapshots.
+    #[must_use]
+    pub const fn sends_metrics(&self) -> bool {
+        self.sends_metrics
+    }
+
+    /// Waits until the thread has ended, which it does not unless it is asked to, or has failed.
+    pub async fn ended(&mut self) {
+        // Whether it said so is of no consequence.
+        let _ = (&mut self.ended).await;
+    }
+
     /// Has `snapshot` sent. One that was handed over before and was not looked at yet is not: this says more.
     pub fn send(&self, snapshot: Arc<Snapshot>) {
         self.snapshots.send_replace(Some(snapshot));
@@ -124,17 +142,21 @@ impl Exporter {
 
     /// Has everything sent that was handed over, and ends; what cannot be sent in time is dropped.
     pub async fn end(self) {
-        let Self { snapshots: _snapshots, statistics, end, ended, flush_timeout } = self;
+        let Self { snapshots: _snapshots, sends_metrics: _, statistics, end, ended, flush_timeout } = self;
         let before: u64 = statistics.iter().map(|one| one.all_dropped()).sum();
-        if end.send(()).is_err() || timeout(flush_timeout + GRACE, ended).await.is_err() {
-            return warn!("the thread that sends OTLP did not end in time");
+        // If it has ended before, nobody hears this.
+        let _ = end.send(());
+        match timeout(flush_timeout + GRACE, ended).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return warn!("the thread that sends OTLP has failed: what it had is lost"),
+            Err(_) => return warn!("the thread that sends OTLP did not end in time: what it had is lost"),
         }
         let dropped = statistics.iter().map(|one| one.all_dropped()).sum::<u64>() - before;
         if dropped > 0 {
             let flush_timeout = humantime::format_duration(flush_timeout);
             warn!(dropped, %flush_timeout, "not all could be sent to the OpenTelemetry collector before the end");
         } else {
-            info!("all was sent to the OpenTelemetry collector");
+            info!("all that waited was sent to the OpenTelemetry collector");
         }
     }
 }

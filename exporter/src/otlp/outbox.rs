@@ -7,8 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tracing::warn;
 
-use super::statistics::{Dropped, Statistics};
+use super::{
+    quiet::Quiet,
+    statistics::{Dropped, Statistics},
+};
 
 /// What a request takes beside its body: the queue's entry, and what the allocator keeps.
 const OVERHEAD: usize = 128;
@@ -21,9 +25,18 @@ pub(super) struct Parcel {
     pub(super) body: Bytes,
     /// How many data points, spans or log records are in it.
     pub(super) items: u64,
+    /// How often it was tried in vain to send it.
+    pub(super) tries: u32,
 }
 
+/// After so many tries others go first: it may be this request that the collector dies of.
+const TRIES: u32 = 5;
+
 impl Parcel {
+    pub(super) const fn new(body: Bytes, items: u64) -> Self {
+        Self { body, items, tries: 0 }
+    }
+
     const fn bytes(&self) -> usize {
         self.body.len() + OVERHEAD
     }
@@ -47,11 +60,19 @@ struct Queue {
     sending: u64,
     capacity: usize,
     is_closed: bool,
+    full: Quiet,
 }
 
 impl Outbox {
     pub(super) fn new(capacity: usize, statistics: Arc<Statistics>) -> Self {
-        let queue = Queue { waiting: VecDeque::new(), bytes: 0, sending: 0, capacity, is_closed: false };
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            sending: 0,
+            capacity,
+            is_closed: false,
+            full: Quiet::default(),
+        };
         Self { queue: Mutex::new(queue), changed: Notify::new(), statistics }
     }
 
@@ -60,6 +81,13 @@ impl Outbox {
         let mut queue = self.lock();
         if queue.is_closed {
             return self.statistics.dropped(Dropped::Shutdown, parcel.items);
+        }
+        if queue.bytes + parcel.bytes() > queue.capacity && queue.full.may_say() {
+            let (signal, queue_bytes) = (self.statistics.signal().as_str(), queue.capacity);
+            warn!(
+                signal,
+                queue_bytes, "more waits for the OpenTelemetry collector than there is room for: dropping the oldest"
+            );
         }
         if parcel.bytes() > queue.capacity {
             return self.statistics.dropped(Dropped::QueueFull, parcel.items);
@@ -93,6 +121,18 @@ impl Outbox {
             }
             // What changes between the look and this is not missed: it leaves a permit. There is one who waits.
             self.changed.notified().await;
+        }
+    }
+
+    /// Has `parcel`, which could not be sent, wait again: before all others, or behind them if it was tried often.
+    pub(super) fn put_back(&self, mut parcel: Parcel) {
+        let mut queue = self.lock();
+        queue.sending = 0;
+        parcel.tries += 1;
+        if parcel.tries.is_multiple_of(TRIES) {
+            queue.waiting.push_back(parcel);
+        } else {
+            queue.waiting.push_front(parcel);
         }
     }
 
@@ -144,7 +184,7 @@ mod tests {
     }
 
     fn parcel(items: u64, bytes: usize) -> Parcel {
-        Parcel { body: Bytes::from(vec![0; bytes]), items }
+        Parcel::new(Bytes::from(vec![0; bytes]), items)
     }
 
     fn dropped(statistics: &Statistics, why: &str) -> u64 {
@@ -179,6 +219,22 @@ mod tests {
             assert_eq!(next(&outbox).await, Some(items));
         }
         assert_eq!(next(&outbox).await, None);
+        assert_eq!(statistics.snapshot().queued_bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_in_vain_goes_first_again_but_not_for_ever() {
+        let (outbox, statistics) = outbox();
+        outbox.put(parcel(1, 100));
+        outbox.put(parcel(2, 100));
+        let queued = statistics.snapshot().queued_bytes;
+        for _ in 0..5 {
+            let first = outbox.take().await.expect("waits");
+            assert_eq!(first.items, 1);
+            outbox.put_back(first);
+        }
+        assert_eq!(statistics.snapshot().queued_bytes, queued);
+        assert_eq!((next(&outbox).await, next(&outbox).await, next(&outbox).await), (Some(2), Some(1), None));
         assert_eq!(statistics.snapshot().queued_bytes, 0);
     }
 

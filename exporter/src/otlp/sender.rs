@@ -3,14 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
     outbox::{Outbox, Parcel},
+    quiet::Quiet,
     statistics::{Dropped, Outcome, Statistics},
     transport::{Answer, Transport},
 };
@@ -34,60 +32,36 @@ pub(super) struct Sender {
     pub(super) ending: watch::Receiver<bool>,
 }
 
-/// Time between two messages of a kind at least: a collector that changes its mind, or its words, fills no log.
-const QUIET: Duration = Duration::from_mins(1);
-
-/// What was said of the collector last, so that it is not said over and over.
+/// What was said of the collector, so that it is not said over and over.
 #[derive(Debug, Default)]
 struct Said {
-    /// Whether it was said that the collector cannot be reached, and how much had been dropped by then; nothing since it can.
+    /// How much had been dropped when it was said that the collector cannot be reached; nothing since it can.
     trouble: Option<u64>,
-    /// When that was.
-    trouble_at: Option<Instant>,
-    /// When it was said that the collector would not have something.
-    rejected_at: Option<Instant>,
-}
-
-/// Whether something may be said that was said at `last`; then it is said now.
-fn may_say(last: &mut Option<Instant>) -> bool {
-    let may = last.is_none_or(|last| last.elapsed() >= QUIET);
-    if may {
-        *last = Some(Instant::now());
-    }
-    may
+    trouble_quiet: Quiet,
+    rejected_quiet: Quiet,
+    failed_quiet: Quiet,
 }
 
 impl Sender {
     /// Sends everything, until the outbox is closed and empty.
     pub(super) async fn run(mut self) {
-        let mut said = Said::default();
+        let (mut said, mut delays) = (Said::default(), delays());
         while let Some(parcel) = self.outbox.take().await {
-            self.deliver(&parcel, &mut said).await;
-            self.outbox.done(&parcel);
-        }
-    }
-
-    /// Sends `parcel`, as often as it takes.
-    async fn deliver(&mut self, parcel: &Parcel, said: &mut Said) {
-        let delays = ExponentialBuilder::new().with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY);
-        let mut delays = delays.without_max_times().with_jitter().build();
-        loop {
-            match self.transport.send(parcel).await {
-                Answer::Accepted { rejected, message } => return self.accepted(parcel, rejected, &message, said),
-                Answer::Rejected(why) => {
-                    self.statistics.export(Outcome::Rejected);
-                    self.statistics.dropped(Dropped::Rejected, parcel.items);
-                    return self.say_rejected(parcel.items, &why, said);
-                }
+            match self.transport.send(&parcel).await {
+                Answer::Accepted { rejected, message } => self.accepted(&parcel, rejected, &message, &mut said),
+                Answer::Rejected(why) => self.rejected(&parcel, &why, &mut said),
+                Answer::Failed(why) => self.failed(&parcel, &why, &mut said),
                 Answer::Retry { after, why } => {
                     self.statistics.export(Outcome::Retried);
-                    self.say_trouble(&why, said);
+                    self.say_trouble(&why, &mut said);
+                    self.outbox.put_back(parcel);
                     let delay = delays.next().unwrap_or(MAX_DELAY);
-                    // What was asked for is the least: all that were asked would come back at the same time.
-                    let after = after.map(|after| after.min(MAX_RETRY_AFTER) + delay.min(MIN_DELAY) / 4);
-                    self.wait(after.map_or(delay, |after| after.max(delay))).await;
+                    self.wait(delay.max(after.map_or(Duration::ZERO, |after| not_before(after, delay)))).await;
+                    continue;
                 }
             }
+            delays = self::delays();
+            self.outbox.done(&parcel);
         }
     }
 
@@ -108,33 +82,66 @@ impl Sender {
         self.statistics.export(if rejected > 0 { Outcome::Partial } else { Outcome::Success });
         self.statistics.exported(parcel.items - rejected);
         self.statistics.dropped(Dropped::Rejected, rejected);
-        let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.uri());
-        if let Some(before) = said.trouble.take() {
-            let dropped = self.statistics.all_dropped() - before;
-            info!(signal, %endpoint, dropped, "the OpenTelemetry collector takes requests again");
-        }
+        self.say_well(said);
         if rejected > 0 {
             self.say_rejected(rejected, message, said);
-        } else if !message.is_empty() && may_say(&mut said.rejected_at) {
-            warn!(signal, %endpoint, message, "the OpenTelemetry collector has accepted a request with a warning");
+        } else if !message.is_empty() && said.rejected_quiet.may_say() {
+            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.endpoint());
+            warn!(signal, endpoint, message, "the OpenTelemetry collector has accepted a request with a warning");
+        }
+    }
+
+    fn rejected(&self, parcel: &Parcel, why: &str, said: &mut Said) {
+        self.statistics.export(Outcome::Rejected);
+        self.statistics.dropped(Dropped::Rejected, parcel.items);
+        self.say_well(said);
+        self.say_rejected(parcel.items, why, said);
+    }
+
+    fn failed(&self, parcel: &Parcel, why: &str, said: &mut Said) {
+        self.statistics.dropped(Dropped::Failed, parcel.items);
+        if said.failed_quiet.may_say() {
+            let (signal, items) = (self.statistics.signal().as_str(), parcel.items);
+            warn!(signal, items, error = why, "a request for the OpenTelemetry collector could not be sent");
+        }
+    }
+
+    /// Says that the collector answers again, if it was said that it does not.
+    fn say_well(&self, said: &mut Said) {
+        if let Some(before) = said.trouble.take() {
+            let dropped = self.statistics.all_dropped() - before;
+            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.endpoint());
+            info!(signal, endpoint, dropped, "the OpenTelemetry collector takes requests again");
         }
     }
 
     fn say_trouble(&self, why: &str, said: &mut Said) {
-        if said.trouble.is_none() && may_say(&mut said.trouble_at) {
-            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.uri());
+        if said.trouble.is_none() && said.trouble_quiet.may_say() {
+            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.endpoint());
             let message = "cannot send to the OpenTelemetry collector: trying again, and keeping as much as \
                            otlp.queue_bytes allows";
-            warn!(signal, %endpoint, error = why, "{message}");
+            warn!(signal, endpoint, error = why, "{message}");
             said.trouble = Some(self.statistics.all_dropped());
         }
     }
 
     fn say_rejected(&self, items: u64, why: &str, said: &mut Said) {
-        if may_say(&mut said.rejected_at) {
-            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.uri());
+        if said.rejected_quiet.may_say() {
+            let (signal, endpoint) = (self.statistics.signal().as_str(), self.transport.endpoint());
             let message = "the OpenTelemetry collector would not have a request: what it would not have is counted";
-            warn!(signal, %endpoint, items, error = why, "{message}");
+            warn!(signal, endpoint, items, error = why, "{message}");
         }
     }
+}
+
+/// Times between attempts.
+fn delays() -> impl Iterator<Item = Duration> {
+    let delays = ExponentialBuilder::new().with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY);
+    delays.without_max_times().with_jitter().build()
+}
+
+/// When to try again if the collector has asked for `after`: that is the least. All that were asked would come back at the same
+/// time, so up to a second is added, by what is at random in `delay`.
+fn not_before(after: Duration, delay: Duration) -> Duration {
+    after.min(MAX_RETRY_AFTER) + Duration::from_nanos(delay.subsec_nanos().into())
 }

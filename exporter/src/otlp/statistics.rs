@@ -1,9 +1,12 @@
 //! Counts of what is sent: the sums of what came in, what was delivered, what was dropped and what still waits agree.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::SystemTime,
 };
+
+use opentelemetry_sdk::error::OTelSdkError;
+use tracing::warn;
 
 use crate::snapshot::OtlpSnapshot;
 
@@ -75,6 +78,7 @@ pub struct Statistics {
     exported: AtomicU64,
     dropped: [AtomicU64; Dropped::ALL.len()],
     unsampled: AtomicU64,
+    has_failed: AtomicBool,
     queued_bytes: AtomicU64,
     queue_bytes: u64,
     created: SystemTime,
@@ -90,6 +94,7 @@ impl Statistics {
             exported: AtomicU64::default(),
             dropped: Default::default(),
             unsampled: AtomicU64::default(),
+            has_failed: AtomicBool::default(),
             queued_bytes: AtomicU64::default(),
             queue_bytes: queue_bytes as u64,
             created: SystemTime::now(),
@@ -114,6 +119,15 @@ impl Statistics {
         self.dropped[why as usize].fetch_add(items, Relaxed);
     }
 
+    /// Takes note that no request could be made of so many, and says so the first time.
+    pub(super) fn failed(&self, error: &OTelSdkError, items: usize) {
+        self.dropped(Dropped::Failed, items as u64);
+        if !self.has_failed.swap(true, Relaxed) {
+            let signal = self.signal.as_str();
+            warn!(signal, items, %error, "cannot make a request for the OpenTelemetry collector: others are counted");
+        }
+    }
+
     pub(super) fn leave_out(&self) {
         self.unsampled.fetch_add(1, Relaxed);
     }
@@ -131,7 +145,8 @@ impl Statistics {
     #[must_use]
     pub fn snapshot(&self) -> OtlpSnapshot {
         let read = |count: &AtomicU64| count.load(Relaxed);
-        let Self { signal, exports, exported, dropped, unsampled, queued_bytes, queue_bytes, created } = self;
+        let Self { signal, exports, exported, dropped, unsampled, has_failed: _, queued_bytes, queue_bytes, created } =
+            self;
         OtlpSnapshot {
             signal: signal.as_str(),
             exports: Outcome::ALL.iter().zip(exports).map(|(outcome, count)| (outcome.as_str(), read(count))).collect(),

@@ -2,7 +2,11 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,22 +22,22 @@ use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     trace::{
-        Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span, SpanData,
-        SpanExporter as _, SpanProcessor,
+        IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider,
+        ShouldSample, Span, SpanData, SpanExporter as _, SpanLimits, SpanProcessor,
     },
 };
 use opentelemetry_semantic_conventions::attribute::{
     ERROR_TYPE, NETWORK_INTERFACE_NAME, NETWORK_TRANSPORT, NETWORK_TYPE, TLS_NEXT_PROTOCOL, TLS_PROTOCOL_VERSION,
 };
 use tidewaiter_common::packet::protocol;
-use tracing::debug;
 
 use super::{
     attributes::{API, ROLE, application, ends},
     courier::Courier,
+    gathered::{self, Gathered, LINK},
     outbox::Outbox,
     statistics::{Dropped, Statistics},
-    worker::Maker,
+    worker::{Maker, Waiting},
 };
 use crate::{
     api::Role,
@@ -48,14 +52,15 @@ pub(super) struct Spans {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     ended: Ended,
+    ids: FlowIds,
     exporter: SpanExporter,
     courier: Courier,
     statistics: Arc<Statistics>,
 }
 
-/// Spans that have ended and are in no request yet.
+/// Spans that have ended.
 #[derive(Clone, Debug, Default)]
-struct Ended(Arc<Mutex<Vec<SpanData>>>);
+struct Ended(Gathered<SpanData>);
 
 impl Spans {
     pub(super) fn new(
@@ -65,46 +70,54 @@ impl Spans {
         outbox: Arc<Outbox>,
         statistics: Arc<Statistics>,
     ) -> Result<Self, ExporterBuildError> {
-        let ended = Ended::default();
+        let (ended, ids) = (Ended::default(), FlowIds::default());
         let sampler =
             KeepErrors { others: Sampler::TraceIdRatioBased(sample_ratio), statistics: Arc::clone(&statistics) };
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.clone())
             .with_sampler(sampler)
+            .with_id_generator(ids.clone())
+            // The environment shall not take away what says which flow it is.
+            .with_span_limits(SpanLimits::default())
             .with_span_processor(ended.clone())
             .build();
         let courier = Courier::new(outbox);
         let mut exporter = courier.span_exporter()?;
         exporter.set_resource(resource);
-        Ok(Self { tracer: provider.tracer_with_scope(scope), provider, ended, exporter, courier, statistics })
+        Ok(Self { tracer: provider.tracer_with_scope(scope), provider, ended, ids, exporter, courier, statistics })
     }
 }
 
 impl Maker for Spans {
     type Thing = FlowRecord;
 
-    /// Makes a span of `record`, and answers with how many wait to be put into a request.
-    fn add(&self, record: &FlowRecord) -> usize {
+    fn add(&self, record: &FlowRecord) {
+        self.ids.begin(record);
         let mut span = self.tracer.build_with_context(builder(record), &Context::new());
         if let Some(error) = error(record) {
             span.set_status(Status::error(error));
         }
         span.end_with_timestamp(record.last);
-        self.ended.with(|ended| ended.len())
     }
 
-    /// Makes a request of all that wait.
+    fn waiting(&self) -> Waiting {
+        self.ended.0.waiting()
+    }
+
     async fn flush(&self) {
-        let batch = self.ended.with(std::mem::take);
+        let batch = self.ended.0.take();
         let items = batch.len();
         if items == 0 {
             return;
         }
         self.courier.announce(items);
         if let Err(error) = self.exporter.export(batch).await {
-            debug!(%error, "cannot make a request of spans");
-            self.statistics.dropped(Dropped::Failed, items as u64);
+            self.statistics.failed(&error, items);
         }
+    }
+
+    fn give_up(&self, more: usize) {
+        self.statistics.dropped(Dropped::Shutdown, (self.ended.0.take().len() + more) as u64);
     }
 }
 
@@ -115,17 +128,12 @@ impl Drop for Spans {
     }
 }
 
-impl Ended {
-    fn with<T>(&self, look: impl FnOnce(&mut Vec<SpanData>) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl SpanProcessor for Ended {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.with(|ended| ended.push(span));
+        let bytes = gathered::bytes(&span.attributes) + span.links.len() * LINK;
+        self.0.add(span, bytes);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -134,6 +142,41 @@ impl SpanProcessor for Ended {
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         Ok(())
+    }
+}
+
+/// Makes the identifiers of spans. All parts of a flow are in one trace: whoever looks at one finds the others, and the sampler
+/// decides alike for all of them.
+#[derive(Clone, Debug, Default)]
+struct FlowIds {
+    hasher: RandomState,
+    trace: Arc<AtomicU64Pair>,
+    random: RandomIdGenerator,
+}
+
+/// The two halves of a trace's identifier.
+type AtomicU64Pair = [AtomicU64; 2];
+
+impl FlowIds {
+    /// Takes note that the next span is of `record`. Nobody can choose a flow's trace, nor with it whether it is sampled: the hash
+    /// has a key of its own.
+    fn begin(&self, record: &FlowRecord) {
+        let FlowRecord { local, remote, protocol, interface, began, .. } = record;
+        for (half, place) in self.trace.iter().zip(0_u8..) {
+            half.store(self.hasher.hash_one((place, local, remote, protocol, interface, began)), Relaxed);
+        }
+    }
+}
+
+impl IdGenerator for FlowIds {
+    fn new_trace_id(&self) -> TraceId {
+        let [high, low] = [0, 1].map(|place: usize| u128::from(self.trace[place].load(Relaxed)));
+        // All zeros is none.
+        TraceId::from((high << 64 | low).max(1))
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.random.new_span_id()
     }
 }
 
@@ -242,11 +285,14 @@ fn attributes(record: &FlowRecord, transport: Cow<'static, str>) -> Vec<KeyValue
         add("tidewaiter.flow.response.duration", mean.into());
     }
     if let Some(tls) = &record.tls {
-        let version = tls.version.map(Value::from);
+        // What the client offers is not what was agreed on, which the server says, as far as it does in the clear.
+        let protocols = (!tls.application_protocols.is_empty()).then(|| tls.application_protocols.join(","));
+        let (chosen, offered) = if tls.protocol_is_chosen { (protocols, None) } else { (None, protocols) };
         for (key, value) in [
-            (TLS_PROTOCOL_VERSION, version),
+            (TLS_PROTOCOL_VERSION, tls.version.filter(|_| tls.version_is_chosen).map(Value::from)),
             ("tidewaiter.tls.server_name", tls.server_name.clone().map(Value::from)),
-            (TLS_NEXT_PROTOCOL, tls.application_protocols.first().cloned().map(Value::from)),
+            (TLS_NEXT_PROTOCOL, chosen.map(Value::from)),
+            ("tidewaiter.tls.offered_protocols", offered.map(Value::from)),
         ] {
             attributes.extend(value.map(|value| KeyValue::new(key, value)));
         }
@@ -287,7 +333,12 @@ mod tests {
     use crate::{
         api::{Role, reserved},
         flow::{CloseReason, FlowEnd, FlowRecord, Protocol, TlsHello},
-        otlp::{Signal, Statistics, outbox::Outbox, resource::resource, worker::Maker as _},
+        otlp::{
+            Signal, Statistics,
+            outbox::Outbox,
+            resource::resource,
+            worker::{Maker as _, Waiting},
+        },
         snapshot::Counters,
     };
 
@@ -317,6 +368,7 @@ mod tests {
             application: Protocol::Http1,
             tls: None,
             trace_parents: Vec::new(),
+            began: 7,
         }
     }
 
@@ -330,8 +382,8 @@ mod tests {
 
     fn span(record: &FlowRecord) -> SpanData {
         let (spans, ..) = spans(1.0);
-        assert_eq!(spans.add(record), 1);
-        spans.ended.with(Vec::pop).expect("has ended")
+        spans.add(record);
+        spans.ended.0.take().pop().expect("has ended")
     }
 
     fn attribute<'a>(span: &'a SpanData, key: &str) -> Option<&'a Value> {
@@ -402,7 +454,16 @@ mod tests {
             version: Some("1.3"),
             server_name: Some("shop.example.com".to_owned()),
             application_protocols: vec!["h2".to_owned()],
+            version_is_chosen: true,
+            protocol_is_chosen: true,
         };
+        let offered = TlsHello { version_is_chosen: false, protocol_is_chosen: false, ..tls.clone() };
+        let offered = span(&FlowRecord { tls: Some(Arc::new(offered)), ..record() });
+        for (key, value) in
+            [("tls.protocol.version", "-"), ("tls.next_protocol", "-"), ("tidewaiter.tls.offered_protocols", "h2")]
+        {
+            assert_eq!(text(&offered, key), value, "{key}");
+        }
         let span = span(&FlowRecord { tls: Some(Arc::new(tls)), application: Protocol::Tls, ..record() });
         for (key, value) in [
             ("tls.protocol.version", "1.3"),
@@ -417,7 +478,6 @@ mod tests {
     #[test]
     fn a_connection_that_ended_in_error_is_in_error_and_always_kept() {
         let (spans, _, statistics) = spans(0.0);
-        let mut kept = 0;
         for (end, error) in [
             (Some(FlowEnd::Closed(CloseReason::Reset)), Some("reset")),
             (Some(FlowEnd::Refused), Some("refused")),
@@ -425,28 +485,47 @@ mod tests {
             (Some(FlowEnd::Closed(CloseReason::Idle)), None),
             (None, None),
         ] {
-            kept += usize::from(error.is_some());
-            assert_eq!(spans.add(&FlowRecord { end, ..record() }), kept, "{end:?}");
-            let Some(error) = error else { continue };
-            let span = spans.ended.with(|ended| ended.last().cloned()).expect("is there");
+            spans.add(&FlowRecord { end, ..record() });
+            let ended = spans.ended.0.take();
+            assert_eq!(ended.len(), usize::from(error.is_some()), "{end:?}");
+            let (Some(error), Some(span)) = (error, ended.first()) else { continue };
             assert_eq!(span.status, Status::error(error));
-            assert_eq!(text(&span, "error.type"), error);
+            assert_eq!(text(span, "error.type"), error);
         }
         assert_eq!(statistics.snapshot().unsampled, Some(3));
+    }
+
+    #[test]
+    fn all_parts_of_a_flow_are_in_one_trace_and_other_flows_are_not() {
+        let (spans, ..) = spans(0.5);
+        let mut kept = 0;
+        for began in 0..100 {
+            for part in 0..3 {
+                let end = Some(if part < 2 { FlowEnd::ActiveTimeout } else { FlowEnd::Closed(CloseReason::Fin) });
+                spans.add(&FlowRecord { began, first: at(part), end, ..record() });
+            }
+            let parts = spans.ended.0.take();
+            assert!([0, 3].contains(&parts.len()), "{}", parts.len());
+            kept += parts.len();
+            assert!(parts.windows(2).all(|pair| pair[0].span_context.trace_id() == pair[1].span_context.trace_id()));
+            assert!(parts.windows(2).all(|pair| pair[0].span_context.span_id() != pair[1].span_context.span_id()));
+        }
+        // Eight standard deviations of a hundred flows are 40.
+        assert!((30..270).contains(&kept), "{kept}");
     }
 
     #[tokio::test]
     async fn of_the_others_a_share_is_kept_and_all_that_are_kept_are_in_a_request() {
         let (spans, outbox, statistics) = spans(0.25);
-        for _ in 0..4000 {
-            spans.add(&record());
+        for began in 0..4000 {
+            spans.add(&FlowRecord { began, ..record() });
         }
-        let kept = spans.ended.with(|ended| ended.len());
+        let kept = spans.waiting().items;
         // Eight standard deviations: sqrt(4000 * 0.25 * 0.75) is 27.
         assert!((1000_usize.abs_diff(kept)) < 8 * 27, "{kept}");
         assert_eq!(statistics.snapshot().unsampled, Some(4000 - kept as u64));
         spans.flush().await;
-        assert_eq!(spans.ended.with(|ended| ended.len()), 0);
+        assert_eq!(spans.waiting(), Waiting::default());
         let parcel = outbox.take().await.expect("waits");
         assert_eq!(parcel.items, kept as u64);
     }

@@ -43,8 +43,8 @@ const SHOWN: usize = 200;
 /// What we call ourselves (the OpenTelemetry specification, "Protocol Exporter", User Agent).
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("tidewaiter/", env!("CARGO_PKG_VERSION")));
 
-/// How often a connection is asked whether it is still there while an answer is awaited, and how long it may take to say so.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a connection is kept that is not used: less than collectors, and those in front of them, keep them.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,10 @@ pub(super) enum Answer {
         /// Why; or a warning.
         message: String,
     },
-    /// Nobody has accepted it, and trying again is of no use.
+    /// The collector would not have it, and trying again is of no use.
     Rejected(String),
+    /// It could not be sent, and trying again is of no use.
+    Failed(String),
     /// It is to be tried again.
     Retry {
         /// Not sooner than after this, if the collector said so.
@@ -73,6 +75,8 @@ pub(super) struct Transport {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     signal: Signal,
     uri: Uri,
+    /// The same without what may be a secret.
+    shown: String,
     protocol: OtlpProtocol,
     headers: Vec<(HeaderName, HeaderValue)>,
     compression: OtlpCompression,
@@ -98,25 +102,26 @@ impl Transport {
     /// # Errors
     /// Certificates that cannot be read, or that are none.
     pub(super) fn new(signal: Signal, target: OtlpTarget) -> Result<Self, TlsError> {
+        let shown = target.shown();
         let OtlpTarget { endpoint, protocol, headers, compression, timeout, certificate, client } = target;
         let connector = tls::connector(&endpoint, protocol, certificate.as_deref(), client.as_ref(), timeout)?;
         let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
         let uri = match protocol {
             OtlpProtocol::Http => endpoint,
             OtlpProtocol::Grpc => {
-                builder.http2_only(true).http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+                builder.http2_only(true);
                 let mut parts = endpoint.into_parts();
                 parts.path_and_query = Some(uri::PathAndQuery::from_static(grpc::path(signal)));
                 Uri::from_parts(parts).unwrap_or_default()
             }
         };
-        Ok(Self { client: builder.build(connector), signal, uri, protocol, headers, compression, timeout })
+        Ok(Self { client: builder.build(connector), signal, uri, shown, protocol, headers, compression, timeout })
     }
 
-    /// Where requests go, to be shown.
-    pub(super) const fn uri(&self) -> &Uri {
-        &self.uri
+    /// Where requests go, to be shown: without a query, because a key may be in it.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.shown
     }
 
     /// Tries once to send `parcel`.
@@ -124,7 +129,7 @@ impl Transport {
         match timeout(self.timeout, self.attempt(parcel)).await {
             Ok(Ok(answer)) => answer,
             // Neither will be better the next time.
-            Ok(Err(error @ (SendError::Request(_) | SendError::Decompress(_)))) => Answer::Rejected(chain(&error)),
+            Ok(Err(error @ (SendError::Request(_) | SendError::Decompress(_)))) => Answer::Failed(chain(&error)),
             Ok(Err(error)) => Answer::Retry { after: None, why: chain(&error) },
             Err(_) => {
                 let timeout = humantime::format_duration(self.timeout);
@@ -136,9 +141,11 @@ impl Transport {
     async fn attempt(&self, parcel: &Parcel) -> Result<Answer, SendError> {
         let is_compressed = self.compression == OtlpCompression::Gzip;
         let message = if is_compressed { parcel.body.clone() } else { decompress(&parcel.body)? };
-        let mut request = Request::builder().method(Method::POST).uri(&self.uri).header(header::USER_AGENT, USER_AGENT);
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
+        let mut request = Request::builder().method(Method::POST).uri(&self.uri);
+        if let Some(headers) = request.headers_mut() {
+            headers.insert(header::USER_AGENT, USER_AGENT);
+            // One that is configured takes the place of ours.
+            headers.extend(self.headers.iter().cloned());
         }
         let request = match self.protocol {
             OtlpProtocol::Http => http::request(request, message, is_compressed),

@@ -4,7 +4,6 @@ use std::{future::pending, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use futures_util::future::join_all;
 use opentelemetry::InstrumentationScope;
 use opentelemetry_proto::{
     tonic::{common::v1::InstrumentationScope as ProtoScope, resource::v1::Resource as ProtoResource},
@@ -13,9 +12,9 @@ use opentelemetry_proto::{
 use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::Message as _;
 use tokio::{
-    runtime::Builder,
+    runtime::Runtime,
     sync::{mpsc::Receiver, oneshot, watch},
-    task::yield_now,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, warn};
@@ -49,7 +48,18 @@ pub(super) struct Worker {
     spans: Option<(OtlpBatch, Spans)>,
     logs: Option<(OtlpBatch, Logs)>,
     lines: Vec<Line>,
+    request_bytes: usize,
     flush_timeout: Duration,
+}
+
+/// The most bytes of a request, before it is compressed: collectors take 4 MiB over gRPC unless told otherwise.
+const REQUEST_BYTES: usize = 2 << 20;
+/// What waits has room for so many requests at least: one is sent while others wait.
+const LEAST_REQUESTS: usize = 4;
+
+/// The most bytes of a request of which `queue_bytes` may wait, about.
+fn request_bytes(queue_bytes: usize) -> usize {
+    REQUEST_BYTES.min(queue_bytes / LEAST_REQUESTS)
 }
 
 /// The way of one signal.
@@ -65,6 +75,8 @@ struct Line {
 struct Batches<T> {
     source: Receiver<Arc<T>>,
     limits: OtlpBatch,
+    /// The most bytes that are gathered for one.
+    bytes: usize,
     /// When the next request is due; none while nothing waits for one.
     due: Option<Instant>,
 }
@@ -94,7 +106,12 @@ impl Worker {
                 let (outbox, statistics) = line(Signal::Metrics, &metrics.target)?;
                 let attributes = ResourceAttributesWithSchema::from(&resource).attributes.0;
                 let proto = ProtoResource { attributes, ..ProtoResource::default() };
-                let writer = Writer::new(proto, ProtoScope::from((&scope, None)), SCHEMA_URL, metrics.histograms);
+                let writer = Writer::new(
+                    proto,
+                    ProtoScope::from((&scope, None)),
+                    metrics.histograms,
+                    request_bytes(*queue_bytes),
+                );
                 Some((writer, outbox, statistics))
             }
             None => None,
@@ -115,40 +132,42 @@ impl Worker {
             }
             None => None,
         };
-        Ok(Self { snapshots, metrics, spans, logs, lines, flush_timeout: *flush_timeout })
+        let request_bytes = request_bytes(*queue_bytes);
+        Ok(Self { snapshots, metrics, spans, logs, lines, request_bytes, flush_timeout: *flush_timeout })
     }
 
     pub(super) fn statistics(&self) -> Vec<Arc<Statistics>> {
         self.lines.iter().map(|line| Arc::clone(&line.statistics)).collect()
     }
 
+    /// Whether metrics are sent.
+    pub(super) const fn sends_metrics(&self) -> bool {
+        self.metrics.is_some()
+    }
+
     /// Sends until it is asked to end.
-    pub(super) fn run(self, sources: Sources, asked: oneshot::Receiver<()>) {
+    pub(super) fn run(self, runtime: Runtime, sources: Sources, asked: oneshot::Receiver<()>) {
         // It needs none. Those that it was started with it may keep, if need be: they are few.
         if let Err(error) = capabilities::keep_only(&[]) {
             warn!(%error, "the thread that sends OTLP keeps its capabilities");
         }
-        let runtime = match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return error!(%error, "nothing is sent over OTLP"),
-        };
         runtime.block_on(self.work(sources, asked));
         // A look-up of a name may hang: nobody waits for it.
         runtime.shutdown_background();
     }
 
     async fn work(self, Sources { records, events }: Sources, mut asked: oneshot::Receiver<()>) {
-        let Self { mut snapshots, metrics, spans, logs, lines, flush_timeout } = self;
-        let mut spans = spans.zip(records).map(|((limits, spans), source)| (Batches::new(source, limits), spans));
-        let mut logs = logs.zip(events).map(|((limits, logs), source)| (Batches::new(source, limits), logs));
+        let Self { mut snapshots, metrics, spans, logs, lines, request_bytes, flush_timeout } = self;
+        let mut spans =
+            spans.zip(records).map(|((limits, spans), source)| (Batches::new(source, limits, request_bytes), spans));
+        let mut logs =
+            logs.zip(events).map(|((limits, logs), source)| (Batches::new(source, limits, request_bytes), logs));
         let (tell, ending) = watch::channel(false);
-        let (outboxes, senders): (Vec<_>, Vec<_>) = lines
-            .into_iter()
-            .map(|Line { outbox, transport, statistics }| {
-                let sender = Sender { outbox: Arc::clone(&outbox), transport, statistics, ending: ending.clone() };
-                (outbox, tokio::spawn(sender.run()))
-            })
-            .unzip();
+        let (mut senders, mut outboxes) = (JoinSet::new(), Vec::new());
+        for Line { outbox, transport, statistics } in lines {
+            outboxes.push(Arc::clone(&outbox));
+            senders.spawn(Sender { outbox, transport, statistics, ending: ending.clone() }.run());
+        }
         loop {
             tokio::select! {
                 // Whoever has gone without a word wants an end too.
@@ -156,19 +175,28 @@ impl Worker {
                 Ok(()) = snapshots.changed() => send_metrics(metrics.as_ref(), &mut snapshots),
                 () = next(spans.as_mut()) => flush(spans.as_mut()).await,
                 () = next(logs.as_mut()) => flush(logs.as_mut()).await,
+                Some(ended) = senders.join_next() => {
+                    let why = ended.err().map(|error| error.to_string()).unwrap_or_default();
+                    error!(error = why, "what sends a signal over OTLP has ended: it is not sent any more");
+                }
             }
         }
-        if snapshots.has_changed().unwrap_or(false) {
-            send_metrics(metrics.as_ref(), &mut snapshots);
-        }
-        take_the_rest(spans.as_mut()).await;
-        take_the_rest(logs.as_mut()).await;
-        tell.send_replace(true);
-        for outbox in &outboxes {
-            outbox.close();
-        }
-        // What is left then is given up.
-        let _ = timeout(flush_timeout, join_all(senders)).await;
+        let rest = async {
+            if snapshots.has_changed().unwrap_or(false) {
+                send_metrics(metrics.as_ref(), &mut snapshots);
+            }
+            take_the_rest(spans.as_mut()).await;
+            take_the_rest(logs.as_mut()).await;
+            tell.send_replace(true);
+            for outbox in &outboxes {
+                outbox.close();
+            }
+            while senders.join_next().await.is_some() {}
+        };
+        // What is left then is given up, and counted.
+        let _ = timeout(flush_timeout, rest).await;
+        give_up(spans.as_mut());
+        give_up(logs.as_mut());
         for outbox in &outboxes {
             outbox.give_up();
         }
@@ -186,9 +214,10 @@ fn send_metrics(
         Ok(families) => families,
         Err(error) => return error!(%error, "cannot write the metrics"),
     };
-    for (request, items) in writer.write(&families, snapshot.taken) {
+    let started = snapshot.process.map(|process| process.started);
+    for (request, items) in writer.write(&families, snapshot.taken, started) {
         match compress(&request.encode_to_vec()) {
-            Ok(body) => outbox.put(Parcel { body, items }),
+            Ok(body) => outbox.put(Parcel::new(body, items)),
             Err(_) => statistics.dropped(Dropped::Failed, items),
         }
     }
@@ -199,18 +228,41 @@ pub(super) trait Maker {
     /// What they are made of.
     type Thing;
 
-    /// Takes in one, and answers with how many wait to be put into a request.
-    fn add(&self, thing: &Self::Thing) -> usize;
+    /// Takes in one.
+    fn add(&self, thing: &Self::Thing);
+
+    /// What waits to be put into a request.
+    fn waiting(&self) -> Waiting;
 
     /// Makes a request of all that wait.
     async fn flush(&self);
+
+    /// Takes note that so many are given up beside those that wait, which are too.
+    fn give_up(&self, more: usize);
+}
+
+/// What waits to be put into a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// How many.
+    pub(super) items: usize,
+    /// About how many bytes of a request they take, before it is compressed.
+    pub(super) bytes: usize,
 }
 
 impl<T> Batches<T> {
-    const fn new(source: Receiver<Arc<T>>, limits: OtlpBatch) -> Self {
-        Self { source, limits, due: None }
+    const fn new(source: Receiver<Arc<T>>, limits: OtlpBatch, bytes: usize) -> Self {
+        Self { source, limits, bytes, due: None }
+    }
+
+    /// Whether what waits is enough for a request.
+    const fn is_enough(&self, waiting: Waiting) -> bool {
+        waiting.items >= self.limits.size || waiting.bytes >= self.bytes
     }
 }
+
+/// How many things are taken in before those who send get a turn.
+const SLICE: usize = 128;
 
 /// Takes things in until a request is due. Waits for ever where there is nothing to be sent. This may be cancelled while it
 /// waits: what was taken in is kept.
@@ -223,14 +275,15 @@ async fn next<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) {
             thing = batches.source.recv() => thing,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return,
         };
-        // The source ends when the exporter does.
+        // Whoever hands things over has gone.
         let Some(thing) = thing else { return pending().await };
-        let waiting = maker.add(&thing);
-        if waiting >= batches.limits.size {
+        maker.add(&thing);
+        let waiting = maker.waiting();
+        if batches.is_enough(waiting) {
             return;
         }
         // What the sampler leaves out waits for nothing.
-        if waiting > 0 && batches.due.is_none() {
+        if waiting.items > 0 && batches.due.is_none() {
             batches.due = Some(Instant::now() + batches.limits.delay);
         }
         taken += 1;
@@ -251,16 +304,26 @@ async fn flush<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) {
 /// Makes requests of all that was handed over before the end.
 async fn take_the_rest<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) {
     let Some((batches, maker)) = gathered else { return };
+    let mut taken = 0_usize;
     while let Ok(thing) = batches.source.try_recv() {
-        if maker.add(&thing) >= batches.limits.size {
+        maker.add(&thing);
+        if batches.is_enough(maker.waiting()) {
             maker.flush().await;
+        }
+        taken += 1;
+        if taken.is_multiple_of(SLICE) {
+            yield_now().await;
         }
     }
     maker.flush().await;
 }
 
-/// How many things are taken in before those who send get a turn.
-const SLICE: usize = 128;
+/// Takes note of all that was handed over and is in no request.
+fn give_up<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) {
+    let Some((batches, maker)) = gathered else { return };
+    batches.source.close();
+    maker.give_up(std::iter::from_fn(|| batches.source.try_recv().ok()).count());
+}
 
 fn compress(message: &[u8]) -> std::io::Result<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());

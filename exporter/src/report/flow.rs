@@ -128,6 +128,7 @@ impl From<&FlowRecord> for FlowRow {
             protocol: number,
             wire,
             tcp_flags: flags,
+            began: _,
             first,
             last,
             end,
@@ -170,7 +171,7 @@ impl From<&FlowRecord> for FlowRow {
 }
 
 impl From<&TlsHello> for Tls {
-    fn from(TlsHello { version, server_name, application_protocols }: &TlsHello) -> Self {
+    fn from(TlsHello { version, server_name, application_protocols, .. }: &TlsHello) -> Self {
         let (server_name, application_protocols) = (server_name.clone(), application_protocols.clone());
         Self { version: *version, server_name, application_protocols }
     }

@@ -10,9 +10,9 @@ mod resource;
 mod validate;
 mod variables;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri, uri::Authority};
 
 pub use self::raw::{OtlpCompression, OtlpHistograms, OtlpProtocol};
 pub(super) use self::{resource::Flattened, variables::Variables};
@@ -43,7 +43,7 @@ impl Otlp {
 }
 
 /// Where a signal is sent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct OtlpTarget {
     /// The whole URL for HTTP, the path of the signal included; scheme and authority for gRPC. The scheme is `http` or `https`.
     pub endpoint: Uri,
@@ -59,6 +59,37 @@ pub struct OtlpTarget {
     pub certificate: Option<PathBuf>,
     /// With `https`, the files of our own certificate and its key (PEM), if we are to show one.
     pub client: Option<OtlpClient>,
+}
+
+impl fmt::Debug for OtlpTarget {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint: _, protocol, headers, compression, timeout, certificate, client } = self;
+        formatter
+            .debug_struct("OtlpTarget")
+            .field("endpoint", &self.shown())
+            .field("protocol", protocol)
+            .field("headers", headers)
+            .field("compression", compression)
+            .field("timeout", timeout)
+            .field("certificate", certificate)
+            .field("client", client)
+            .finish()
+    }
+}
+
+impl OtlpTarget {
+    /// Where it is, to be shown: without a query, because a password or a key may be in it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let scheme = self.endpoint.scheme_str().unwrap_or_default();
+        let authority = self.endpoint.authority().map_or("", Authority::as_str);
+        let path = match self.protocol {
+            OtlpProtocol::Http => self.endpoint.path(),
+            OtlpProtocol::Grpc => "",
+        };
+        let query = if self.endpoint.query().is_some() { "?…" } else { "" };
+        format!("{scheme}://{authority}{path}{query}")
+    }
 }
 
 /// Our own certificate.

@@ -9,11 +9,13 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{self as common, AnyValue, InstrumentationScope, any_value},
     metrics::v1::{
-        AggregationTemporality, ExponentialHistogram, Gauge, Histogram, Metric, NumberDataPoint, ResourceMetrics,
-        ScopeMetrics, Sum, metric::Data, number_data_point,
+        AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram,
+        HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data,
+        number_data_point,
     },
     resource::v1::Resource,
 };
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{
     self as prometheus, LabelPair, MetricFamily, MetricType,
 };
@@ -26,11 +28,7 @@ use super::{
 };
 use crate::{config::otlp::OtlpHistograms, flow::Protocol};
 
-/// The most bytes of a request, before it is compressed: collectors take 4 MiB over gRPC unless told otherwise. One data
-/// point more fits in any case.
-const REQUEST_BYTES: usize = 2 << 20;
-
-/// What a request is called that metrics are sent in.
+/// What the name of a counter ends with on `/metrics`.
 const TOTAL: &str = "_total";
 
 /// Writes metrics.
@@ -38,8 +36,9 @@ const TOTAL: &str = "_total";
 pub(super) struct Writer {
     resource: Resource,
     scope: InstrumentationScope,
-    schema: String,
     histograms: OtlpHistograms,
+    /// The most bytes of a request, before it is compressed. One data point more fits in any case.
+    request_bytes: usize,
 }
 
 /// A request, and how many data points are in it.
@@ -48,51 +47,66 @@ pub(super) type Request = (ExportMetricsServiceRequest, u64);
 /// Requests in the making.
 #[derive(Debug, Default)]
 struct Requests {
+    limit: usize,
     ended: Vec<(Vec<Metric>, u64)>,
     metrics: Vec<Metric>,
     items: u64,
     bytes: usize,
 }
 
+/// Nanoseconds since the epoch.
+#[derive(Clone, Copy)]
+struct Times {
+    /// When the metrics stood so.
+    now: u64,
+    /// When the exporter was started; 0 if it is not known.
+    started: u64,
+}
+
 /// A data point of any kind.
 enum Point {
     Number(NumberDataPoint),
-    Explicit(opentelemetry_proto::tonic::metrics::v1::HistogramDataPoint),
-    Exponential(opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint),
+    Explicit(HistogramDataPoint),
+    Exponential(ExponentialHistogramDataPoint),
 }
 
 impl Writer {
     pub(super) fn new(
         resource: Resource,
         scope: InstrumentationScope,
-        schema: &str,
         histograms: OtlpHistograms,
+        request_bytes: usize,
     ) -> Self {
-        Self { resource, scope, schema: schema.to_owned(), histograms }
+        Self { resource, scope, histograms, request_bytes }
     }
 
-    /// Requests with all of `families`, which stood so at `taken`.
-    pub(super) fn write(&self, families: &[MetricFamily], taken: SystemTime) -> Vec<Request> {
-        let mut requests = Requests::default();
-        let time = nanoseconds(taken);
+    /// Requests with all of `families`, which stood so at `taken`, of an exporter that was `started` then.
+    pub(super) fn write(
+        &self,
+        families: &[MetricFamily],
+        taken: SystemTime,
+        started: Option<SystemTime>,
+    ) -> Vec<Request> {
+        let mut requests = Requests { limit: self.request_bytes, ..Requests::default() };
+        let times = Times { now: nanoseconds(taken), started: started.map_or(0, nanoseconds) };
         for family in families {
-            self.write_family(&mut requests, family, time);
+            self.write_family(&mut requests, family, times);
         }
         requests.end();
         let requests = requests.ended.into_iter().map(|(metrics, items)| {
             let scope_metrics =
-                ScopeMetrics { scope: Some(self.scope.clone()), metrics, schema_url: self.schema.clone() };
+                ScopeMetrics { scope: Some(self.scope.clone()), metrics, schema_url: SCHEMA_URL.to_owned() };
             let resource_metrics = ResourceMetrics {
                 resource: Some(self.resource.clone()),
                 scope_metrics: vec![scope_metrics],
-                schema_url: self.schema.clone(),
+                schema_url: SCHEMA_URL.to_owned(),
             };
             (ExportMetricsServiceRequest { resource_metrics: vec![resource_metrics] }, items)
         });
         requests.collect()
     }
 
-    fn write_family(&self, requests: &mut Requests, family: &MetricFamily, time: u64) {
+    fn write_family(&self, requests: &mut Requests, family: &MetricFamily, times: Times) {
         if UNSENT.contains(&family.name.as_str()) {
             return;
         }
@@ -105,12 +119,15 @@ impl Writer {
         };
         let is_whole = !matches!(header.unit.as_str(), "s" | "1" | "");
         let adds_up = known.is_some_and(|known| known.adds_up);
-        let points = family.metric.iter().filter_map(|metric| self.point(metric, time, is_whole));
+        let points = family.metric.iter().filter_map(|metric| self.point(metric, times, is_whole, adds_up));
         let is_counter = family.r#type() == MetricType::Counter;
         requests.add(&header, points, |point| empty(point, is_counter, adds_up));
     }
 
-    fn point(&self, metric: &prometheus::Metric, time: u64, is_whole: bool) -> Option<Point> {
+    fn point(&self, metric: &prometheus::Metric, times: Times, is_whole: bool, adds_up: bool) -> Option<Point> {
+        let Times { now: time, started } = times;
+        // A clock that was set back meanwhile does not make it count since the future.
+        let start = |timestamp| start(timestamp).min(time);
         let attributes: Vec<_> = metric.label.iter().flat_map(attributes).collect();
         if let Some(histogram) = &metric.histogram {
             let start = start(histogram.start_timestamp.as_ref());
@@ -123,8 +140,8 @@ impl Writer {
         }
         let (value, start) = match (&metric.counter, &metric.gauge) {
             (Some(counter), _) => (counter.value, start(counter.start_timestamp.as_ref())),
-            // A gauge is what it is at its time.
-            (None, Some(gauge)) => (gauge.value, 0),
+            // What adds up is what has come since the exporter's start, with what was there; a gauge is what it is at its time.
+            (None, Some(gauge)) => (gauge.value, if adds_up { started.min(time) } else { 0 }),
             (None, None) => return None,
         };
         #[expect(clippy::cast_possible_truncation, reason = "these are whole numbers, and far below 2^63")]
@@ -148,7 +165,7 @@ impl Requests {
     fn add(&mut self, header: &Metric, points: impl Iterator<Item = Point>, empty: impl Fn(&Point) -> Data) {
         let mut is_begun = false;
         for point in points {
-            if self.bytes >= REQUEST_BYTES {
+            if self.bytes >= self.limit {
                 self.end();
                 is_begun = false;
             }
@@ -179,8 +196,8 @@ impl Requests {
                 ) => {
                     data_points.push(point);
                 }
-                // A metric has points of one kind.
-                _ => self.items -= 1,
+                // A metric has points of one kind: this does not happen.
+                _ => {}
             }
         }
     }

@@ -15,7 +15,7 @@ use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 use tidewaiter_common::histogram::BUCKETS;
 
-use super::{REQUEST_BYTES, Request, Writer};
+use super::{Request, SCHEMA_URL, Writer};
 use crate::{
     api::{Role, reserved},
     config::otlp::OtlpHistograms,
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-const SCHEMA: &str = "https://example.com/1";
+const REQUEST_BYTES: usize = 1 << 20;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -68,8 +68,8 @@ fn snapshot(apis: Vec<ApiSnapshot>) -> Arc<Snapshot> {
 }
 
 fn write(histograms: OtlpHistograms, snapshot: &Arc<Snapshot>) -> Vec<Request> {
-    let writer = Writer::new(Resource::default(), InstrumentationScope::default(), SCHEMA, histograms);
-    writer.write(&families(snapshot).expect("can be written"), snapshot.taken)
+    let writer = Writer::new(Resource::default(), InstrumentationScope::default(), histograms, REQUEST_BYTES);
+    writer.write(&families(snapshot).expect("can be written"), snapshot.taken, Some(at(1_700_000_500)))
 }
 
 fn metrics(requests: &[Request]) -> impl Iterator<Item = &Metric> {
@@ -150,9 +150,15 @@ fn everything_says_since_when_it_counts_and_how_its_values_are_to_be_read() {
     let nanoseconds = |seconds: u64| seconds * 1_000_000_000;
     for (name, unit, start, value, is_monotonic) in [
         ("tidewaiter.api.packets", "{packet}", 1_700_000_001, number_data_point::Value::AsInt(0), Some(true)),
-        ("tidewaiter.api.connections.active", "{connection}", 0, number_data_point::Value::AsInt(0), Some(false)),
+        (
+            "tidewaiter.api.connections.active",
+            "{connection}",
+            1_700_000_500,
+            number_data_point::Value::AsInt(0),
+            Some(false),
+        ),
         ("process.cpu.time", "s", 1_700_000_500, number_data_point::Value::AsDouble(1.25), Some(true)),
-        ("process.memory.usage", "By", 0, number_data_point::Value::AsInt(20_000_000), Some(false)),
+        ("process.memory.usage", "By", 1_700_000_500, number_data_point::Value::AsInt(20_000_000), Some(false)),
         // It is lost for as long as the kernel's tables are there, which is as long as traffic of no API is counted.
         ("tidewaiter.events.lost", "{event}", 1_700_000_001, number_data_point::Value::AsInt(1), Some(true)),
         ("tidewaiter.build.info", "{build}", 0, number_data_point::Value::AsInt(1), None),
@@ -213,7 +219,7 @@ fn what_is_too_much_for_one_request_goes_in_several_and_nothing_is_missing() {
     for (request, items) in &requests {
         // And one data point, with what is around all of them.
         assert!(request.encoded_len() < REQUEST_BYTES + REQUEST_BYTES / 4, "{}", request.encoded_len());
-        assert_eq!(request.resource_metrics[0].schema_url, SCHEMA);
+        assert_eq!(request.resource_metrics[0].schema_url, SCHEMA_URL);
         let counted: usize = metrics(std::slice::from_ref(&(request.clone(), *items)))
             .map(|metric| match metric.data.as_ref().expect("has points") {
                 Data::ExponentialHistogram(histogram) => histogram.data_points.len(),

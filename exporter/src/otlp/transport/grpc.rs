@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Builder};
 use http_body_util::Full;
@@ -18,6 +22,13 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// With or without padding, as the protocol has it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Before each message: whether it is compressed, and its length in four bytes.
 const PREFIX_BYTES: usize = 5;
@@ -55,7 +66,7 @@ pub(super) fn request(
 pub(super) async fn answer(signal: Signal, response: Response<Incoming>) -> Result<Answer, SendError> {
     let http_status = response.status();
     // Where there is no message, the status is at the beginning.
-    if let Some(status) = Status::from_header_map(response.headers()) {
+    if let Some(status) = status(response.headers()) {
         return Ok(read_status(&status, signal, &[]));
     }
     let is_grpc = response
@@ -67,11 +78,19 @@ pub(super) async fn answer(signal: Signal, response: Response<Incoming>) -> Resu
         return Ok(if is_retryable(http_status) { Answer::Retry { after: None, why } } else { Answer::Rejected(why) });
     }
     let collected = read(response).await?;
-    let trailers = collected.trailers().cloned().unwrap_or_else(HeaderMap::new);
+    let status = collected.trailers().and_then(status);
     let body = collected.to_bytes();
-    let status = Status::from_header_map(&trailers)
-        .unwrap_or_else(|| Status::unavailable("the collector's answer has no status"));
+    let status = status.unwrap_or_else(|| Status::unavailable("the collector's answer has no status"));
     Ok(read_status(&status, signal, body.get(PREFIX_BYTES..).unwrap_or_default()))
+}
+
+/// The status in `headers`, if there is one. Its details are decoded here, because tonic panics where they are not in base64.
+fn status(headers: &HeaderMap) -> Option<Status> {
+    let mut others = headers.clone();
+    let details = others.remove(DETAILS);
+    let status = Status::from_header_map(&others)?;
+    let details = details.and_then(|details| BASE64.decode(details.as_bytes()).ok()).unwrap_or_default();
+    Some(Status::with_details(status.code(), status.message(), details.into()))
 }
 
 fn read_status(status: &Status, signal: Signal, message: &[u8]) -> Answer {
@@ -95,4 +114,33 @@ fn read_status(status: &Status, signal: Signal, message: &[u8]) -> Answer {
         _ => false,
     };
     if is_retryable { Answer::Retry { after, why } } else { Answer::Rejected(why) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue};
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    use super::{Answer, DETAILS, read_status, status};
+    use crate::otlp::Signal;
+
+    #[test]
+    fn a_status_is_read_whatever_its_details_are() {
+        let delay = Duration::from_secs(3);
+        let details = ErrorDetails::with_retry_info(Some(delay));
+        let sent = Status::with_error_details(Code::ResourceExhausted, "too much", details);
+        let mut headers = HeaderMap::new();
+        sent.add_header(&mut headers).expect("is written");
+        let answer = |headers: &HeaderMap| read_status(&status(headers).expect("is there"), Signal::Traces, &[]);
+        let why = || format!("{}: too much", Code::ResourceExhausted);
+        assert_eq!(answer(&headers), Answer::Retry { after: Some(delay), why: why() });
+        for broken in ["%%%", "CAgSA-_x", "Zm9v,YmFy", "A", ""] {
+            headers.insert(DETAILS, HeaderValue::from_static(broken));
+            assert_eq!(answer(&headers), Answer::Rejected(why()), "{broken}");
+        }
+        assert!(status(&HeaderMap::new()).is_none());
+    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Builder};
-use http_body_util::Full;
+use http_body_util::{Collected, Full};
 use hyper::body::Incoming;
 use prost::Message as _;
 use tonic_types::Status;
@@ -28,11 +28,15 @@ pub(super) fn request(
 pub(super) async fn answer(signal: Signal, response: Response<Incoming>) -> Result<Answer, SendError> {
     let status = response.status();
     let after = response.headers().get(header::RETRY_AFTER).and_then(|after| retry_after(after, SystemTime::now()));
-    let is_protobuf = response.headers().get(header::CONTENT_TYPE) == Some(&PROTOBUF);
-    let body = read(response).await?.to_bytes();
+    let kind = response.headers().get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let is_protobuf = kind.starts_with(PROTOBUF.as_bytes());
+    let body = read(response).await;
     if status.is_success() {
+        // It was accepted, also if it is not understood what is said beside.
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
         return Ok(accepted(signal, if is_protobuf { &body } else { &[] }));
     }
+    let body = body?.to_bytes();
     // Those that are OTLP say why in a message of Google's.
     let told = if is_protobuf { Status::decode(&*body).ok().map(|status| status.message) } else { None };
     let message = shown(&told.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned()));

@@ -57,6 +57,8 @@ pub(super) fn connector(
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(timeout));
+    // What the other side does not acknowledge for so long it will not get: a connection that is dead is not used again.
+    http.set_tcp_user_timeout(Some(timeout));
     let configuration = if endpoint.scheme() == Some(&Scheme::HTTPS) {
         configuration(certificate, client)?
     } else {
