@@ -214,8 +214,13 @@ extern "C" fn sample(skb: *mut __sk_buff, sight: &Sight, kind: u8, protocol: u8)
     if length == 0 || length > SAMPLE_BYTES as u32 {
         return;
     }
-    // Anybody can send anything: half of the ring is for greetings.
-    if kind != sample_kind::GREETING && SAMPLES.query(AVAILABLE_DATA) * 2 > SAMPLES.query(RING_SIZE) {
+    // Anybody can send anything: half of the ring is for greetings, and half of the rest for what is out of the ordinary.
+    let share = match kind {
+        sample_kind::GREETING => 1,
+        sample_kind::UNEXPECTED => 2,
+        _ => 4,
+    };
+    if share > 1 && SAMPLES.query(AVAILABLE_DATA) * share > SAMPLES.query(RING_SIZE) {
         return lose(Lost::Sample);
     }
     // SAFETY: this CPU's own entry, as in `account`; the helpers write and read no more than there is.

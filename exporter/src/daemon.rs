@@ -109,7 +109,8 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     // Only spans say of which traces their requests are part.
-    let trace_parents = otlp.traces.is_some();
+    // Without flows there are no spans either.
+    let trace_parents = otlp.traces.is_some() && capacity != FlowCapacity::NONE;
     let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
     let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;

@@ -227,7 +227,7 @@ fn who_is_not_answered_is_not_looked_at() {
 }
 
 #[test]
-fn requests_leave_half_of_the_ring_to_others() {
+fn requests_leave_most_of_the_ring_to_others() {
     const CONNECTIONS: u16 = 100;
     const REQUESTS: u32 = 2 * SAMPLED_REQUESTS;
     let mut host = Host::new();
@@ -247,7 +247,7 @@ fn requests_leave_half_of_the_ring_to_others() {
     let (asked, others): (Vec<_>, Vec<_>) = samples.iter().partition(|(_, kind, _)| *kind == sample_kind::REQUEST);
     assert_eq!(others, [&(CONNECTIONS, sample_kind::GREETING, hello)]);
     let bytes = asked.len() * (8 + size_of::<Sample>() + SAMPLE_BYTES);
-    assert!((500_000..600_000).contains(&bytes), "{bytes} bytes of requests");
+    assert!((250_000..300_000).contains(&bytes), "{bytes} bytes of requests");
     let all = u64::from(CONNECTIONS) * u64::from(SAMPLED_REQUESTS);
     let lost = host.kernel.lost().expect("can be read")[Lost::Sample as usize];
     assert_eq!(lost, all - asked.len() as u64);
