@@ -24,6 +24,7 @@ use tidewaiter_common::http::{METHODS, STATUS_CODES};
 use crate::{
     api::{Api, Role},
     kernel::ProgramStatistics,
+    otlp::Signal,
 };
 
 /// The value of the label `interface` for what interfaces had counted that exist no more.
@@ -154,7 +155,7 @@ pub struct TableSnapshot {
     pub capacity: usize,
 }
 
-/// Records of flows for one who wants them.
+/// Records of flows, or events, for one who wants them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinkSnapshot {
     /// Who.
@@ -170,8 +171,8 @@ pub struct SinkSnapshot {
 /// How one signal fares on its way to an OpenTelemetry collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpSnapshot {
-    /// Which one: `metrics`, `traces` or `logs`.
-    pub signal: &'static str,
+    /// Which one.
+    pub signal: Signal,
     /// Requests by what became of them.
     pub exports: Vec<(&'static str, u64)>,
     /// Data points, spans or log records that the collector has accepted.

@@ -8,6 +8,7 @@ use std::{
 use tidewaiter::{
     api::{Api, PortRange, Protocol, Role, Transport, reserved},
     kernel::ProgramStatistics,
+    otlp::Signal,
     snapshot::{
         ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
         InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
@@ -29,7 +30,7 @@ pub fn snapshot() -> Snapshot {
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
         event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
         otlp: vec![OtlpSnapshot {
-            signal: "traces",
+            signal: Signal::Traces,
             exports: vec![("success", 4), ("partial", 1), ("retried", 2), ("rejected", 0)],
             exported: 150,
             dropped: vec![("queue_full", 40), ("rejected", 5), ("shutdown", 0), ("failed", 0)],

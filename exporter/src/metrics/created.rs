@@ -18,7 +18,8 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
     let interfaces: HashMap<_, _> =
         snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), timestamp(interface.created))).collect();
     let sinks: HashMap<_, _> = snapshot.sinks.iter().map(|sink| (sink.name, timestamp(sink.created))).collect();
-    let signals: HashMap<_, _> = snapshot.otlp.iter().map(|one| (one.signal, timestamp(one.created))).collect();
+    let signals: HashMap<_, _> =
+        snapshot.otlp.iter().map(|one| (one.signal.as_str(), timestamp(one.created))).collect();
     // Programs are loaded by each exporter anew.
     let started = snapshot.process.map(|process| timestamp(process.started));
     // Traffic of no API is counted for as long as the kernel's tables are there, and so is what is lost of events.

@@ -22,10 +22,12 @@ impl OtlpCollector {
     fn families(&self, families: &mut Families<'_>) -> fmt::Result {
         let signals = &self.0.otlp;
         let exports = signals.iter().flat_map(|one| {
-            one.exports.iter().map(|(outcome, count)| ([("signal", one.signal), ("outcome", *outcome)], *count))
+            one.exports
+                .iter()
+                .map(|(outcome, count)| ([("signal", one.signal.as_str()), ("outcome", *outcome)], *count))
         });
         families.counter("otlp_exports", "Requests to the OpenTelemetry collector, by what became of them", exports)?;
-        let signal = |one: &OtlpSnapshot| [("signal", one.signal)];
+        let signal = |one: &OtlpSnapshot| [("signal", one.signal.as_str())];
         let exported = signals.iter().map(|one| (signal(one), one.exported));
         families.counter(
             "otlp_exported",
@@ -51,16 +53,14 @@ impl OtlpCollector {
 
     fn dropped(&self) -> impl Iterator<Item = ([(&'static str, &str); 2], u64)> {
         self.0.otlp.iter().flat_map(|one| {
-            let sinks: &[_] = if one.signal == Signal::Traces.as_str() {
-                &self.0.sinks
-            } else if one.signal == Signal::Logs.as_str() {
-                &self.0.event_sinks
-            } else {
-                &[]
+            let sinks: &[_] = match one.signal {
+                Signal::Metrics => &[],
+                Signal::Traces => &self.0.sinks,
+                Signal::Logs => &self.0.event_sinks,
             };
             let backlog = sinks.iter().find(|sink| sink.name == SINK).map(|sink| (BACKLOG, sink.dropped));
             let dropped = one.dropped.iter().copied().chain(backlog);
-            dropped.map(|(reason, count)| ([("signal", one.signal), ("reason", reason)], count))
+            dropped.map(|(reason, count)| ([("signal", one.signal.as_str()), ("reason", reason)], count))
         })
     }
 }

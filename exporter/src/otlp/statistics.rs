@@ -14,7 +14,7 @@ use crate::snapshot::OtlpSnapshot;
 macro_rules! labels {
     ($(#[$doc:meta])+ $name:ident { $($(#[$variant_doc:meta])+ $variant:ident = $label:literal,)+ }) => {
         $(#[$doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$variant_doc])+ $variant,)+ }
 
         impl $name {
@@ -148,7 +148,7 @@ impl Statistics {
         let Self { signal, exports, exported, dropped, unsampled, has_failed: _, queued_bytes, queue_bytes, created } =
             self;
         OtlpSnapshot {
-            signal: signal.as_str(),
+            signal: *signal,
             exports: Outcome::ALL.iter().zip(exports).map(|(outcome, count)| (outcome.as_str(), read(count))).collect(),
             exported: read(exported),
             dropped: Dropped::ALL.iter().zip(dropped).map(|(why, count)| (why.as_str(), read(count))).collect(),
