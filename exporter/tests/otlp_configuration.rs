@@ -415,11 +415,16 @@ fn headers_that_cannot_be_are_told_without_what_is_in_them() {
     assert_otlp_refused(&[
         (
             "headers = { 'a b' = 'hush' }",
-            "FILE:3: otlp.headers.a b: found \"a b\", expected the name of a header such as \"x-api-key\"",
+            "FILE:3: otlp.headers: found a key that is no name of a header, expected one such as \"x-api-key\"",
         ),
         (
             "headers = { '' = 'hush' }",
-            "FILE:3: otlp.headers.: found \"\", expected the name of a header such as \"x-api-key\"",
+            "FILE:3: otlp.headers: found a key that is no name of a header, expected one such as \"x-api-key\"",
+        ),
+        // There may be a part of the value, and there may be something wrong with what is left of that.
+        (
+            "logs.headers = { 'authorization: Bearer hush' = 1 }",
+            "FILE:3: otlp.logs.headers: found a key that is no name of a header, expected one such as \"x-api-key\"",
         ),
         ("headers = { a = \"hush\\n\" }", &value("a")),
         ("headers = { 'x.y' = 'hüsh' }", &value("x.y")),
@@ -443,11 +448,16 @@ fn headers_that_cannot_be_are_told_without_what_is_in_them() {
 fn what_is_in_headers_and_queries_is_shown_by_nobody() {
     let contents = EXAMPLE.replace("collector:4318", "collector:4318/?key=hush");
     let configuration = load(&contents).unwrap();
-    assert!(configuration.otlp.metrics.is_some());
-    assert!(!format!("{:?}", configuration.otlp.traces).contains("hush"));
-    assert!(!format!("{:?}", load(EXAMPLE).unwrap()).contains("hush"));
+    let target = &configuration.otlp.metrics.as_ref().unwrap().target;
+    // Both are there, where they are needed.
+    assert_eq!((target.endpoint.query(), headers(target)), (Some("key=hush"), vec![("authorization", "Bearer hush")]));
+    let shown = format!("{configuration:?}");
+    assert!(shown.contains("https://collector:4318/v1/metrics") && !shown.contains("hush"), "{shown}");
+
     let checked = check(&contents, &[("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=hush")], &[]);
-    assert!(!checked.stdout.contains("hush"), "{checked:?}");
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
+    let is_shown = checked.stdout.contains("https://collector:4318/v1/metrics");
+    assert!(is_shown && !checked.stdout.contains("hush"), "{checked:?}");
 }
 
 #[test]
@@ -576,6 +586,9 @@ fn variables_of_one_signal_set_its_keys() {
         let variables = [("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", "0.1")];
         assert_eq!(shown_of("traces", &variables), TRACES.replace("1 of", "0.1 of"));
     }
+    // How long an attempt may take we can be told otherwise.
+    let variables = [("OTEL_BSP_EXPORT_TIMEOUT", "300"), ("TIDEWAITER_OTLP__TRACES__TIMEOUT", "20s")];
+    assert_eq!(shown_of("traces", &variables), TRACES.replace("10s", "20s"));
 }
 
 #[test]
@@ -655,7 +668,7 @@ fn all_is_off_where_open_telemetry_is_disabled_unless_we_are_told_otherwise() {
 }
 
 /// Every variable of OpenTelemetry that can be wrong, wrong; and as what it is told.
-const WRONG: [(&str, &str, &str); 31] = [
+const WRONG: [(&str, &str, &str); 33] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "c", r#"found "c", expected an http or https URL such as "http://collector:4318""#),
     (
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
@@ -669,7 +682,21 @@ const WRONG: [(&str, &str, &str); 31] = [
     ("OTEL_EXPORTER_OTLP_HEADERS", "a=%4", "expected name=value pairs with commas between them, percent-encoded"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "a=%ff", "expected name=value pairs with commas between them, percent-encoded"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "a=hush,A=hush", r#"found the header "a" twice, expected each once"#),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "=hush", r#"found "", expected the name of a header such as "x-api-key""#),
+    (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "=hush",
+        r#"found something before a "=" that is no name of a header, expected one such as "x-api-key""#,
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization: Bearer hush==",
+        r#"found something before a "=" that is no name of a header, expected one such as "x-api-key""#,
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+        "authorization: Bearer hush==,authorization: Bearer hush==",
+        r#"found something before a "=" that is no name of a header, expected one such as "x-api-key""#,
+    ),
     (
         "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
         "Host=hush",
@@ -803,6 +830,8 @@ fn nothing_in_variables_of_open_telemetry_is_wrong_that_we_are_told_otherwise() 
         ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "0", "LOGS__TIMEOUT", "1s"),
         ("OTEL_TRACES_SAMPLER", "xray", "TRACES__SAMPLE_RATIO", "1"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "x", "TRACES__QUEUE_SIZE", "2048"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "x", "TRACES__TIMEOUT", "1s"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "-1", "METRICS__TIMEOUT", "1s"),
     ] {
         let key = format!("TIDEWAITER_OTLP__{key}");
         sent(&check("[otlp]\nendpoint = 'http://c'", &[(variable, value), (&key, other)], &[]));

@@ -161,7 +161,7 @@ fn hellos_of_the_corpus_are_read() {
             hellos += 1;
             names += u32::from(hello.server_name.is_some());
             versions += u32::from(hello.version.is_some());
-            let TlsHello { version: _, server_name, application_protocols } = hello;
+            let TlsHello { server_name, application_protocols, .. } = hello;
             assert!(server_name.iter().chain(&application_protocols).all(|text| text.chars().count() <= 255));
         }
     }

@@ -195,8 +195,8 @@ impl Worker {
         };
         // What is left then is given up, and counted.
         let _ = timeout(flush_timeout, rest).await;
-        give_up(spans.as_mut());
-        give_up(logs.as_mut());
+        spans.as_mut().map(give_up);
+        logs.as_mut().map(give_up);
         for outbox in &outboxes {
             outbox.give_up();
         }
@@ -319,8 +319,7 @@ async fn take_the_rest<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) 
 }
 
 /// Takes note of all that was handed over and is in no request.
-fn give_up<M: Maker>(gathered: Option<&mut (Batches<M::Thing>, M)>) {
-    let Some((batches, maker)) = gathered else { return };
+fn give_up<M: Maker>((batches, maker): &mut (Batches<M::Thing>, M)) {
     batches.source.close();
     maker.give_up(std::iter::from_fn(|| batches.source.try_recv().ok()).count());
 }

@@ -10,7 +10,7 @@ mod spans;
 
 use std::{
     net::{SocketAddr, TcpStream, UdpSocket},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tidewaiter_tests::{
@@ -22,6 +22,9 @@ use tidewaiter_tests::{
 };
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::Http];
+
+/// How far the time of a packet may be off: it is kept in ticks of the kernel, of up to 10 ms.
+const TICK: Duration = Duration::from_millis(10);
 
 /// A configuration that sends by `protocol` to a collector of the same host, with `more` behind it.
 fn configuration(protocol: Protocol, more: &str) -> String {

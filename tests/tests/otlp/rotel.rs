@@ -2,7 +2,8 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
-    time::SystemTime,
+    thread::sleep,
+    time::{Duration, SystemTime},
 };
 
 use tidewaiter_common::direction::Direction;
@@ -10,13 +11,13 @@ use tidewaiter_tests::{
     exporter::Exporter,
     network::{Network, Offload},
     otlp::printed_as_prometheus,
-    rotel::{Contents, Point, Rotel},
+    rotel::{Contents, LogEntry, Point, Rotel, SpanRecord},
     servers::{Nginx, are_installed},
     traffic::exchange,
     wait::wait_for,
 };
 
-use super::{PROTOCOLS, assert_same, configuration, make_traffic, nanoseconds, without_itself};
+use super::{PROTOCOLS, TICK, assert_same, configuration, make_traffic, nanoseconds, without_itself};
 
 /// Connections that the test makes beside others, and what is said on each.
 const SIZES: [usize; 5] = [1, 20, 300, 4_000, 50_000];
@@ -47,7 +48,9 @@ fn a_collector_of_others_reads_what_was_sent() {
         let rotel = Rotel::start(&network.server);
         let exporter = Exporter::start(&network.server, &configuration(protocol, ""));
         make_traffic(&network);
-        let before = SystemTime::now();
+        // Packets are timed in ticks: those of before must not seem to be of after, nor the other way round.
+        sleep(Duration::from_millis(100));
+        let before = SystemTime::now() - TICK;
         exchange(&network.server, &network.client, SocketAddr::new(Network::SERVERS[1], 8080), &SIZES);
         network.client.run(|| {
             let socket = UdpSocket::bind((Network::CLIENT4, 0)).unwrap();
@@ -61,15 +64,21 @@ fn a_collector_of_others_reads_what_was_sent() {
         });
         assert_same(&scraped, &without_itself(printed_as_prometheus(&points)), protocol);
 
-        let received = rotel.received();
-        let spans: Vec<_> = received
-            .spans
-            .iter()
-            .filter(|span| {
-                span.attributes["tidewaiter.api"] == "Str(web)" && span.attributes["network.type"] == "Str(ipv6)"
-            })
-            .filter(|span| span.start >= nanoseconds(before))
-            .collect();
+        let is_of_web = |span: &&SpanRecord| span.attributes["tidewaiter.api"] == "Str(web)";
+        let is_ours = |span: &&SpanRecord| {
+            let is_ipv6 = span.attributes["network.type"] == "Str(ipv6)";
+            is_of_web(span) && is_ipv6 && span.start >= nanoseconds(before)
+        };
+        let is_nonsense = |log: &&LogEntry| {
+            let bytes = log.attributes.get("tidewaiter.payload.first_bytes");
+            bytes.is_some_and(|bytes| bytes == "Str(SSH-2.0-nonsense)")
+        };
+        // A flow is told a second or two after its end.
+        let received = rotel.wait_for("all spans and the anomaly", |received| {
+            received.spans.iter().filter(is_ours).count() >= SIZES.len()
+                && received.logs.iter().any(|log| is_nonsense(&log))
+        });
+        let spans: Vec<_> = received.spans.iter().filter(is_ours).collect();
         assert_eq!(spans.len(), SIZES.len(), "by {protocol:?}");
         let mut received_bytes: Vec<_> =
             spans.iter().map(|span| value(&span.attributes["tidewaiter.flow.receive.bytes"])).collect();
@@ -81,14 +90,12 @@ fn a_collector_of_others_reads_what_was_sent() {
         }
         for direction in Direction::ALL {
             let key = format!("tidewaiter.flow.{}.bytes", direction.as_str());
-            let of_web = received.spans.iter().filter(|span| span.attributes["tidewaiter.api"] == "Str(web)");
+            let of_web = received.spans.iter().filter(is_of_web);
             let sum: u64 = of_web.map(|span| value(&span.attributes[&key])).sum();
             let labels = [("api", "web"), ("role", "server"), ("direction", direction.as_str())];
             assert_eq!(Some(sum), scraped.get("tidewaiter_api_bytes_total", &labels), "by {protocol:?}");
         }
-        let anomaly = received.logs.iter().find(|log| {
-            log.attributes.get("tidewaiter.payload.first_bytes").is_some_and(|bytes| bytes == "Str(SSH-2.0-nonsense)")
-        });
+        let anomaly = received.logs.iter().find(is_nonsense);
         assert_eq!(anomaly.expect("is there").event, "tidewaiter.anomaly.unexpected_payload");
     }
 }

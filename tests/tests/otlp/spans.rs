@@ -23,10 +23,7 @@ use tidewaiter_tests::{
     wait::{wait_for, wait_until},
 };
 
-use super::{PROTOCOLS, configuration, nanoseconds};
-
-/// How far the time of a last packet may be off: it is kept in ticks of the kernel, of up to 10 ms.
-const TICK: Duration = Duration::from_millis(10);
+use super::{PROTOCOLS, TICK, configuration, nanoseconds};
 
 /// A connection as the test made it.
 struct Made {
@@ -69,12 +66,16 @@ fn number(attributes: &[KeyValue], key: &str) -> u64 {
     attribute(attributes, key).and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{key}"))
 }
 
+/// Spans of `api`, in the order in which they came.
+fn spans_of(collector: &Collector<'_>, api: &str) -> Vec<Span> {
+    let of_api = |span: &Span| attribute(&span.attributes, "tidewaiter.api").as_deref() == Some(api);
+    collector.spans().into_iter().map(|(_, span)| span).filter(of_api).collect()
+}
+
 /// Spans of `api`, by the port of their client.
 fn spans_by_port(collector: &Collector<'_>, api: &str, count: usize) -> BTreeMap<u16, Span> {
-    let of_api = |span: &Span| attribute(&span.attributes, "tidewaiter.api").as_deref() == Some(api);
     let spans = wait_for("the spans of all connections", || {
-        let spans: Vec<_> = collector.spans().into_iter().map(|(_, span)| span).filter(of_api).collect();
-        (spans.len() >= count).then_some(spans)
+        Some(spans_of(collector, api)).filter(|spans| spans.len() >= count)
     });
     assert_eq!(spans.len(), count);
     spans.into_iter().map(|span| (u16::try_from(number(&span.attributes, "client.port")).unwrap(), span)).collect()
@@ -146,6 +147,8 @@ fn each_connection_is_a_span_that_says_what_the_test_did() {
 #[test]
 fn what_ended_in_error_is_kept_whatever_the_sampler_leaves_out() {
     let network = Network::new(Offload::Off);
+    // All flows are counted here, also those of no API.
+    network.know_each_other();
     let collector = Collector::new(&network.server);
     let configuration = configuration(Protocol::Grpc, "").replace("[otlp.traces]", "[otlp.traces]\nsample_ratio = 0.0");
     let exporter = Exporter::start(&network.server, &configuration);
@@ -223,7 +226,7 @@ fn a_connection_that_goes_on_is_a_span_for_each_part() {
     });
     let (end_reason, community) = ("tidewaiter.flow.end_reason", "tidewaiter.flow.community_id");
     let spans = wait_for("the last part", || {
-        let spans: Vec<_> = collector.spans().into_iter().map(|(_, span)| span).collect();
+        let spans = spans_of(&collector, "web");
         let is_over = spans.iter().any(|span| attribute(&span.attributes, end_reason).as_deref() == Some("fin"));
         is_over.then_some(spans)
     });

@@ -27,7 +27,16 @@ const RESERVED: [&str; 13] = [
 /// What the names begin with that gRPC keeps for itself.
 const RESERVED_BY_GRPC: &str = "grpc-";
 
-/// Headers by their names, as they were written.
+/// What is said of a text that is no name of a header. The text is not: where a name should be, there may be a part of a value,
+/// as in `authorization: Bearer …==`.
+pub(super) const NO_NAME: &str = "that is no name of a header, expected one such as \"x-api-key\"";
+
+/// Whether `text` can be the name of a header.
+pub(super) fn is_name(text: &str) -> bool {
+    HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
+/// Headers by their names, as they were written; all of them can be names.
 #[derive(Clone, Debug)]
 pub struct RawHeaders(pub(super) BTreeMap<String, Secret>);
 
@@ -52,8 +61,16 @@ impl<'de> Deserialize<'de> for RawHeaders {
                 formatter.write_str("a table")
             }
 
-            fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<RawHeaders, A::Error> {
-                BTreeMap::deserialize(de::value::MapAccessDeserializer::new(table)).map(RawHeaders)
+            fn visit_map<A: de::MapAccess<'de>>(self, mut table: A) -> Result<RawHeaders, A::Error> {
+                let mut headers = BTreeMap::new();
+                while let Some(name) = table.next_key::<String>()? {
+                    // Refused here, where it is not told as a part of the key, and before what is wrong with its value is.
+                    if !is_name(&name) {
+                        return Err(de::Error::custom(format_args!("found a key {NO_NAME}")));
+                    }
+                    headers.insert(name, table.next_value()?);
+                }
+                Ok(RawHeaders(headers))
             }
 
             /// The usual message would show it.
@@ -78,8 +95,7 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// The header `name` with `value`, or what is wrong with it, which does not say the value.
 pub(super) fn header(name: &str, Secret(value): &Secret) -> Result<(HeaderName, HeaderValue), String> {
-    let name = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| format!("found {name:?}, expected the name of a header such as \"x-api-key\""))?;
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("found a key {NO_NAME}"))?;
     if RESERVED.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_BY_GRPC) {
         return Err(format!("found the header \"{name}\", which is the protocol's own, expected others"));
     }

@@ -17,7 +17,10 @@ use figment::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::validate::LONGEST;
+use super::{
+    headers::{NO_NAME, is_name},
+    validate::LONGEST,
+};
 use crate::config::error::{Place, Problem};
 
 /// The signals: as they are called within the names of variables, and in the configuration.
@@ -28,7 +31,7 @@ const SIGNALS: [(&str, &str); 3] = [("METRICS", "metrics"), ("TRACES", "traces")
 pub(in crate::config) struct Variables {
     /// What they set; later ones go over earlier ones.
     settings: Vec<Setting>,
-    /// What is wrong with them, each after the key that it would have set, if any.
+    /// What is wrong with them, each after the key that it would have set, if there is one that could be set otherwise.
     mistakes: Vec<(Vec<String>, Problem)>,
     /// The most that an attempt may take, by signal.
     limits: Vec<(&'static str, Duration)>,
@@ -66,6 +69,7 @@ impl Variables {
     pub(in crate::config) fn forget(&mut self, is_set: impl Fn(&[String]) -> bool) {
         self.settings.retain(|setting| !is_set(&setting.key));
         self.mistakes.retain(|(key, _)| key.is_empty() || !is_set(key));
+        self.limits.retain(|(signal, _)| !is_set(&["otlp", *signal, "timeout"].map(str::to_owned)));
     }
 
     /// `figment` with what is set over it.
@@ -116,13 +120,13 @@ struct Reader {
 }
 
 impl Reader {
-    /// What the variable holds; an empty one is as none.
-    fn text(&mut self, variable: &str) -> Option<String> {
+    /// What the variable about `key` holds; an empty one is as none.
+    fn text(&mut self, variable: &str, key: &[&str]) -> Option<String> {
         match self.environment.get(variable)?.to_str().map(str::trim) {
             Some("") => None,
             Some(text) => Some(text.to_owned()),
             None => {
-                self.mistake(variable, &[], "found something that is not UTF-8, expected text".to_owned());
+                self.mistake(variable, key, "found something that is not UTF-8, expected text".to_owned());
                 None
             }
         }
@@ -141,7 +145,7 @@ impl Reader {
 
     /// Has `key` set to what `parse` makes of the variable.
     fn read<V: Into<Value>>(&mut self, variable: &str, key: &[&str], parse: impl Fn(&str) -> Result<V, String>) {
-        match self.text(variable).map(|text| parse(&text)) {
+        match self.text(variable, key).map(|text| parse(&text)) {
             Some(Ok(value)) => self.set(variable, key, value),
             Some(Err(message)) => self.mistake(variable, key, message),
             None => {}
@@ -187,8 +191,9 @@ impl Reader {
         let key = ["otlp", "metrics", "histograms"];
         self.read("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", &key, aggregation);
 
+        // There is no key of ours that could say otherwise.
         let temporality = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-        if let Some(text) = self.text(temporality).filter(|text| !text.eq_ignore_ascii_case("cumulative")) {
+        if let Some(text) = self.text(temporality, &[]).filter(|text| !text.eq_ignore_ascii_case("cumulative")) {
             let why = "counters are cumulative; the collector's processor cumulativetodelta converts them";
             self.mistake(temporality, &[], format!("found {text:?}, expected \"cumulative\": {why}"));
         }
@@ -205,17 +210,19 @@ impl Reader {
 
     /// How long an attempt may take at most, whatever else says how long it may take.
     fn limit(&mut self, variable: &str, signal: &'static str) {
-        match self.text(variable).map(|text| milliseconds(&text)) {
+        let key = ["otlp", signal, "timeout"];
+        match self.text(variable, &key).map(|text| milliseconds(&text)) {
             // None, as the specification has it of timeouts.
             Some(Ok(0)) | None => {}
             Some(Ok(limit)) => self.variables.limits.push((signal, Duration::from_millis(limit))),
-            Some(Err(message)) => self.mistake(variable, &[], message),
+            Some(Err(message)) => self.mistake(variable, &key, message),
         }
     }
 
     fn resource(&mut self) {
+        // Attributes are gathered from all layers: none that we are told makes up for these, so there is no key.
         let variable = "OTEL_RESOURCE_ATTRIBUTES";
-        if let Some(text) = self.text(variable) {
+        if let Some(text) = self.text(variable, &[]) {
             // Refused as a whole: the specification has the whole discarded.
             match attributes(&text) {
                 Some(attributes) => {
@@ -233,7 +240,7 @@ impl Reader {
     fn sampler(&mut self) {
         let variable = "OTEL_TRACES_SAMPLER";
         let (enabled, ratio) = (["otlp", "traces", "enabled"], ["otlp", "traces", "sample_ratio"]);
-        let Some(text) = self.text(variable) else { return };
+        let Some(text) = self.text(variable, &ratio) else { return };
         let name = text.to_ascii_lowercase();
         match name.strip_prefix("parentbased_").unwrap_or(&name) {
             "always_on" => self.set(variable, &ratio, 1.0),
@@ -252,7 +259,7 @@ impl Reader {
 
     fn disabled(&mut self) {
         let variable = "OTEL_SDK_DISABLED";
-        if self.text(variable).is_some_and(|text| is_true(&text)) {
+        if self.text(variable, &[]).is_some_and(|text| is_true(&text)) {
             for (_, signal) in SIGNALS {
                 self.set(variable, &["otlp", signal, "enabled"], false);
             }
@@ -308,11 +315,15 @@ fn attributes(text: &str) -> Option<Vec<(String, String)>> {
     pairs(text)?.into_iter().map(decoded).collect()
 }
 
-/// Headers by their names, in lower case. What is wrong with them is told without their values.
+/// Headers by their names, in lower case. What is wrong with them is told without their values, and without what is no name:
+/// base64 ends in `=`, before which there is then a value.
 fn headers(text: &str) -> Result<Dict, String> {
     let pairs = pairs(text).ok_or(PAIRS)?;
     let mut headers = BTreeMap::new();
     for (name, value) in pairs {
+        if !is_name(name) {
+            return Err(format!("found something before a \"=\" {NO_NAME}"));
+        }
         let name = name.to_ascii_lowercase();
         if headers.insert(name.clone(), Value::from(value)).is_some() {
             return Err(format!("found the header {name:?} twice, expected each once"));
