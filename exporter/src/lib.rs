@@ -1,8 +1,8 @@
 //! tidewaiter: counts every packet per API in the kernel and serves the counts to Prometheus.
 //!
-//! There is one way up: kernel maps → [`snapshot::Snapshot`] → sinks ([`metrics`], [`http`]); and one way down:
-//! [`config`] → validated model → maps. [`kernel`] alone knows BPF, [`accounting`] owns it, [`daemon`] puts it all
-//! together.
+//! There is one way up: kernel maps → [`snapshot::Snapshot`] → families of [`metrics`] → `/metrics` ([`http`]) and collectors
+//! ([`otlp`]); flows that are over and events go to those who want them one by one. And there is one way down: [`config`] →
+//! validated model → maps. [`kernel`] alone knows BPF, [`accounting`] owns it, [`daemon`] puts it all together.
 
 pub mod accounting;
 pub mod anomaly;

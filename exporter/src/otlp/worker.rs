@@ -181,13 +181,14 @@ impl Worker {
                 }
             }
         }
+        // Those that wait to try again do so at once.
+        tell.send_replace(true);
         let rest = async {
             if snapshots.has_changed().unwrap_or(false) {
                 send_metrics(metrics.as_ref(), &mut snapshots);
             }
             take_the_rest(spans.as_mut()).await;
             take_the_rest(logs.as_mut()).await;
-            tell.send_replace(true);
             for outbox in &outboxes {
                 outbox.close();
             }
