@@ -38,10 +38,7 @@ fn network() -> Network {
 
 /// A configuration that sends spans alone, and `more` in `[otlp]`.
 fn spans_alone(protocol: Protocol, more: &str) -> String {
-    let (name, port) = match protocol {
-        Protocol::Grpc => ("grpc", 4317),
-        Protocol::Http => ("http/protobuf", 4318),
-    };
+    let (name, port) = (protocol.name(), protocol.port());
     format!(
         r#"
         interfaces = ["{INTERFACE}"]
@@ -366,13 +363,7 @@ fn variables(
     let text = |path: &Path| path.to_str().expect("text").to_owned();
     vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(protocol, "127.0.0.1")),
-        (
-            "OTEL_EXPORTER_OTLP_PROTOCOL",
-            match protocol {
-                Protocol::Grpc => "grpc".to_owned(),
-                Protocol::Http => "http/protobuf".to_owned(),
-            },
-        ),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name().to_owned()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret,x-tenant=edge".to_owned()),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "none".to_owned()),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", text(&certificates.authority())),

@@ -43,10 +43,7 @@ const MEMORY_GOAL: f64 = 3.0 * ROOM_MIB as f64;
 
 fn configuration(protocol: Option<Protocol>) -> String {
     let otlp = protocol.map_or_else(String::new, |protocol| {
-        let (name, port) = match protocol {
-            Protocol::Grpc => ("grpc", 4317),
-            Protocol::Http => ("http/protobuf", 4318),
-        };
+        let (name, port) = (protocol.name(), protocol.port());
         format!(
             "[otlp]\nendpoint = \"http://127.0.0.1:{port}\"\nprotocol = \"{name}\"\nqueue_bytes = {ROOM}\n\
              [otlp.metrics]\ninterval = \"10s\"\n"

@@ -17,7 +17,10 @@ use opentelemetry_proto::tonic::{
 };
 use prost::{DecodeError, Message as _};
 
-use super::answer::{Answer, REASON};
+use super::{
+    PORTS,
+    answer::{Answer, REASON},
+};
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +55,26 @@ pub enum Protocol {
     Grpc,
     /// Protobuf over HTTP/1.1 or HTTP/2.
     Http,
+}
+
+impl Protocol {
+    /// What configurations and OpenTelemetry's variables call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http/protobuf",
+        }
+    }
+
+    /// The port that it has if none is said.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Grpc => PORTS[0],
+            Self::Http => PORTS[1],
+        }
+    }
 }
 
 /// What a request says.

@@ -28,10 +28,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A configuration that sends by `protocol` to a collector of the same host, with `more` behind it.
 fn configuration(protocol: Protocol, more: &str) -> String {
-    let (name, port) = match protocol {
-        Protocol::Grpc => ("grpc", 4317),
-        Protocol::Http => ("http/protobuf", 4318),
-    };
+    let (name, port) = (protocol.name(), protocol.port());
     format!(
         r#"
         interfaces = ["{INTERFACE}"]
