@@ -18,8 +18,8 @@ use super::{
     courier::Courier,
     gathered::Gathered,
     outbox::Outbox,
-    statistics::{Dropped, Statistics},
-    worker::{Maker, Waiting},
+    statistics::Statistics,
+    worker::Maker,
 };
 use crate::{
     anomaly::{UNEXPECTED_PAYLOAD, UnexpectedPayload},
@@ -71,6 +71,7 @@ impl Logs {
 
 impl Maker for Logs {
     type Thing = Event;
+    type Made = SdkLogRecord;
 
     fn add(&self, event: &Event) {
         let Event { time, what } = event;
@@ -98,25 +99,18 @@ impl Maker for Logs {
         self.logger.emit(record);
     }
 
-    fn waiting(&self) -> Waiting {
-        self.emitted.0.waiting()
+    fn gathered(&self) -> &Gathered<SdkLogRecord> {
+        &self.emitted.0
     }
 
-    async fn flush(&self) {
-        let batch = self.emitted.0.take();
-        let items = batch.len();
-        if items == 0 {
-            return;
-        }
-        self.courier.announce(items);
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    async fn export(&self, batch: Vec<SdkLogRecord>) -> OTelSdkResult {
+        self.courier.announce(batch.len());
         let batch: Vec<_> = batch.iter().map(|record| (record, &self.scope)).collect();
-        if let Err(error) = self.exporter.export(LogBatch::new(&batch)).await {
-            self.statistics.failed(&error, items);
-        }
-    }
-
-    fn give_up(&self, more: usize) {
-        self.statistics.dropped(Dropped::Shutdown, (self.emitted.0.take().len() + more) as u64);
+        self.exporter.export(LogBatch::new(&batch)).await
     }
 }
 

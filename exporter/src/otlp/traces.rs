@@ -36,8 +36,8 @@ use super::{
     courier::Courier,
     gathered::{self, Gathered, LINK},
     outbox::Outbox,
-    statistics::{Dropped, Statistics},
-    worker::{Maker, Waiting},
+    statistics::Statistics,
+    worker::Maker,
 };
 use crate::{
     api::Role,
@@ -90,6 +90,7 @@ impl Spans {
 
 impl Maker for Spans {
     type Thing = FlowRecord;
+    type Made = SpanData;
 
     fn add(&self, record: &FlowRecord) {
         self.ids.begin(record);
@@ -100,24 +101,17 @@ impl Maker for Spans {
         span.end_with_timestamp(record.last);
     }
 
-    fn waiting(&self) -> Waiting {
-        self.ended.0.waiting()
+    fn gathered(&self) -> &Gathered<SpanData> {
+        &self.ended.0
     }
 
-    async fn flush(&self) {
-        let batch = self.ended.0.take();
-        let items = batch.len();
-        if items == 0 {
-            return;
-        }
-        self.courier.announce(items);
-        if let Err(error) = self.exporter.export(batch).await {
-            self.statistics.failed(&error, items);
-        }
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
-    fn give_up(&self, more: usize) {
-        self.statistics.dropped(Dropped::Shutdown, (self.ended.0.take().len() + more) as u64);
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.courier.announce(batch.len());
+        self.exporter.export(batch).await
     }
 }
 

@@ -9,6 +9,7 @@ use opentelemetry_proto::{
     tonic::{common::v1::InstrumentationScope as ProtoScope, resource::v1::Resource as ProtoResource},
     transform::common::tonic::ResourceAttributesWithSchema,
 };
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::Message as _;
 use tokio::{
@@ -21,6 +22,7 @@ use tracing::{error, warn};
 
 use super::{
     OtlpError, Sources,
+    gathered::Gathered,
     logs::Logs,
     metrics::Writer,
     outbox::{Outbox, Parcel},
@@ -228,18 +230,41 @@ fn send_metrics(
 pub(super) trait Maker {
     /// What they are made of.
     type Thing;
+    /// What is made of each.
+    type Made;
 
     /// Takes in one.
     fn add(&self, thing: &Self::Thing);
 
+    /// What was made and is in no request yet.
+    fn gathered(&self) -> &Gathered<Self::Made>;
+
+    /// Counts of the signal.
+    fn statistics(&self) -> &Statistics;
+
+    /// Makes a request of `batch`.
+    async fn export(&self, batch: Vec<Self::Made>) -> OTelSdkResult;
+
     /// What waits to be put into a request.
-    fn waiting(&self) -> Waiting;
+    fn waiting(&self) -> Waiting {
+        self.gathered().waiting()
+    }
 
     /// Makes a request of all that wait.
-    async fn flush(&self);
+    async fn flush(&self) {
+        let batch = self.gathered().take();
+        let items = batch.len();
+        if items > 0
+            && let Err(error) = self.export(batch).await
+        {
+            self.statistics().failed(&error, items);
+        }
+    }
 
     /// Takes note that so many are given up beside those that wait, which are too.
-    fn give_up(&self, more: usize);
+    fn give_up(&self, more: usize) {
+        self.statistics().dropped(Dropped::Shutdown, (self.gathered().take().len() + more) as u64);
+    }
 }
 
 /// What waits to be put into a request.
