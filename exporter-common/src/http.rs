@@ -94,8 +94,8 @@ fn is_target(bytes: u64) -> bool {
     match (bytes >> 56) as u8 {
         b'/' => true,
         b'h' | b'H' => matches!((bytes | 0x2020_2020_2020_2020) >> 24, HTTP | HTTPS),
-        // RTSP has this as well.
-        b'*' => bytes >> 24 == u64::from_be_bytes(*b"\0\0\0* HTT"),
+        // RTSP has the asterisk as well, and HTTP/2's preface is like this but for its version.
+        b'*' => bytes == u64::from_be_bytes(*b"* HTTP/1"),
         _ => false,
     }
 }

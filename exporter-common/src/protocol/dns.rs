@@ -69,7 +69,7 @@ fn is_header<const FLAGS: usize, const COUNTS: usize, const MORE_COUNTS: usize, 
         return flags & RESPONSE_CODE != 0 && length == HEADER && words.length as usize == END;
     }
     if flags & TRUNCATED != 0 {
-        return records < 256 && words.length as usize > END;
+        return records < 256 && length > HEADER && words.length as usize > END;
     }
     let least = HEADER + questions * QUESTION + records * RECORD;
     length >= least && words.length as usize > END
