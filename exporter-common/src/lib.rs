@@ -10,6 +10,7 @@
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
+//! * [`anomaly`] names what should not be;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
@@ -17,6 +18,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod address;
+pub mod anomaly;
 pub mod api;
 pub mod atomic;
 pub mod counters;

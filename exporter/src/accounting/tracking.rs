@@ -21,7 +21,7 @@ use super::{
     interfaces::InterfaceRegistry,
 };
 use crate::{
-    anomaly::UnexpectedPayload,
+    anomaly::{Anomaly, AnomalyKind},
     event::Event,
     flow::{FlowClock, FlowContext, Protocol},
     greeting::Greetings,
@@ -85,12 +85,15 @@ impl Accounting {
             }
             let Some((api, role)) = apis.holder(sample.api) else { return };
             let FlowKey { local, remote, local_port, remote_port, .. } = sample.key;
-            let anomaly = UnexpectedPayload {
+            let anomaly = Anomaly {
+                kind: AnomalyKind::UnexpectedPayload,
                 api,
                 role: Some(role),
-                local: SocketAddr::new(local.into(), local_port),
-                remote: SocketAddr::new(remote.into(), remote_port),
-                application: protocol,
+                local: Some(SocketAddr::new(local.into(), local_port)),
+                remote: Some(SocketAddr::new(remote.into(), remote_port)),
+                application: Some(protocol),
+                rule: None,
+                detail: "a flow's payload is not what its API expects".to_owned(),
                 first_bytes: payload.to_vec(),
             };
             anomalies.tell(&anomaly, Instant::now());

@@ -9,7 +9,7 @@ use super::{
     api::{detailed, labels_and},
     collector,
 };
-use crate::{anomaly::UNEXPECTED_PAYLOAD, snapshot::Snapshot};
+use crate::{anomaly::AnomalyKind, snapshot::Snapshot};
 
 #[derive(Debug)]
 pub(super) struct AnomalyCollector(pub(super) Arc<Snapshot>);
@@ -31,7 +31,7 @@ impl AnomalyCollector {
         detailed(&self.0).filter_map(|(api, details)| {
             let expects = api.api.as_ref().is_some_and(|api| !api.expect.is_empty());
             let counts = expects || details.unexpected > 0;
-            counts.then(|| (labels_and(api, "kind", UNEXPECTED_PAYLOAD), details.unexpected))
+            counts.then(|| (labels_and(api, "kind", AnomalyKind::UnexpectedPayload.as_str()), details.unexpected))
         })
     }
 }

@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
 };
 
 use super::{
-    attributes::{API, ROLE, application, ends},
+    attributes::{API, ROLE, application, known_ends},
     courier::Courier,
     gathered::Gathered,
     outbox::Outbox,
@@ -22,13 +22,16 @@ use super::{
     worker::Maker,
 };
 use crate::{
-    anomaly::{UNEXPECTED_PAYLOAD, UnexpectedPayload},
+    anomaly::{Anomaly, AnomalyKind},
     api::Role,
     event::{Event, Happening},
 };
 
 /// What a log record takes of a request, at most: a dozen attributes, with 32 bytes of a payload as text.
 const RECORD_BYTES: usize = 1024;
+
+/// The kind of an anomaly, as metrics have it too.
+const ANOMALY_KIND: &str = "tidewaiter.anomaly.kind";
 
 /// Makes log records of events, and requests of log records.
 pub(super) struct Logs {
@@ -81,20 +84,26 @@ impl Maker for Logs {
         record.set_severity_number(Severity::Warn);
         record.set_severity_text("WARN");
         match what {
-            Happening::UnexpectedPayload(anomaly) => {
-                record.set_event_name("tidewaiter.anomaly.unexpected_payload");
-                record.set_body("a flow's payload is not what its API expects".into());
-                add_all(&mut record, unexpected_payload(anomaly));
+            Happening::Anomaly(anomaly) => {
+                record.set_event_name(anomaly_name(anomaly.kind));
+                record.set_body(anomaly.detail.clone().into());
+                add_all(&mut record, attributes(anomaly));
             }
-            Happening::MoreAnomalies { api, untold } => {
+            Happening::MoreAnomalies { api, kind, untold } => {
                 record.set_event_name("tidewaiter.anomaly.more");
                 record.set_body("more anomalies of the last minute: they are counted all".into());
-                let count = i64::from(*untold);
+                let count = i64::try_from(*untold).unwrap_or(i64::MAX);
                 add_all(
                     &mut record,
-                    vec![KeyValue::new(API, Arc::clone(api)), KeyValue::new("tidewaiter.anomaly.count", count)],
+                    vec![
+                        KeyValue::new(API, Arc::clone(api)),
+                        KeyValue::new(ANOMALY_KIND, kind.as_str()),
+                        KeyValue::new("tidewaiter.anomaly.count", count),
+                    ],
                 );
             }
+            // Nobody makes others yet.
+            _ => return,
         }
         self.logger.emit(record);
     }
@@ -136,16 +145,40 @@ impl LogProcessor for Emitted {
     }
 }
 
-fn unexpected_payload(anomaly: &UnexpectedPayload) -> Vec<KeyValue> {
-    let UnexpectedPayload { api, role, local, remote, application: looks_like, first_bytes } = anomaly;
+/// The name of the event, which has to be a static one.
+const fn anomaly_name(kind: AnomalyKind) -> &'static str {
+    macro_rules! names {
+        ($($kind:ident = $name:literal,)+) => {
+            match kind { $(AnomalyKind::$kind => concat!("tidewaiter.anomaly.", $name),)+ }
+        };
+    }
+    names! {
+        UnexpectedPayload = "unexpected_payload",
+        BadTcpFlags = "bad_tcp_flags",
+        Land = "land",
+        Malformed = "malformed",
+        TinyFragment = "tiny_fragment",
+        OverlappingFragment = "overlapping_fragment",
+        UnexpectedProtocol = "unexpected_protocol",
+        PortScan = "port_scan",
+        SynFlood = "syn_flood",
+        ConnectionChurn = "connection_churn",
+        Amplification = "amplification",
+        IcmpFlood = "icmp_flood",
+    }
+}
+
+fn attributes(anomaly: &Anomaly) -> Vec<KeyValue> {
+    let Anomaly { kind, api, role, local, remote, application: looks_like, rule, detail: _, first_bytes } = anomaly;
     let mut attributes = vec![
         KeyValue::new(API, Arc::clone(api)),
         KeyValue::new(ROLE, role.map_or("none", Role::as_str)),
-        KeyValue::new("tidewaiter.anomaly.kind", UNEXPECTED_PAYLOAD),
+        KeyValue::new(ANOMALY_KIND, kind.as_str()),
         KeyValue::new("tidewaiter.payload.first_bytes", first_bytes.escape_ascii().to_string()),
     ];
-    attributes.extend(ends(*role, *local, *remote));
-    attributes.extend(application(*looks_like));
+    attributes.extend(rule.iter().map(|rule| KeyValue::new("tidewaiter.rule", Arc::clone(rule))));
+    attributes.extend(known_ends(*role, *local, *remote));
+    attributes.extend(looks_like.map(application).into_iter().flatten());
     attributes
 }
 

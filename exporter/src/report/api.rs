@@ -10,7 +10,7 @@ use tidewaiter_common::{
 
 use super::Count;
 use crate::{
-    anomaly::UNEXPECTED_PAYLOAD,
+    anomaly::AnomalyKind,
     api::Role,
     snapshot::{ApiDetails, ApiSnapshot, ClientsSnapshot, CloseReason},
 };
@@ -167,7 +167,7 @@ fn protocols(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
 }
 
 fn anomalies(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
-    let all = [(UNEXPECTED_PAYLOAD, details.unexpected)];
+    let all = [(AnomalyKind::UnexpectedPayload.as_str(), details.unexpected)];
     all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
