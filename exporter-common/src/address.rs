@@ -27,6 +27,39 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether it is an IPv4 address that was mapped.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        let Self([a, b, c, _]) = *self;
+        a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// A number that different addresses rarely share.
+    #[inline(always)]
+    #[must_use]
+    pub const fn folded(&self) -> u32 {
+        let Self([a, b, c, d]) = *self;
+        a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d
+    }
+
+    /// The address with all bits behind the first `length` made zeros; an IPv4 address has 96 before its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn masked(&self, length: u32) -> Self {
+        let Self([a, b, c, d]) = *self;
+        Self([a & mask(length, 0), b & mask(length, 32), c & mask(length, 64), d & mask(length, 96)])
+    }
+}
+
+/// The bits of a word of an address, `before` which others stand, that are among the first `length`.
+#[inline(always)]
+const fn mask(length: u32, before: u32) -> u32 {
+    let bits = length.saturating_sub(before);
+    if bits >= 32 { u32::MAX } else { (!(u32::MAX >> bits)).to_be() }
+}
+
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
         match address {

@@ -402,6 +402,16 @@ impl Flow {
         }
     }
 
+    /// Forgets that there was any payload in `direction`: the next one is taken for the first.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn forget_payload(flow: *mut Self, direction: Direction) {
+        // SAFETY: the caller's.
+        unsafe { atomic::fetch_and(&raw mut (*flow).seen, !(PAYLOAD << (direction.index() * SEEN_BITS))) };
+    }
+
     /// Writes a flow without a packet yet, as [`Flow::new`] has it, to its place. (A flow takes a third of the stack that BPF
     /// programs have.)
     ///

@@ -11,6 +11,7 @@
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
 //! * [`anomaly`] names what should not be;
+//! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
@@ -27,10 +28,13 @@ pub mod direction;
 pub mod event;
 pub mod flow;
 pub mod frame;
+pub mod guard;
 pub mod histogram;
 pub mod http;
 pub mod interface;
+pub mod limiter;
 pub mod packet;
+pub mod prefix;
 pub mod protocol;
 pub mod reason;
 pub mod record;
@@ -49,6 +53,23 @@ pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
 pub const FOLLOW: &str = "follow";
 /// Its place among the programs that others end in.
 pub const FOLLOW_INDEX: u32 = 0;
+/// Name of the BPF program of XDP that judges frames as they come from the wire.
+pub const GUARD_FRAME: &str = "guard_frame";
+/// Name of the BPF program that judges received socket buffers, where frames cannot be, and marks them: the program that
+/// accounts received packets ends in it before it does anything. Never attached.
+pub const GUARD_BUFFER: &str = "guard_buffer";
+/// Its place among the programs that others end in.
+pub const GUARD_BUFFER_INDEX: u32 = 1;
+/// Name of the BPF program that accounts what was let in by that: never attached.
+pub const ACCOUNT_GUARDED: &str = "account_guarded";
+/// Its place among the programs that others end in.
+pub const ACCOUNT_GUARDED_INDEX: u32 = 2;
+/// Name of the BPF program that judges requests, and payload that is not expected, after they were accounted: never attached.
+pub const GUARD_PAYLOAD: &str = "guard_payload";
+/// Its place among the programs that others end in.
+pub const GUARD_PAYLOAD_INDEX: u32 = 3;
+/// How many programs others end in.
+pub const PROGRAM_ENTRIES: u32 = 4;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use tidewaiter_common::{
-    FOLLOW_INDEX,
+    FOLLOW_INDEX, GUARD_BUFFER_INDEX, GUARD_PAYLOAD_INDEX,
     api::{AddressKey, ApiSlot, ApiTables, Owner, PortEntry, attribute, port_index},
     direction::Direction,
     frame::{Frame, Framing},
-    interface::{InterfaceEntry, LOOPBACK_INDEX, interface_places},
+    interface::{InterfaceEntry, LOOPBACK_INDEX, guarded, interface_places},
     packet::Packet,
     reason::Reason,
     transport::Transport,
@@ -21,25 +21,35 @@ use crate::{
     maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, PROGRAMS, SCRATCH, Scratch},
 };
 
-/// Counts one socket buffer for its interface, and for its API or under a reason.
+/// Counts one socket buffer for its interface, and for its API or under a reason. If it is not `GUARDED` yet but has to be, that
+/// comes first, and the program that does that ends in one that counts.
 #[inline(always)]
-pub(crate) fn account(ctx: &TcContext, direction: Direction) {
+pub(crate) fn account<const GUARDED: bool>(ctx: &TcContext, direction: Direction) {
     let interface = interface(interface_index(ctx));
+    if !GUARDED && direction == Direction::Receive && interface.guarded & (guarded::BUFFERS | guarded::MARKS) != 0 {
+        // SAFETY: the program there is of the same type. Where there is none, this one goes on: nothing is judged.
+        unsafe { PROGRAMS.tail_call(ctx, GUARD_BUFFER_INDEX) };
+    }
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
-    let is_to_be_followed = if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
+    let next = if packet.read_plain(&linear, Framing::from_number(interface.framing.into())) {
         account_read::<_, false>(ctx, direction, interface, &linear, &packet, Ok(()))
     } else {
-        account_paged(ctx.skb.skb, direction) != 0
+        account_paged(ctx.skb.skb, direction)
     };
-    if is_to_be_followed {
+    match next {
         // SAFETY: the program there is of the same type. Where there is none, this one goes on, and there is nothing left to do.
-        unsafe { PROGRAMS.tail_call(ctx, FOLLOW_INDEX) };
+        flow::FOLLOW => unsafe { PROGRAMS.tail_call(ctx, FOLLOW_INDEX) },
+        // SAFETY: likewise.
+        flow::JUDGE if interface.guarded & guarded::PAYLOAD != 0 => unsafe {
+            PROGRAMS.tail_call(ctx, GUARD_PAYLOAD_INDEX)
+        },
+        _ => {}
     }
 }
 
 /// As [`account`], for whatever has not the usual shape. A function of its own, so that what is rare takes no registers
-/// from what is not. Answers with 1 if [`flow::follow`] is to be called. Its name is kept as it is, because a mangled one would differ between toolchains.
+/// from what is not. Answers as [`flow::track`]. Its name is kept as it is, because a mangled one would differ between toolchains.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -50,7 +60,7 @@ extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
     let Scratch { packet, reason, .. } = unsafe { &*scratch };
     let read = Reason::from_index(*reason).map_or(Ok(()), Err);
     let ctx = TcContext::new(skb);
-    account_read::<_, true>(&ctx, direction, interface(interface_index(&ctx)), &Paged(&ctx), packet, read).into()
+    account_read::<_, true>(&ctx, direction, interface(interface_index(&ctx)), &Paged(&ctx), packet, read)
 }
 
 /// Reads the headers into [`SCRATCH`]. To the verifier what comes out of a map is always the same unknown; what comes out of
@@ -60,7 +70,7 @@ extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
 #[inline(never)]
 extern "C" fn read_paged(skb: *mut __sk_buff) {
     let ctx = TcContext::new(skb);
-    let framing = Framing::from_number(interface(interface_index(&ctx)).framing);
+    let framing = Framing::from_number(interface(interface_index(&ctx)).framing.into());
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     let mut packet = Packet::UNREAD;
     let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);
@@ -71,8 +81,8 @@ extern "C" fn read_paged(skb: *mut __sk_buff) {
     }
 }
 
-/// Counts the socket buffer that `packet` was read from. Says whether [`flow::follow`] is to be called; if `LATER`, for all that
-/// is about flows.
+/// Counts the socket buffer that `packet` was read from. Answers as [`flow::track`]; if it is `LATER`, all that is about flows is left
+/// for [`flow::follow`].
 #[inline(always)]
 fn account_read<F: Frame, const LATER: bool>(
     ctx: &TcContext,
@@ -81,7 +91,7 @@ fn account_read<F: Frame, const LATER: bool>(
     frame: &F,
     packet: &Packet,
     read: Result<(), Reason>,
-) -> bool {
+) -> u32 {
     let mut buffer = buffer(ctx, direction);
     let mut headers = packet.headers as u32;
     if packet.transport == Some(Transport::Tcp) {
@@ -92,7 +102,7 @@ fn account_read<F: Frame, const LATER: bool>(
     }
     let wire = Wire::of(buffer, headers);
 
-    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(interface.slot.into()) else { return false };
+    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(interface.slot.into()) else { return flow::NOTHING };
     // SAFETY: the entry is this CPU's own, and no other program runs on it before this one has ended (both hooks run
     // with bottom halves disabled), so there is no second reference to it.
     let counters = unsafe { &mut *counters };
@@ -107,7 +117,7 @@ fn account_read<F: Frame, const LATER: bool>(
         Ok(owner) => flow::track::<_, LATER>(ctx, frame, packet, direction, index, owner, wire),
         Err(reason) => {
             counters.leave_uncounted(direction, reason, wire);
-            false
+            flow::NOTHING
         }
     }
 }
@@ -123,7 +133,7 @@ extern "C" fn segment_headers(skb: *mut __sk_buff, packet: &Packet, headers: u32
 
 /// What is known of the interface with `index`; if nothing is, it has the slot of those that are gone.
 #[inline(always)]
-fn interface(index: u32) -> InterfaceEntry {
+pub(crate) fn interface(index: u32) -> InterfaceEntry {
     for place in interface_places(index) {
         match INTERFACE_SLOTS.get(place) {
             Some(entry) if entry.index == index => return *entry,

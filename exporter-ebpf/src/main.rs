@@ -1,6 +1,7 @@
 //! The kernel side of tidewaiter: thin entry points.
 //!
-//! Whatever happens in here, the packet goes on to the next program and to the stack.
+//! Whatever happens in here, the packet goes on to the next program and to the stack, unless a rule of the guard says
+//! otherwise.
 
 #![no_std]
 #![no_main]
@@ -13,13 +14,15 @@ mod context;
 mod conversation;
 mod flow;
 mod frame;
+mod guard;
 mod maps;
+mod reject;
 mod transmission;
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
-    macros::{btf_tracepoint, classifier},
-    programs::{BtfTracePointContext, TcContext},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use tidewaiter_common::direction::Direction;
 
@@ -30,15 +33,40 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// Accounts packets that an interface receives.
 #[classifier]
 fn account_receive(ctx: TcContext) -> i32 {
-    account::account(&ctx, Direction::Receive);
+    account::account::<false>(&ctx, Direction::Receive);
     NEXT
 }
 
 /// Accounts packets that an interface transmits; otherwise as [`account_receive`].
 #[classifier]
 fn account_transmit(ctx: TcContext) -> i32 {
-    account::account(&ctx, Direction::Transmit);
+    account::account::<false>(&ctx, Direction::Transmit);
     NEXT
+}
+
+/// Judges frames as they come from the wire.
+#[xdp(frags)]
+fn guard_frame(ctx: XdpContext) -> u32 {
+    guard::frame::guard_frame(&ctx)
+}
+
+/// Judges received socket buffers where frames cannot be judged, and marks them. [`account_receive`] ends in it.
+#[classifier]
+fn guard_buffer(ctx: TcContext) -> i32 {
+    guard::buffer::guard_buffer(&ctx)
+}
+
+/// Accounts what was let in by that, which ends in it.
+#[classifier]
+fn account_guarded(ctx: TcContext) -> i32 {
+    account::account::<true>(&ctx, Direction::Receive);
+    NEXT
+}
+
+/// Judges requests, and payload that is not expected. The programs that find them end in it.
+#[classifier]
+fn guard_payload(ctx: TcContext) -> i32 {
+    guard::buffer::guard_payload(&ctx)
 }
 
 /// Counts segments that TCP sends again.

@@ -6,6 +6,7 @@
 
 pub mod error;
 mod file;
+pub mod guard;
 mod one_or_many;
 pub mod otlp;
 pub mod raw;
@@ -29,6 +30,7 @@ pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
     file::File,
+    guard::Guard,
     otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
 };
@@ -59,6 +61,8 @@ pub struct Configuration {
     pub flows: Flows,
     /// Where the APIs come from.
     pub apis: ApiSource,
+    /// What is let in.
+    pub guard: Guard,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: Otlp,
     /// How the log is written.

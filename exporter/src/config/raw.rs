@@ -6,7 +6,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
+use super::{
+    guard::raw::{RawGuard, RawRule},
+    one_or_many::OneOrMany,
+    otlp::raw::RawOtlp,
+};
 use crate::{
     api::{PortRange, Protocol, Role, Transport},
     tracker::ACTIVE_TIMEOUT,
@@ -32,6 +36,8 @@ pub struct RawConfiguration {
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
+    /// How the guard is kept.
+    pub guard: RawGuard,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
     /// How the log is written.
@@ -39,6 +45,9 @@ pub struct RawConfiguration {
     /// The APIs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub api: Vec<RawApi>,
+    /// What is let in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<RawRule>,
 }
 
 impl Default for RawConfiguration {
@@ -60,9 +69,11 @@ impl Default for RawConfiguration {
                 limit: 64,
                 forget_after: Interval(Duration::from_mins(5)),
             },
+            guard: RawGuard::default(),
             otlp: RawOtlp::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
+            rule: Vec::new(),
         }
     }
 }

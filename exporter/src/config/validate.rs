@@ -45,7 +45,8 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, log, api } = raw;
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, guard, otlp, log, api, rule } =
+        raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);
@@ -58,6 +59,7 @@ pub(super) fn validate(
     check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
+    let guard = check.guard(guard, rule, &apis, flows, listen);
     let otlp = check.otlp(otlp);
     check.problems.extend(variables.mistakes().cloned());
 
@@ -73,6 +75,7 @@ pub(super) fn validate(
         persist,
         flows,
         apis,
+        guard,
         otlp,
         log: Log { level: log.level, format: log.format },
     })
@@ -88,7 +91,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn problem(&mut self, key: impl AsRef<str>, message: String) {
+    pub(super) fn problem(&mut self, key: impl AsRef<str>, message: String) {
         let key: Vec<_> = key.as_ref().split('.').collect();
         self.problem_at(&key, message);
     }

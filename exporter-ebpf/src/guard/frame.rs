@@ -1,0 +1,167 @@
+//! Judging frames, as they come from the wire (XDP).
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{xdp_action::{XDP_DROP, XDP_PASS, XDP_TX}, xdp_md},
+    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, generated::bpf_jiffies64},
+    programs::XdpContext,
+};
+use tidewaiter_common::{
+    address::Address,
+    frame::{Frame, Framing},
+    guard::{GuardHeader, Stage, decision},
+    interface::InterfaceSlot,
+    packet::Packet,
+};
+
+use super::{Arrival, READ, decide, in_force, judges_packets};
+use crate::{
+    account::interface,
+    maps::{GUARD_SCRATCH, GuardScratch, INTERFACE_GUARD},
+    reject::reject_frame,
+};
+
+/// The linear part of a frame, read directly.
+struct Linear<'a>(&'a XdpContext);
+
+impl Frame for Linear<'_> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: these bytes lie within the linear part of the frame; the verifier holds us to the comparison above.
+        Some(unsafe { (start as *const [u8; N]).read() })
+    }
+}
+
+/// The whole of a frame, copied from wherever it lies.
+struct Paged<'a>(&'a XdpContext);
+
+impl Frame for Paged<'_> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        length(self.0) as usize
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the helper writes `N` bytes to `bytes`, which has room for them, or fails.
+        let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(bytes)
+    }
+}
+
+/// Length of the whole frame.
+#[inline(always)]
+fn length(ctx: &XdpContext) -> u64 {
+    // SAFETY: the helper only reads the context.
+    unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
+}
+
+/// Judges a frame, and counts what became of it: a verdict of XDP.
+#[inline(always)]
+pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
+    let index = ctx.ingress_ifindex() as u32;
+    let slot = interface(index).slot;
+    // SAFETY: the helper takes nothing and cannot fail.
+    let tick = unsafe { bpf_jiffies64() };
+    let decided = match in_force(tick) {
+        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half, header),
+        _ => decision::PASS,
+    };
+    let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) else { return XDP_PASS };
+    // SAFETY: this CPU's own entry; no other program that writes to it runs before this one has ended.
+    let counters = unsafe { &mut *counters };
+    match decided {
+        decision::DROP => {
+            counters.dropped += 1;
+            XDP_DROP
+        }
+        decision::REJECT => {
+            counters.rejected += 1;
+            let verdict = reject_frame(ctx.ctx);
+            if verdict == XDP_TX {
+                counters.answered += 1;
+            }
+            verdict
+        }
+        _ => {
+            counters.passed += 1;
+            XDP_PASS
+        }
+    }
+}
+
+#[inline(always)]
+fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32, header: &'static GuardHeader) -> u32 {
+    let linear = Linear(ctx);
+    let mut packet = Packet::UNREAD;
+    if !packet.read_plain(&linear, Framing::Ethernet) {
+        return judge_paged(ctx.ctx, interface, tick);
+    }
+    let mut arrival = Arrival {
+        packet: &packet,
+        frame: &linear,
+        context: ctx,
+        header,
+        half,
+        interface,
+        tick,
+        packets: 1,
+        bytes: linear.length() as u64,
+        source: Address::default(),
+        is_unmapped: false,
+    };
+    decide(&mut arrival, READ, Stage::Frame)
+}
+
+/// As [`judge_frame`], for whatever has not the usual shape.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_paged(ctx: *mut xdp_md, interface: u32, tick: u64) -> u32 {
+    read_frame(ctx);
+    let Some(scratch) = GUARD_SCRATCH.get_ptr(0) else { return decision::PASS };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let GuardScratch { packet, reason } = unsafe { &*scratch };
+    let Some((half, header)) = in_force(tick) else { return decision::PASS };
+    let ctx = XdpContext::new(ctx);
+    let mut arrival = Arrival {
+        packet,
+        frame: &Paged(&ctx),
+        context: &ctx,
+        header,
+        half,
+        interface,
+        tick,
+        packets: 1,
+        bytes: length(&ctx),
+        source: Address::default(),
+        is_unmapped: false,
+    };
+    decide(&mut arrival, *reason, Stage::Frame)
+}
+
+/// Reads the headers into [`GUARD_SCRATCH`].
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_frame(ctx: *mut xdp_md) {
+    let ctx = XdpContext::new(ctx);
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
+    let mut packet = Packet::UNREAD;
+    let reason = packet.read(&Paged(&ctx), Framing::Ethernet).err().map_or(READ, |reason| reason as u8);
+    // SAFETY: this CPU's own entry.
+    unsafe {
+        (&raw mut (*scratch).packet).write(packet);
+        (&raw mut (*scratch).reason).write(reason);
+    }
+}
