@@ -152,7 +152,7 @@ proptest! {
                 (total, decisions) = (total + u128::from(*offered), decisions + 1);
                 let window = u128::from(end - begin + TICK + 1_000_000);
                 // Both sides times 256 and the period; what is rounded is at most a step a decision, and 2^-31 of it all.
-                let most = (burst * period + units * window) * 256 + units * decisions + (total * period >> 23) + 1;
+                let most = (burst * period + units * window) * 256 + units * decisions + ((total * period) >> 23) + 1;
                 prop_assert!(total * period * 256 <= most, "{total} units from {begin} to {end}");
             }
         }
