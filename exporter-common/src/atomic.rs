@@ -104,3 +104,25 @@ pub unsafe fn swap(word: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's.
     unsafe { AtomicU64::from_ptr(word) }.swap(value, Ordering::SeqCst)
 }
+
+/// Replaces `*word` by `new` if it is `expected`, and answers with what it was: `expected` if that was done.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = expected;
+        // SAFETY: the caller's. The instruction has one place for what is expected and for the answer, r0.
+        unsafe {
+            asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") value);
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    match unsafe { AtomicU64::from_ptr(word) }.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(value) | Err(value) => value,
+    }
+}
