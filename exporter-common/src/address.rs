@@ -36,6 +36,15 @@ impl Address {
         a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
     }
 
+    /// The address in two words, as it lies in a packet. (So they have
+    /// an order, but not that of the numbers.) Of an IPv4 address only the upper half of the second tells anything.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(self) -> [u64; 2] {
+        let Self([a, b, c, d]) = self;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
+    }
+
     /// A number that different addresses rarely share.
     #[inline(always)]
     #[must_use]

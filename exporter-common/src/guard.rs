@@ -237,7 +237,7 @@ pub struct GuardRule {
 }
 
 /// A rule that matches, and what is kept of it for the API that the packet is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Step {
     /// Its place in the table of rules.
@@ -259,15 +259,19 @@ pub struct List {
 }
 
 /// What all packets of a half have in common.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct GuardHeader {
     /// Finds out who has sent a packet.
     pub prefixes: PrefixHeader,
+    /// Where the table of prefixes begins in the map.
+    pub first_prefix: u32,
     /// How many kinds of senders there are.
     pub whos: u32,
     /// What there is to judge: see [`judges`].
     pub judges: u32,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
     /// Ports whose established connections are left alone; 0 where there is none.
     pub protected_ports: [u16; MAX_PROTECTED_PORTS],
 }
@@ -434,7 +438,7 @@ mod pod {
 const _: () = {
     assert!(size_of::<GuardRule>() == size_of::<Limit>() + 16);
     assert!(size_of::<List>() == 40);
-    assert!(size_of::<GuardHeader>() == size_of::<PrefixHeader>() + 8 + 2 * MAX_PROTECTED_PORTS);
+    assert!(size_of::<GuardHeader>() == size_of::<PrefixHeader>() + 16 + 2 * MAX_PROTECTED_PORTS);
     assert!(size_of::<ClassEntry>() == 8);
     assert!(size_of::<GuardAddressKey>() == 24);
     assert!(size_of::<ClientKey>() == 20);

@@ -128,6 +128,9 @@ pub enum LimitError {
 }
 
 impl Limit {
+    /// What nobody asks: it lets nothing pass.
+    pub const NONE: Self = Self { multiplier: 0, shift: 0, most_units: 0, capacity: 0, horizon: 0 };
+
     /// `units` in each `period`, and at most `burst` at once. Units are whatever is counted: packets, bytes, connections,
     /// requests.
     #[cfg(not(target_arch = "bpf"))]

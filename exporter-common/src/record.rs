@@ -28,7 +28,7 @@ use crate::{
 const REVISION: u64 = 3;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
-pub const SCRATCH_BYTES: u64 = 432;
+pub const SCRATCH_BYTES: u64 = 440;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
@@ -226,13 +226,17 @@ pub struct InterfaceRecord {
     pub base: InterfaceCounters,
     /// What former holders of the slot had counted; it is part of `gone`.
     pub gone: InterfaceCounters,
+    /// What the guard had counted in the slot before.
+    pub guard_base: InterfaceGuardCounters,
+    /// What it had counted for former holders of the slot.
+    pub guard_gone: InterfaceGuardCounters,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: bytes and integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceRecord {}
 
-const _: () = assert!(size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>());
+const _: () = assert!(size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>() + 2 * size_of::<InterfaceGuardCounters>());
 
 /// Bytes of the names that a pair of a rule and an API is known by: as many as both can have.
 pub const PAIR_NAME_BYTES: usize = 800;

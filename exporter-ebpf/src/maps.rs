@@ -18,7 +18,7 @@ use tidewaiter_common::{
     },
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},
-    prefix::PrefixEntry,
+    prefix::{PREFIX_FILTER_WORDS, PrefixEntry},
     protocol::Prefix,
     record::{ApiRecord, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
@@ -200,6 +200,10 @@ pub(crate) static GUARD_MATCHES: Array<u64> = Array::with_max_entries(HALVES * M
 /// Senders by prefix, of each half. Userspace says how many entries there are.
 #[map]
 pub(crate) static GUARD_PREFIXES: Array<PrefixEntry> = Array::with_max_entries(HALVES, 0);
+
+/// The filters before that, of each half.
+#[map]
+pub(crate) static GUARD_PREFIX_FILTERS: Array<u64> = Array::with_max_entries(HALVES * PREFIX_FILTER_WORDS, 0);
 
 /// What is blocked, and until which tick.
 #[map]

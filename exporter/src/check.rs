@@ -16,8 +16,10 @@ use crate::{
 
 /// What `configuration` resolves to on a host with `links`, for people to read.
 pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = configuration;
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, guard, otlp, log } =
+        configuration;
     let mut text = String::new();
+    let _ = guard;
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
     match file {

@@ -13,14 +13,15 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    accounting::Accounting,
+    accounting::{Accounting, guard::GuardError},
     capabilities::{self, CapabilityError},
-    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, otlp::Otlp},
+    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, guard::Guard, otlp::Otlp},
     discovery::{self, Scan, helper::HelperError},
+    guard::compile::prefix_capacity,
     http::{self, Shared},
     interfaces::{Follower, Links, Unit, Unknown},
     kernel::{
-        FlowCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
+        FlowCapacity, GuardCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
         pins::{PinError, Pins},
     },
     otlp::{self, Exporter, OtlpError, Prepared, Sources},
@@ -66,6 +67,9 @@ pub enum DaemonError {
     /// The process that looks for listening sockets failed.
     #[error(transparent)]
     Discovery(#[from] HelperError),
+    /// The rules cannot be put in force.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// Nothing can be sent over OTLP.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
@@ -88,7 +92,7 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
+    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, guard, otlp, log: _ } =
         configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
@@ -111,7 +115,9 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     // Only spans say of which traces their requests are part.
     // Without flows there are no spans either.
     let trace_parents = otlp.traces.is_some() && capacity != FlowCapacity::NONE;
-    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let sizes = guard_capacity(&guard)?;
+    let options =
+        LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents, guard: sizes };
     let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
@@ -121,7 +127,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let sources = sources(&otlp, &mut accounting);
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
+    let mut discovered = match start_accounting(&shared, apis, guard, &mut following, &links) {
         Ok(discovered) => discovered,
         Err(error) => {
             give_up(&shared);
@@ -166,7 +172,10 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
-            _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
+            _ = sweep.tick() => {
+                look_after_guard(&shared);
+                look_after_flows(&shared, Accounting::sweep_flows).await;
+            }
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
             () = has_failed(exporter.as_mut()) => {
                 error!("the thread that sends OTLP has failed: nothing is sent any more");
@@ -201,6 +210,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 fn start_accounting(
     shared: &Shared,
     apis: ApiSource,
+    guard: Guard,
     following: &mut Following,
     links: &Links,
 ) -> Result<Option<Receiver<Scan>>, DaemonError> {
@@ -211,6 +221,7 @@ fn start_accounting(
         }
         ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
     };
+    shared.accounting().apply_guard(Arc::new(guard))?;
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()
     {
@@ -292,6 +303,20 @@ fn return_memory() {
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// How large the guard's maps have to be: there is to be room for some more prefixes after a change of the configuration, which may
+/// bring the first rules.
+fn guard_capacity(guard: &Guard) -> Result<GuardCapacity, GuardError> {
+    Ok(GuardCapacity { prefixes: prefix_capacity(guard)?, clients: guard.clients })
+}
+
+/// Lets the kernel know that the exporter is there, and tells what rules have decided.
+fn look_after_guard(shared: &Shared) {
+    let mut accounting = shared.accounting();
+    if let Err(error) = accounting.beat().and_then(|()| accounting.tell_hits()) {
+        warn!(%error, "cannot look after the guard");
     }
 }
 

@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod event;
 pub mod flow;
 pub mod greeting;
+pub mod guard;
 pub mod grpc;
 pub mod http;
 pub mod interfaces;

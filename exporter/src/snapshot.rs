@@ -14,6 +14,7 @@ pub use tidewaiter_common::{
     details::{ApiDetails, CloseReason},
     direction::Direction,
     event::Lost,
+    guard::{InterfaceGuardCounters, Verdict},
     histogram::{Histogram, Range},
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub sinks: Vec<SinkSnapshot>,
     /// Those who get events.
     pub event_sinks: Vec<SinkSnapshot>,
+    /// What the guard has decided; `None` if nobody has asked for one.
+    pub guard: Option<GuardSnapshot>,
     /// What is sent to OpenTelemetry collectors, by signal.
     pub otlp: Vec<OtlpSnapshot>,
     /// The exporter itself.
@@ -128,6 +131,38 @@ pub struct TransmissionSnapshot {
     pub dropped: Option<BTreeMap<String, u64>>,
 }
 
+/// What the guard has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardSnapshot {
+    /// By rule and API.
+    pub pairs: Vec<PairSnapshot>,
+    /// Whether rules are enforced that are to be.
+    pub enforces: bool,
+    /// Whether somebody has switched it off.
+    pub is_switched_off: bool,
+    /// How often other tables were put in force.
+    pub generation: u64,
+    /// Clients that limits are kept for.
+    pub clients: u64,
+    /// How many there can be.
+    pub client_capacity: u64,
+    /// How many had to go for others.
+    pub clients_evicted: u64,
+}
+
+/// What was decided by one rule about packets of one API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairSnapshot {
+    /// The rule's name.
+    pub rule: Arc<str>,
+    /// The API's.
+    pub api: Arc<str>,
+    /// Packets, by [`Verdict`].
+    pub packets: [u64; Verdict::COUNT],
+    /// Since when.
+    pub created: SystemTime,
+}
+
 /// What was counted for one interface.
 #[derive(Clone, Debug)]
 pub struct InterfaceSnapshot {
@@ -135,6 +170,8 @@ pub struct InterfaceSnapshot {
     pub name: String,
     /// Its counters.
     pub counters: InterfaceCounters,
+    /// What the guard has done to what it received, and sent in its stead; nothing where packets are not judged.
+    pub guard: Option<InterfaceGuardCounters>,
     /// Since when they count.
     pub created: SystemTime,
     /// What the kernel itself has counted since our programs were attached, by [`Direction::index`]; `None` for [`GONE`],

@@ -1,7 +1,6 @@
 //! Judging frames, as they come from the wire (XDP).
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{xdp_action::{XDP_DROP, XDP_PASS, XDP_TX}, xdp_md},
     helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, generated::bpf_jiffies64},
     programs::XdpContext,
@@ -10,7 +9,6 @@ use tidewaiter_common::{
     address::Address,
     frame::{Frame, Framing},
     guard::{GuardHeader, Stage, decision},
-    interface::InterfaceSlot,
     packet::Packet,
 };
 

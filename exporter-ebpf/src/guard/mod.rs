@@ -23,7 +23,7 @@ use tidewaiter_common::{
     },
     interface::LOOPBACK_INDEX,
     packet::{Packet, protocol, tcp_flag},
-    prefix::{PrefixEntry, PrefixTable},
+    prefix::{NOBODY, PREFIX_FILTER_WORDS, PrefixEntry, PrefixTable, lookup},
     reason::Reason,
     role::Role,
     transport::Transport,
@@ -33,7 +33,7 @@ use crate::{
     context::{is_replay, nanoseconds, precise_nanoseconds, tracks_flows},
     maps::{
         API_LIMITS, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES, GUARD_COUNTERS,
-        GUARD_HEADERS, GUARD_LISTS, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIXES, GUARD_RULES, GUARD_WORDS, HITS, NEW_FLOWS,
+        GUARD_HEADERS, GUARD_LISTS, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIX_FILTERS, GUARD_PREFIXES, GUARD_RULES, GUARD_WORDS, HITS, NEW_FLOWS,
         PORTS,
     },
 };
@@ -271,13 +271,21 @@ fn is_answer_of_api(packet: &Packet) -> bool {
     })
 }
 
-/// Entries of the table of prefixes.
-struct Prefixes;
+/// The table of prefixes of a half: where it begins in the map of entries, and in that of filters.
+struct Prefixes {
+    entries: u32,
+    filters: u32,
+}
 
 impl PrefixTable for Prefixes {
     #[inline(always)]
     fn entry(&self, index: u32) -> Option<&PrefixEntry> {
-        GUARD_PREFIXES.get(index)
+        GUARD_PREFIXES.get(self.entries.wrapping_add(index))
+    }
+
+    #[inline(always)]
+    fn filter(&self, index: u32) -> Option<u64> {
+        GUARD_PREFIX_FILTERS.get(self.filters.wrapping_add(index)).copied()
     }
 }
 
@@ -298,7 +306,12 @@ pub(crate) fn class_of(half: u32, transport: Transport, port: u16, local: impl F
 /// The list of rules about packets of `class` from `source`, by its place in the half.
 #[inline(always)]
 pub(crate) fn list_of(half: u32, header: &GuardHeader, class: u16, source: &Address) -> Option<u16> {
-    let who = header.prefixes.find(&Prefixes, half, source);
+    let who = if header.whos > 1 {
+        let table = Prefixes { entries: header.first_prefix, filters: half * PREFIX_FILTER_WORDS };
+        lookup(&header.prefixes, &table, *source)
+    } else {
+        NOBODY
+    };
     let (place, shift) = match_place(half, class, header.whos, who.into())?;
     Some((*GUARD_MATCHES.get(place)? >> shift) as u16)
 }

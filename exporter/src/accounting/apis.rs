@@ -79,6 +79,11 @@ impl ApiRegistry {
         self.current.len()
     }
 
+    /// The APIs that there are, as far as more than their ports is known.
+    pub(super) fn known(&self) -> Vec<Api> {
+        self.current.values().filter_map(|(_, api)| api.as_deref().cloned()).collect()
+    }
+
     /// How many slots are taken, those of APIs that have just gone included.
     pub(super) fn slots_in_use(&self) -> usize {
         self.ledger.in_use()

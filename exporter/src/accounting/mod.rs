@@ -2,6 +2,7 @@
 
 mod apis;
 mod flows;
+pub mod guard;
 mod interfaces;
 mod ledger;
 mod process;
@@ -10,18 +11,20 @@ mod tracking;
 use std::{
     collections::HashMap,
     fs,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
-use tracing::warn;
+use tracing::{error, warn};
 
-use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
+use self::{apis::ApiRegistry, flows::FlowSweeper, guard::{GuardError, GuardRegistry}, interfaces::InterfaceRegistry};
 use crate::{
     anomaly::AnomalyLog,
     api::Api,
     chain::chain,
-    config::AttachMode,
+    config::{AttachMode, guard::Guard},
+    event::Happening,
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
@@ -39,6 +42,7 @@ pub struct Accounting {
     kernel: Kernel,
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
+    guard: GuardRegistry,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
@@ -56,11 +60,13 @@ impl Accounting {
         let now = Instant::now();
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
+        let guard = GuardRegistry::restore(&mut kernel)?;
         let flows = FlowSweeper::new(idle_timeout);
         Ok(Self {
             kernel,
             apis,
             interfaces,
+            guard,
             flows,
             tracker: None,
             greetings: Greetings::default(),
@@ -76,6 +82,10 @@ impl Accounting {
         let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
         // What has failed may have changed some all the same.
         self.apis_changed(&before);
+        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.known()) {
+            error!(error = chain(&error), "the guard goes on with the APIs of before");
+        }
+        guard::warn_all(&self.place_guard());
         applied
     }
 
@@ -86,7 +96,38 @@ impl Accounting {
 
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
-        self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
+        let mut failures = self.interfaces.apply(&mut self.kernel, wanted, Instant::now());
+        failures.extend(self.place_guard());
+        failures
+    }
+
+    /// Makes `guard` what the guard does, all at once; answers with what it could not be attached to.
+    ///
+    /// # Errors
+    /// [`GuardError`]; then what was in force still is.
+    pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
+        self.guard.set(guard);
+        self.guard.apply(&mut self.kernel, &self.apis.known())?;
+        self.beat()?;
+        Ok(self.place_guard())
+    }
+
+    /// Lets the kernel know that the exporter is there.
+    pub fn beat(&mut self) -> Result<(), KernelError> {
+        let ticks = self.kernel.ticks()?;
+        self.guard.beat(&mut self.kernel, ticks)
+    }
+
+    /// Tells whose packets rules have decided about, each some seconds.
+    pub fn tell_hits(&mut self) -> Result<(), KernelError> {
+        for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
+            self.anomalies.pass_on(&Happening::RuleHits(hits));
+        }
+        Ok(())
+    }
+
+    fn place_guard(&mut self) -> Vec<KernelError> {
+        self.guard.place(&mut self.kernel, self.interfaces.current())
     }
 
     /// Has packets counted for an interface although nothing is attached to it, and it need not be there: by running the
@@ -151,7 +192,9 @@ impl Accounting {
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let statistics = collect(&mut collectors, "statistics", statistics);
         let interfaces =
-            collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
+            collect(&mut collectors, "interfaces", || {
+            self.interfaces.snapshot(&self.kernel, &self.guard, statistics.as_ref())
+        });
         let apis = collect(&mut collectors, "apis", || self.apis());
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
@@ -160,6 +203,7 @@ impl Accounting {
             let is_kept = self.kernel.flow_capacity() != FlowCapacity::NONE;
             is_kept.then(|| self.kernel.lost()).transpose()
         });
+        let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
         let process = collect(&mut collectors, "process", process::snapshot);
         let tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
@@ -188,6 +232,7 @@ impl Accounting {
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             event_sinks: self.anomalies.sinks(),
+            guard: guard.flatten(),
             otlp: Vec::new(),
             process,
             collectors,

@@ -13,12 +13,13 @@ use tidewaiter_common::{
         MAX_MATCHES, MAX_PAIRS, MAX_PROTECTED_PORTS, MAX_STEPS, PROTECTED, Step, Unit, class, class_place, judges,
         match_place,
     },
+    limiter::Limit,
     prefix::PrefixEntry,
 };
 
 use super::{
-    prefixes::{self, PrefixError},
-    reserved::{BLOCK, PROTECT},
+    prefixes::{PrefixTables, Prefixes, PrefixesError},
+    reserved::BLOCK,
 };
 use crate::{
     api::{Api, Role, Transport, reserved},
@@ -63,7 +64,7 @@ pub enum CompileError {
     Pairs,
     /// The prefixes cannot be put into a table.
     #[error(transparent)]
-    Prefixes(#[from] PrefixError),
+    Prefixes(#[from] PrefixesError),
 }
 
 /// The tables of one half.
@@ -85,6 +86,8 @@ pub struct Tables {
     pub matches: Vec<u64>,
     /// Senders by prefix.
     pub prefixes: Vec<PrefixEntry>,
+    /// The filter before that.
+    pub filter: Vec<u64>,
 }
 
 /// Gives each pair of a rule and an API its place, the same as long as both keep their names.
@@ -104,9 +107,9 @@ impl Pairs for NewPairs {
     }
 }
 
-/// Works out the tables for `guard` while there are these APIs.
-pub fn compile(guard: &Guard, apis: &[Api], pairs: &mut dyn Pairs) -> Result<Tables, CompileError> {
-    let senders = Senders::new(guard)?;
+/// Works out the tables for `guard` while there are these APIs, with room for `capacity` entries of prefixes.
+pub fn compile(guard: &Guard, apis: &[Api], capacity: usize, pairs: &mut dyn Pairs) -> Result<Tables, CompileError> {
+    let senders = Senders::new(guard, capacity)?;
     let mut compiler = Compiler {
         guard,
         senders: &senders,
@@ -129,14 +132,26 @@ pub fn compile(guard: &Guard, apis: &[Api], pairs: &mut dyn Pairs) -> Result<Tab
     protected_ports.iter_mut().zip(&guard.protected_ports).for_each(|(place, port)| *place = *port);
     let Senders { built, .. } = senders;
     let header = GuardHeader {
-        prefixes: built.header,
+        prefixes: *built.header,
+        first_prefix: 0,
         whos: built.combinations.len() as u32,
         judges: judged(guard),
+        reserved: 0,
         protected_ports,
     };
     let rules = guard.rules.iter().map(rule).collect();
-    Ok(Tables { header, rules, lists, classes, ports, addresses, matches, prefixes: built.entries })
+    Ok(Tables { header, rules, lists, classes, ports, addresses, matches, prefixes: built.entries, filter: built.filter })
 }
+
+/// How many entries a table of prefixes is to have room for: those of `guard`, and twice as many for changes to come.
+pub fn prefix_capacity(guard: &Guard) -> Result<u32, CompileError> {
+    let senders = Senders::new(guard, usize::MAX)?;
+    let needed = u32::try_from(senders.built.entries.len()).unwrap_or(u32::MAX);
+    Ok(needed.saturating_mul(2).max(LEAST_PREFIXES))
+}
+
+/// Room for some prefixes, where there are none yet.
+const LEAST_PREFIXES: u32 = 4096;
 
 /// What there is to judge by these rules: see [`judges`].
 fn judged(guard: &Guard) -> u32 {
@@ -168,7 +183,7 @@ fn rule(rule: &Rule) -> GuardRule {
         _ => 0,
     };
     GuardRule {
-        limit: limit.as_ref().map(|limit| limit.limit).unwrap_or_default(),
+        limit: limit.as_ref().map_or(Limit::NONE, |limit| limit.limit),
         unit: limit.as_ref().map_or(Unit::None, |limit| limit.unit) as u8,
         is_per_client: matches!(per, Some(Per::Client { .. })).into(),
         action: *action as u8,
@@ -194,11 +209,11 @@ struct Senders {
     of_rules: Vec<(Option<u16>, Option<u16>)>,
     /// The set of those who are always let in.
     protected: Option<u16>,
-    built: prefixes::Built,
+    built: PrefixTables,
 }
 
 impl Senders {
-    fn new(guard: &Guard) -> Result<Self, PrefixError> {
+    fn new(guard: &Guard, capacity: usize) -> Result<Self, PrefixesError> {
         let mut sets = Interner::default();
         let mut set = |prefixes| sets.intern(prefixes) as u16;
         let protected = (!guard.protect.is_empty()).then(|| set(guard.protect.as_slice()));
@@ -207,7 +222,13 @@ impl Senders {
             .iter()
             .map(|rule| (rule.from.as_deref().map(&mut set), (!rule.except.is_empty()).then(|| set(&rule.except))))
             .collect();
-        let built = prefixes::build(&sets.into_vec())?;
+        let mut prefixes = Prefixes::default();
+        for (set, networks) in (0..).zip(sets.into_vec()) {
+            for network in networks {
+                prefixes.insert(set, *network)?;
+            }
+        }
+        let built = prefixes.build(capacity)?;
         Ok(Self { of_rules, protected, built })
     }
 

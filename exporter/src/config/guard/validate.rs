@@ -330,7 +330,7 @@ impl Check<'_> {
             is_about_payload: bool,
         }
 
-        let matched = |rule| {
+        fn matched(rule: &Rule) -> Matched<'_> {
             let Rule { from, except, apis, transports, ports, condition, .. } = rule;
             Matched {
                 from: from.as_deref(),
@@ -348,12 +348,12 @@ impl Check<'_> {
                 },
                 is_about_payload: *condition == Condition::UnexpectedPayload,
             }
-        };
-        let mut deciding = HashMap::new();
+        }
+
+        let mut deciding: HashMap<_, &Rule> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
             let matched = matched(rule);
             if let Some(before) = deciding.get(&matched) {
-                let before: &Rule = before;
                 let message = format!(
                     "found {:?}, which is about the same as {:?} before it, and that decides it all: expected another match, or one \
                      of them gone",
