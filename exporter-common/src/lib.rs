@@ -12,7 +12,7 @@
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
 //! * [`anomaly`] names what should not be;
 //! * [`event`] lays out what the kernel tells of by itself;
-//! * [`limiter`] says what is within a limit;
+//! * [`limiter`] says what is within a limit, [`prefix`] to which lists of prefixes an address belongs;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]
@@ -33,6 +33,7 @@ pub mod http;
 pub mod interface;
 pub mod limiter;
 pub mod packet;
+pub mod prefix;
 pub mod protocol;
 pub mod reason;
 pub mod record;

@@ -20,6 +20,7 @@ pub mod event;
 pub mod flow;
 pub mod greeting;
 pub mod grpc;
+pub mod guard;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;

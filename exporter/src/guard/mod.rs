@@ -1,0 +1,3 @@
+//! The guard: what is allowed, and what is done about the rest.
+
+pub mod prefixes;
