@@ -42,7 +42,11 @@ pub struct PrefixStep {
     /// What the hash begins with: a random number, another for each length.
     pub seed: u64,
     /// The length, as [`PrefixEntry`] has it; 0 where there is no question.
-    pub length: u64,
+    pub length: u32,
+    /// Where in its tree it stands. That is no news, but read from a map, where the verifier must take it for any number. From one
+    /// that is worked out, it knows which step is which, and follows each way through the tree by itself: 147,000
+    /// instructions instead of 21,000.
+    pub place: u32,
 }
 
 /// What a lookup begins with.
@@ -91,7 +95,7 @@ const _: () = assert!(size_of::<PrefixHeader>() == 24 + 32 * (2 + (1 << LEVELS_V
 impl PrefixHeader {
     /// That of an empty table: everybody is [`NOBODY`].
     pub const EMPTY: Self = {
-        const NONE: PrefixStep = PrefixStep { mask: [0; 2], seed: 0, length: 0 };
+        const NONE: PrefixStep = PrefixStep { mask: [0; 2], seed: 0, length: 0, place: 0 };
         Self {
             multipliers: [1; 2],
             shift: 63,
@@ -178,7 +182,7 @@ fn search<T: PrefixTable + ?Sized, const STEPS: usize, const LEVELS: u32, const 
     steps: &[PrefixStep; STEPS],
     halves: [u64; 2],
 ) -> u16 {
-    let family = if IS_V4 { 0 } else { 1 };
+    let family = usize::from(!IS_V4);
     let mut who = header.otherwise[family];
     let filter = &header.filters[family];
     let (index, bit) = header.filter_place(filter, filter.cut(halves, IS_V4), IS_V4);
@@ -197,9 +201,9 @@ fn search<T: PrefixTable + ?Sized, const STEPS: usize, const LEVELS: u32, const 
                 if entry.goes_on == 0 {
                     break;
                 }
-                place = place * 2 + 1;
+                place = step.place as usize * 2 + 1;
             }
-            None => place *= 2,
+            None => place = step.place as usize * 2,
         }
     }
     who
@@ -217,7 +221,7 @@ fn find<'a, T: PrefixTable + ?Sized>(
     let place = header.place(step, cut, is_v4);
     for probe in 0..PREFIX_PROBES {
         let entry = table.entry(place.wrapping_add(probe))?;
-        if u64::from(entry.length) == step.length && entry.address[1] == cut[1] && (is_v4 || entry.address[0] == cut[0])
+        if u32::from(entry.length) == step.length && entry.address[1] == cut[1] && (is_v4 || entry.address[0] == cut[0])
         {
             return Some(entry);
         }

@@ -29,7 +29,7 @@ impl Filter {
     /// The cut prefixes that make up `prefixes`.
     pub(super) fn cuts(&self, prefixes: &[(Prefix, u16)]) -> impl Iterator<Item = u128> {
         let step = 1_u128.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
-        parts(prefixes, self.length).flat_map(move |(first, count)| (0..count).map(move |part| first | part * step))
+        parts(prefixes, self.length).flat_map(move |(first, count)| (0..count).map(move |part| first | (part * step)))
     }
 }
 

@@ -23,9 +23,9 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    fn step(&mut self, family: Family, length: u8) -> PrefixStep {
-        let length_of = if length == 0 { 0 } else { PrefixEntry::length(length, family.is_v4()) };
-        PrefixStep { mask: family.mask(length), seed: self.number(), length: length_of.into() }
+    fn step(&mut self, family: Family, length: u8, place: usize) -> PrefixStep {
+        let tagged = if length == 0 { 0 } else { PrefixEntry::length(length, family.is_v4()) };
+        PrefixStep { mask: family.mask(length), seed: self.number(), length: tagged.into(), place: place as u32 }
     }
 }
 
@@ -73,13 +73,13 @@ pub(super) fn draw(header: &mut PrefixHeader, parts: &[Part], chance: &mut Chanc
     header.multipliers = [chance.number() | 1, chance.number() | 1];
     for Part { family, prefixes, otherwise, lengths } in parts {
         header.otherwise[*family as usize] = *otherwise;
-        header.filters[*family as usize] = chance.step(*family, Filter::new(*family, prefixes).length);
+        header.filters[*family as usize] = chance.step(*family, Filter::new(*family, prefixes).length, 0);
         let steps = match family {
             Family::V4 => header.v4.as_mut_slice(),
             Family::V6 => header.v6.as_mut_slice(),
         };
-        for (step, length) in steps.iter_mut().zip(lengths.iter()) {
-            *step = chance.step(*family, length);
+        for (place, (step, length)) in steps.iter_mut().zip(lengths.iter()).enumerate() {
+            *step = chance.step(*family, length, place);
         }
     }
 }
