@@ -25,6 +25,23 @@ impl Address {
     pub const fn v4(octets: [u8; 4]) -> Self {
         Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
     }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        let Self([a, b, c, _]) = self;
+        a | b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// Its first and its last eight bytes, each in one word: the earlier four of them in the lower half. (As above, that is
+    /// an order, but not that of the numbers.) Of an IPv4 address only the upper half of the second tells anything.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(self) -> [u64; 2] {
+        let Self([a, b, c, d]) = self;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
+    }
 }
 
 impl Address {

@@ -13,7 +13,7 @@
 //! * [`anomaly`] names what should not be;
 //! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from;
 //! * [`event`] lays out what the kernel tells of by itself;
-//! * [`limiter`] says what is within a limit;
+//! * [`limiter`] says what is within a limit, [`prefix`] to which lists of prefixes an address belongs;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod greeting;
 pub mod guard;
 pub mod grpc;
+pub mod guard;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;
