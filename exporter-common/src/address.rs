@@ -42,25 +42,6 @@ impl Address {
         let Self([a, b, c, d]) = self;
         [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
-}
-
-impl Address {
-    /// Whether it is an IPv4 address that was mapped.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_v4(&self) -> bool {
-        let Self([a, b, c, _]) = *self;
-        a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
-    }
-
-    /// The address in two words, as it lies in a packet. (So they have
-    /// an order, but not that of the numbers.) Of an IPv4 address only the upper half of the second tells anything.
-    #[inline(always)]
-    #[must_use]
-    pub const fn halves(self) -> [u64; 2] {
-        let Self([a, b, c, d]) = self;
-        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
-    }
 
     /// A number that different addresses rarely share.
     #[inline(always)]
@@ -70,18 +51,23 @@ impl Address {
         a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d
     }
 
-    /// The address with all bits behind the first `length` made zeros; an IPv4 address has 96 before its own.
+    /// The bits that both have.
     #[inline(always)]
     #[must_use]
-    pub const fn masked(&self, length: u32) -> Self {
-        let Self([a, b, c, d]) = *self;
-        Self([a & mask(length, 0), b & mask(length, 32), c & mask(length, 64), d & mask(length, 96)])
+    pub const fn and(&self, Self([e, f, g, h]): &Self) -> Self {
+        let Self([a, b, c, d]) = self;
+        Self([*a & *e, *b & *f, *c & *g, *d & *h])
+    }
+
+    /// The first `length` bits, for [`Address::and`]; an IPv4 address has 96 before its own.
+    #[must_use]
+    pub const fn mask(length: u32) -> Self {
+        Self([word_mask(length, 0), word_mask(length, 32), word_mask(length, 64), word_mask(length, 96)])
     }
 }
 
 /// The bits of a word of an address, `before` which others stand, that are among the first `length`.
-#[inline(always)]
-const fn mask(length: u32, before: u32) -> u32 {
+const fn word_mask(length: u32, before: u32) -> u32 {
     let bits = length.saturating_sub(before);
     if bits >= 32 { u32::MAX } else { (!(u32::MAX >> bits)).to_be() }
 }

@@ -12,6 +12,7 @@ use crate::{
     api::{AddressKey, PORT_TABLE_ENTRIES},
     limiter::Limit,
     prefix::PrefixHeader,
+    protocol::opaque,
 };
 
 /// How many copies of the tables there are.
@@ -69,17 +70,12 @@ pub mod word {
     pub const SWITCHED_OFF: u32 = 2;
     /// Number of the interval that hits are gathered in.
     pub const INTERVAL: u32 = 3;
-    /// The lengths of IPv4 prefixes that are blocked, a byte each; [`NO_LENGTH`] where there is none, and behind the last.
+    /// How many lengths of IPv4 prefixes are blocked.
     pub const BLOCKED_IPV4: u32 = 4;
-    /// Those of IPv6 prefixes.
+    /// How many lengths of IPv6 prefixes are.
     pub const BLOCKED_IPV6: u32 = 5;
     /// How many there are.
     pub const COUNT: u32 = 6;
-
-    /// No length of a prefix.
-    pub const NO_LENGTH: u8 = 0xff;
-    /// What is in the two above while nothing is blocked.
-    pub const NOTHING_BLOCKED: u64 = u64::MAX;
 }
 
 /// What is known of a packet by its transport and port.
@@ -207,6 +203,21 @@ pub enum Stage {
     Payload,
 }
 
+impl Stage {
+    /// The stage with this number; the last one for any other.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Frame,
+            1 => Self::Buffer,
+            2 => Self::Marks,
+            3 => Self::Request,
+            _ => Self::Payload,
+        }
+    }
+}
+
 /// A rule, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -221,19 +232,19 @@ pub struct GuardRule {
     pub action: u8,
     /// Whether it is enforced, not only observed.
     pub is_enforced: u8,
-    /// How many bits of an IPv4 address make a client.
-    pub ipv4_length: u8,
-    /// How many bits of an IPv6 address do.
-    pub ipv6_length: u8,
     /// Whether it is about payload that the API does not expect.
     pub is_about_payload: u8,
-    /// Pads to 2 bytes.
-    pub reserved: u8,
+    /// Pads to 4 bytes.
+    pub reserved: [u8; 3],
     /// Which anomalies it is about: a bit for each [`AnomalyKind`](crate::anomaly::AnomalyKind) by its number; all packets if
     /// none is set.
     pub anomalies: u32,
     /// What packets are marked with.
     pub mark: u32,
+    /// The bits of an IPv4 address that make a client.
+    pub ipv4_mask: Address,
+    /// The bits of an IPv6 address that do.
+    pub ipv6_mask: Address,
 }
 
 /// A rule that matches, and what is kept of it for the API that the packet is for.
@@ -276,6 +287,21 @@ pub struct GuardHeader {
     pub protected_ports: [u16; MAX_PROTECTED_PORTS],
 }
 
+impl GuardHeader {
+    /// Whether established connections to `port` are left alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn protects(&self, port: u16) -> bool {
+        // Without branches: the verifier would follow each way through them.
+        let found = self.protected_ports.iter().fold(0, |found, protected| {
+            let difference = u64::from(*protected ^ port);
+            // It borrows from the highest bit if there is none.
+            found | opaque(difference.wrapping_sub(1))
+        });
+        found >> 63 != 0
+    }
+}
+
 /// What a half has rules about: bits.
 pub mod judges {
     /// Packets at all.
@@ -306,41 +332,65 @@ pub struct ClassEntry {
 
 /// A key of the table that finds classes by address too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct GuardAddressKey {
-    /// The half.
-    pub half: u32,
     /// The port, and this host's address.
     pub key: AddressKey,
+    /// The half.
+    pub half: u32,
 }
 
 /// A key of the limits of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct ClientKey {
     /// The client, as far as it makes one.
     pub client: Address,
     /// The place of rule and API among the pairs.
     pub pair: u32,
+    /// Pads to 8 bytes: what is on the stack is written in words.
+    pub reserved: u32,
 }
 
 /// A key of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct BlockKey {
     /// What is blocked: an address of which all bits behind the length are 0.
     pub address: Address,
     /// The length: of an IPv4 address as such, though it is mapped.
     pub length: u32,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
 }
 
 impl BlockKey {
-    /// Whoever begins with `length` bits of `address`.
+    /// Whoever begins as `address` does, for so long.
     #[inline(always)]
     #[must_use]
-    pub fn of(address: Address, length: u32) -> Self {
-        let bits = if address.is_v4() { length + 96 } else { length };
-        Self { address: address.masked(bits), length }
+    pub const fn of(address: Address, length: &BlockedLength) -> Self {
+        Self { address: address.and(&length.mask), length: length.length, reserved: 0 }
+    }
+}
+
+/// A length of prefixes that are blocked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct BlockedLength {
+    /// The bits of an address that count.
+    pub mask: Address,
+    /// The length: see [`BlockKey::length`].
+    pub length: u32,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
+}
+
+impl BlockedLength {
+    /// The first `length` bits of an IPv4 address, or of an IPv6 address.
+    #[must_use]
+    pub const fn new(length: u8, is_v4: bool) -> Self {
+        let mask = Address::mask(if is_v4 { 96 + length as u32 } else { length as u32 });
+        Self { mask, length: length as u32, reserved: 0 }
     }
 }
 
@@ -421,7 +471,7 @@ pub struct Hit {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        BlockKey, ClassEntry, ClientKey, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, Hit,
+        BlockKey, BlockedLength, ClassEntry, ClientKey, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, Hit,
         InterfaceGuardCounters, List,
     };
 
@@ -432,17 +482,17 @@ mod pod {
         };
     }
     pod!(GuardRule, List, GuardHeader, ClassEntry, GuardAddressKey, ClientKey, BlockKey, GuardCounters);
-    pod!(InterfaceGuardCounters, Hit);
+    pod!(InterfaceGuardCounters, Hit, BlockedLength);
 }
 
 const _: () = {
-    assert!(size_of::<GuardRule>() == size_of::<Limit>() + 16);
+    assert!(size_of::<GuardRule>() == size_of::<Limit>() + 48);
     assert!(size_of::<List>() == 40);
     assert!(size_of::<GuardHeader>() == size_of::<PrefixHeader>() + 16 + 2 * MAX_PROTECTED_PORTS);
     assert!(size_of::<ClassEntry>() == 8);
     assert!(size_of::<GuardAddressKey>() == 24);
-    assert!(size_of::<ClientKey>() == 20);
-    assert!(size_of::<BlockKey>() == 20);
+    assert!(size_of::<ClientKey>() == 24);
+    assert!(size_of::<BlockKey>() == 24);
     assert!(size_of::<Hit>() == 40);
 };
 
@@ -498,8 +548,8 @@ pub trait Judged {
     /// How many bytes the packet is on the wire.
     fn bytes(&self) -> u64;
 
-    /// Whether `units` are within `rule`'s limit, which is that of `pair`, or of the `client` of it; they are then taken from it.
-    fn admits(&self, rule: &GuardRule, pair: u16, client: Option<Address>, units: u64) -> bool;
+    /// Whether `units` are within the limit of the rule at `rule`, which is that of `pair`, or of the `client` of it; they are then taken from it.
+    fn admits(&self, rule: u16, pair: u16, client: Option<Address>, units: u64) -> bool;
 
     /// Whether the packet is to pass whatever rules say, because more would break than traffic: asked only if it is about to
     /// be dropped.
@@ -512,51 +562,73 @@ pub trait Judged {
     fn mark(&self, mark: u32);
 }
 
+/// What comes of asking one rule.
+pub mod outcome {
+    /// The next one is asked.
+    pub const NEXT: u32 = 0;
+    /// It would have decided: of those that come next, only those are asked that are enforced.
+    pub const OBSERVED: u32 = 1;
+    /// The packet passes.
+    pub const PASS: u32 = 2;
+    /// It is dropped.
+    pub const DROP: u32 = 3;
+    /// It is dropped and answered.
+    pub const REJECT: u32 = 4;
+}
+
 /// What is to become of a packet by the rules of `list`: see [`decision`].
 ///
 /// They are asked in their order. A rule applies to a packet that it matches, if it has a limit only to what exceeds that; the
 /// first one that applies decides, but for marks, after which the next is asked. A rule that is only observed says what it would
 /// have decided; then only those go on to be asked that are enforced, as if the others were not there.
-#[inline(always)]
 pub fn judge<J: Judged>(judged: &J, list: &List, facts: &Facts, stage: Stage) -> u32 {
     let mut was_observed = false;
-    for step in list.steps.iter().take(MAX_STEPS).enumerate() {
-        let (place, &Step { rule, pair }) = step;
-        if place as u32 >= list.count {
-            break;
-        }
-        let Some(rule) = judged.rule(rule) else { break };
-        let is_enforced = rule.is_enforced != 0;
-        if was_observed && !is_enforced || !is_of(rule, stage) || !is_about(rule, facts) {
-            continue;
-        }
-        if rule.action == ALLOW {
-            judged.note(pair, Verdict::Pass);
-            break;
-        }
-        if !exceeds(judged, rule, pair, facts) {
-            continue;
-        }
-        let mut verdict = Verdict::of(rule.action, is_enforced);
-        if rule.action == MARK {
-            if is_enforced {
-                judged.mark(rule.mark);
-            }
-            judged.note(pair, verdict);
-            continue;
-        }
-        if judged.is_exempt() {
-            verdict = Verdict::Pass;
-        }
-        judged.note(pair, verdict);
-        match verdict {
-            Verdict::Pass => break,
-            Verdict::Drop => return decision::DROP,
-            Verdict::Reject => return decision::REJECT,
-            _ => was_observed = true,
+    for step in list.steps.iter().take(list.count as usize) {
+        match ask(judged, *step, facts, stage, was_observed) {
+            outcome::NEXT => {}
+            outcome::OBSERVED => was_observed = true,
+            outcome::DROP => return decision::DROP,
+            outcome::REJECT => return decision::REJECT,
+            _ => break,
         }
     }
     decision::PASS
+}
+
+/// Asks one rule, see [`judge`]: answers with an [`outcome`].
+#[inline(always)]
+pub fn ask<J: Judged>(judged: &J, step: Step, facts: &Facts, stage: Stage, was_observed: bool) -> u32 {
+    let Step { rule: index, pair } = step;
+    let Some(rule) = judged.rule(index) else { return outcome::PASS };
+    let is_enforced = rule.is_enforced != 0;
+    if was_observed && !is_enforced || !is_of(rule, stage) || !is_about(rule, facts) {
+        return outcome::NEXT;
+    }
+    if rule.action == ALLOW {
+        judged.note(pair, Verdict::Pass);
+        return outcome::PASS;
+    }
+    if !exceeds(judged, rule, step, facts) {
+        return outcome::NEXT;
+    }
+    let verdict = Verdict::of(rule.action, is_enforced);
+    if rule.action == MARK {
+        if is_enforced {
+            judged.mark(rule.mark);
+        }
+        judged.note(pair, verdict);
+        return outcome::NEXT;
+    }
+    if judged.is_exempt() {
+        judged.note(pair, Verdict::Pass);
+        return outcome::PASS;
+    }
+    judged.note(pair, verdict);
+    match verdict {
+        Verdict::Drop => outcome::DROP,
+        Verdict::Reject => outcome::REJECT,
+        _ => outcome::OBSERVED,
+    }
 }
 
 /// Whether `rule` is asked at this stage. Those that let everything pass are at each: they stand before others.
@@ -584,7 +656,7 @@ const fn is_about(rule: &GuardRule, facts: &Facts) -> bool {
 
 /// Whether a packet exceeds the limit of `rule`; every packet does if there is none. What is within a limit is noted as such.
 #[inline(always)]
-fn exceeds<J: Judged>(judged: &J, rule: &GuardRule, pair: u16, facts: &Facts) -> bool {
+fn exceeds<J: Judged>(judged: &J, rule: &GuardRule, step: Step, facts: &Facts) -> bool {
     if Unit::None.is(rule.unit) {
         return true;
     }
@@ -601,14 +673,14 @@ fn exceeds<J: Judged>(judged: &J, rule: &GuardRule, pair: u16, facts: &Facts) ->
         return false;
     }
     let client = if rule.is_per_client != 0 {
-        let length = if facts.source.is_v4() { 96 + rule.ipv4_length as u32 } else { rule.ipv6_length as u32 };
-        Some(facts.source.masked(length))
+        let mask = if facts.source.is_v4() { &rule.ipv4_mask } else { &rule.ipv6_mask };
+        Some(facts.source.and(mask))
     } else {
         None
     };
-    let is_admitted = judged.admits(rule, pair, client, units);
+    let is_admitted = judged.admits(step.rule, step.pair, client, units);
     if is_admitted {
-        judged.note(pair, Verdict::Pass);
+        judged.note(step.pair, Verdict::Pass);
     }
     !is_admitted
 }

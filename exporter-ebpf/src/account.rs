@@ -68,7 +68,7 @@ extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_paged(skb: *mut __sk_buff) {
+pub(crate) extern "C" fn read_paged(skb: *mut __sk_buff) {
     let ctx = TcContext::new(skb);
     let framing = Framing::from_number(interface(interface_index(&ctx)).framing.into());
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };

@@ -12,7 +12,7 @@ use tidewaiter_common::{
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, HALVES,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, HALVES,
         HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES,
         word,
     },
@@ -24,7 +24,7 @@ use tidewaiter_common::{
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
-use crate::flow::Sight;
+use crate::{flow::Sight, guard::GuardScratch};
 
 /// Programs that others end in. Written by userspace.
 #[map]
@@ -205,6 +205,10 @@ pub(crate) static GUARD_PREFIXES: Array<PrefixEntry> = Array::with_max_entries(H
 #[map]
 pub(crate) static GUARD_PREFIX_FILTERS: Array<u64> = Array::with_max_entries(HALVES * PREFIX_FILTER_WORDS, 0);
 
+/// The lengths of prefixes that are blocked: first those of IPv4, from the middle on those of IPv6.
+#[map]
+pub(crate) static BLOCKED: Array<BlockedLength> = Array::with_max_entries(2 * BLOCKED_LENGTHS as u32, 0);
+
 /// What is blocked, and until which tick.
 #[map]
 pub(crate) static BLOCKS: HashMap<BlockKey, u64> = HashMap::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
@@ -235,16 +239,9 @@ pub(crate) static INTERFACE_GUARD: PerCpuArray<InterfaceGuardCounters> =
 #[map]
 pub(crate) static HITS: PerCpuArray<Hit> = PerCpuArray::with_max_entries(HIT_ENTRIES, 0);
 
-/// What one function of the guard leaves for another: its program may run before the others have ended.
+/// What one function of the guard leaves for another.
 #[map]
 pub(crate) static GUARD_SCRATCH: PerCpuArray<GuardScratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// A packet that was read, and how that went: as in [`Scratch`].
-#[repr(C)]
-pub(crate) struct GuardScratch {
-    pub(crate) packet: Packet,
-    pub(crate) reason: u8,
-}
 
 /// Who has which place among the pairs of a rule and an API. For userspace alone.
 #[map]

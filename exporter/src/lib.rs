@@ -19,7 +19,6 @@ pub mod doctor;
 pub mod event;
 pub mod flow;
 pub mod greeting;
-pub mod guard;
 pub mod grpc;
 pub mod guard;
 pub mod http;

@@ -6,18 +6,14 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use tidewaiter_common::{
-    address::Address,
     frame::{Frame, Framing},
-    guard::{GuardHeader, Stage, decision},
+    guard::{Stage, decision},
     packet::Packet,
+    wire::Wire,
 };
 
-use super::{Arrival, READ, decide, in_force, judges_packets};
-use crate::{
-    account::interface,
-    maps::{GUARD_SCRATCH, GuardScratch, INTERFACE_GUARD},
-    reject::reject_frame,
-};
+use super::{READ, decide, in_force, judges_packets, leave, left, see};
+use crate::{account::interface, maps::INTERFACE_GUARD, reject::reject_frame};
 
 /// The linear part of a frame, read directly.
 struct Linear<'a>(&'a XdpContext);
@@ -72,7 +68,7 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
     let tick = unsafe { bpf_jiffies64() };
     let decided = match in_force(tick) {
-        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half, header),
+        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half),
         _ => decision::PASS,
     };
     let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) else { return XDP_PASS };
@@ -99,67 +95,44 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32, header: &'static GuardHeader) -> u32 {
+fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32) -> u32 {
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
-    if !packet.read_plain(&linear, Framing::Ethernet) {
-        return judge_paged(ctx.ctx, interface, tick);
+    if packet.read_plain(&linear, Framing::Ethernet) {
+        let wire = Wire { packets: 1, bytes: linear.length() as u64 };
+        see(&packet, &linear, READ, interface, tick, wire);
+    } else {
+        read_frame(ctx.ctx);
+        see_frame(ctx.ctx, interface, tick);
     }
-    let mut arrival = Arrival {
-        packet: &packet,
-        frame: &linear,
-        context: ctx,
-        header,
-        half,
-        interface,
-        tick,
-        packets: 1,
-        bytes: linear.length() as u64,
-        source: Address::default(),
-        is_unmapped: false,
-    };
-    decide(&mut arrival, READ, Stage::Frame)
+    judge_seen(ctx.ctx, half)
 }
 
-/// As [`judge_frame`], for whatever has not the usual shape.
+/// Judges the frame that was seen. A function of its own: the verifier would follow each way of reading one to the end.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_paged(ctx: *mut xdp_md, interface: u32, tick: u64) -> u32 {
-    read_frame(ctx);
-    let Some(scratch) = GUARD_SCRATCH.get_ptr(0) else { return decision::PASS };
-    // SAFETY: this CPU's own entry, written to a moment ago.
-    let GuardScratch { packet, reason } = unsafe { &*scratch };
-    let Some((half, header)) = in_force(tick) else { return decision::PASS };
-    let ctx = XdpContext::new(ctx);
-    let mut arrival = Arrival {
-        packet,
-        frame: &Paged(&ctx),
-        context: &ctx,
-        header,
-        half,
-        interface,
-        tick,
-        packets: 1,
-        bytes: length(&ctx),
-        source: Address::default(),
-        is_unmapped: false,
-    };
-    decide(&mut arrival, *reason, Stage::Frame)
+extern "C" fn judge_seen(ctx: *mut xdp_md, half: u32) -> u32 {
+    decide(&XdpContext::new(ctx), half, Stage::Frame)
 }
 
-/// Reads the headers into [`GUARD_SCRATCH`].
+/// Reads the headers of whatever has not the usual shape.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_frame(ctx: *mut xdp_md) {
     let ctx = XdpContext::new(ctx);
-    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
     let mut packet = Packet::UNREAD;
-    let reason = packet.read(&Paged(&ctx), Framing::Ethernet).err().map_or(READ, |reason| reason as u8);
-    // SAFETY: this CPU's own entry.
-    unsafe {
-        (&raw mut (*scratch).packet).write(packet);
-        (&raw mut (*scratch).reason).write(reason);
-    }
+    let read = packet.read(&Paged(&ctx), Framing::Ethernet);
+    leave(&packet, read);
+}
+
+/// Leaves what matters of what was read so.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn see_frame(ctx: *mut xdp_md, interface: u32, tick: u64) {
+    let ctx = XdpContext::new(ctx);
+    let Some((packet, reason)) = left() else { return };
+    see(packet, &Paged(&ctx), reason, interface, tick, Wire { packets: 1, bytes: length(&ctx) });
 }

@@ -7,19 +7,18 @@ pub(crate) mod buffer;
 pub(crate) mod frame;
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{__sk_buff, BPF_NOEXIST, xdp_md},
     programs::{TcContext, XdpContext},
 };
 use tidewaiter_common::{
     address::Address,
     api::{AddressKey, port_index},
-    direction::Direction,
-    flow::{Flow, FlowKey, OPENED_BY_TRANSMIT},
+    flow::{FlowKey, OPENED_BY_TRANSMIT},
     frame::Frame,
     guard::{
         BLOCKED_LENGTHS, BlockKey, ClassEntry, ClientKey, Facts, GuardAddressKey, GuardHeader, GuardRule, HIT_ENTRIES,
-        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, PROTECTED, Stage, Verdict, class, class_place, decision, judge,
-        judges, match_place, word,
+        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, MAX_STEPS, PROTECTED, Stage, Step, Verdict, ask, class, class_place,
+        decision, judges, match_place, outcome, word,
     },
     interface::LOOPBACK_INDEX,
     packet::{Packet, protocol, tcp_flag},
@@ -27,13 +26,14 @@ use tidewaiter_common::{
     reason::Reason,
     role::Role,
     transport::Transport,
+    wire::Wire,
 };
 
 use crate::{
     context::{is_replay, nanoseconds, precise_nanoseconds, tracks_flows},
     maps::{
-        API_LIMITS, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES, GUARD_COUNTERS,
-        GUARD_HEADERS, GUARD_LISTS, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIX_FILTERS, GUARD_PREFIXES, GUARD_RULES, GUARD_WORDS, HITS, NEW_FLOWS,
+        API_LIMITS, BLOCKED, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES, GUARD_COUNTERS,
+        GUARD_HEADERS, GUARD_LISTS, GUARD_SCRATCH, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIX_FILTERS, GUARD_PREFIXES, GUARD_RULES, GUARD_WORDS, HITS, NEW_FLOWS,
         PORTS,
     },
 };
@@ -47,7 +47,7 @@ fn number(word: u32) -> u64 {
 
 /// The half of the tables that is in force, and its header; `None` if everything is to pass. To be asked once for a packet.
 #[inline(always)]
-pub(crate) fn in_force(tick: u64) -> Option<(u32, &'static GuardHeader)> {
+fn in_force(tick: u64) -> Option<(u32, &'static GuardHeader)> {
     if number(word::SWITCHED_OFF) != 0 || (tick > number(word::DEADLINE) && !is_replay()) {
         return None;
     }
@@ -57,18 +57,25 @@ pub(crate) fn in_force(tick: u64) -> Option<(u32, &'static GuardHeader)> {
 
 /// Whether anything is to be judged when a packet comes in.
 #[inline(always)]
-pub(crate) fn judges_packets(header: &GuardHeader) -> bool {
-    header.judges & (judges::PACKETS | judges::MARKS) != 0
-        || number(word::BLOCKED_IPV4) & number(word::BLOCKED_IPV6) != word::NOTHING_BLOCKED
+fn judges_packets(header: &GuardHeader) -> bool {
+    header.judges & (judges::PACKETS | judges::MARKS) != 0 || blocks_anything()
 }
 
-/// Marks a packet, or cannot.
-pub(crate) trait Mark {
+/// Marks a packet, or cannot; and asks rules about it.
+trait Mark {
     fn mark(&self, mark: u32);
+
+    fn ask(&self, half: u32, step: u32, how: u32) -> u32;
 }
 
 impl Mark for XdpContext {
+    #[inline(always)]
     fn mark(&self, _: u32) {}
+
+    #[inline(always)]
+    fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
+        ask_frame(self.ctx, half, step, how)
+    }
 }
 
 impl Mark for TcContext {
@@ -77,24 +84,21 @@ impl Mark for TcContext {
         // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows writing to this field.
         unsafe { (&raw mut (*self.skb.skb).mark).write_volatile(mark) };
     }
+
+    #[inline(always)]
+    fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
+        ask_buffer(self.skb.skb, half, step, how)
+    }
 }
 
-/// A packet that is judged.
-pub(crate) struct Arrival<'a, F, M> {
-    pub(crate) packet: &'a Packet,
-    pub(crate) frame: &'a F,
-    pub(crate) context: &'a M,
-    pub(crate) header: &'static GuardHeader,
-    pub(crate) half: u32,
-    pub(crate) interface: u32,
-    pub(crate) tick: u64,
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-    pub(crate) source: Address,
-    pub(crate) is_unmapped: bool,
+/// A packet that is judged, as [`see`] has left it.
+struct Arrival<'a, M> {
+    seen: &'static Seen,
+    context: &'a M,
+    half: u32,
 }
 
-impl<F: Frame, M: Mark> Judged for Arrival<'_, F, M> {
+impl<M: Mark> Judged for Arrival<'_, M> {
     #[inline(always)]
     fn rule(&self, index: u16) -> Option<&GuardRule> {
         GUARD_RULES.get(self.half * MAX_RULES as u32 + index as u32)
@@ -102,29 +106,34 @@ impl<F: Frame, M: Mark> Judged for Arrival<'_, F, M> {
 
     #[inline(always)]
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.seen.bytes
     }
 
     #[inline(always)]
-    fn admits(&self, rule: &GuardRule, pair: u16, client: Option<Address>, units: u64) -> bool {
-        let word = match client {
-            Some(client) => client_limit(&ClientKey { client, pair: pair.into() }),
-            None => API_LIMITS.get_ptr_mut(pair.into()),
-        };
-        // Where there is no room for one more, it passes.
-        word.is_none_or(|word| take(word, rule, units, self.tick) != 0)
+    fn admits(&self, index: u16, pair: u16, client: Option<Address>, units: u64) -> bool {
+        let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return true };
+        // SAFETY: this CPU's own entry; volatile, so that the verifier sees one unknown, not all that it may be.
+        unsafe {
+            (&raw mut (*scratch).units).write_volatile(units);
+            (&raw mut (*scratch).rule).write_volatile(self.half * MAX_RULES as u32 + u32::from(index));
+            (&raw mut (*scratch).client.pair).write_volatile(pair.into());
+            if let Some(client) = client {
+                (&raw mut (*scratch).client.client).write_volatile(client);
+            }
+        }
+        (if client.is_some() { take_from_client() } else { take_from_api() }) != 0
     }
 
     #[inline(always)]
     fn is_exempt(&self) -> bool {
-        is_exempt(self)
+        is_exempt(self.half) != 0
     }
 
     #[inline(always)]
     fn note(&self, pair: u16, verdict: Verdict) {
-        count(pair, verdict, self.packets);
+        count(pair, verdict, self.seen.packets);
         if verdict != Verdict::Pass {
-            note_hit(&self.source, pair, verdict, self.packets);
+            note_hit(pair, verdict as u8);
         }
     }
 
@@ -134,29 +143,50 @@ impl<F: Frame, M: Mark> Judged for Arrival<'_, F, M> {
     }
 }
 
-#[inline(always)]
-fn client_limit(key: &ClientKey) -> Option<*mut u64> {
-    if let Some(word) = CLIENT_LIMITS.get_ptr_mut(key) {
-        return Some(word);
+/// Takes what was left in [`GuardScratch`] from the limit that the API has: 1 if it was within that. A function of its own, as is
+/// that for clients: the verifier would follow each attempt to the end of all that comes after.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_from_api() -> u32 {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr(0) else { return 1 };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let scratch = unsafe { &*scratch };
+    match API_LIMITS.get_ptr_mut(scratch.client.pair) {
+        Some(word) => take(word, scratch),
+        None => 1,
     }
-    // Another CPU may be faster: then its entry is as good.
-    if CLIENT_LIMITS.insert(key, &0, BPF_NOEXIST.into()).is_ok()
+}
+
+/// The same, from the limit that the client has. Where there is no room for one more, the packet passes.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_from_client() -> u32 {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr(0) else { return 1 };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let scratch = unsafe { &*scratch };
+    let key = &scratch.client;
+    if CLIENT_LIMITS.get_ptr_mut(key).is_none()
+        // Another CPU may be faster: then its entry is as good.
+        && CLIENT_LIMITS.insert(key, &0, BPF_NOEXIST.into()).is_ok()
         && let Some(made) = CLIENT_LIMITS_MADE.get_ptr_mut(0)
     {
         // SAFETY: this CPU's own entry; who interrupts this one may be counted for it, or the other way round.
         unsafe { *made += 1 };
     }
-    CLIENT_LIMITS.get_ptr_mut(key)
+    match CLIENT_LIMITS.get_ptr_mut(key) {
+        Some(word) => take(word, scratch),
+        None => 1,
+    }
 }
 
-/// Takes `units` from the bucket of `word`: 1 if that was within the limit of `rule`. A function of its own, because the verifier
-/// would follow each attempt to the end of all that comes after.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn take(word: *mut u64, rule: &GuardRule, units: u64, tick: u64) -> u32 {
+#[inline(always)]
+fn take(word: *mut u64, scratch: &GuardScratch) -> u32 {
+    let Some(rule) = GUARD_RULES.get(scratch.rule) else { return 1 };
+    let tick = scratch.seen.tick;
     // SAFETY: a word of a map, which nothing else writes to.
-    unsafe { rule.limit.admit(word, units, nanoseconds(tick), || precise_nanoseconds(tick)).into() }
+    unsafe { rule.limit.admit(word, scratch.units, nanoseconds(tick), || precise_nanoseconds(tick)).into() }
 }
 
 #[inline(always)]
@@ -167,9 +197,13 @@ fn count(pair: u16, verdict: Verdict, packets: u64) {
     }
 }
 
-/// Takes note of whose packets it was decided about.
-#[inline(always)]
-fn note_hit(client: &Address, pair: u16, verdict: Verdict, packets: u64) {
+/// Takes note of whose packet it was decided about.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_hit(pair: u16, verdict: u8) {
+    let Some(seen) = seen() else { return };
+    let (client, packets) = (&seen.source, seen.packets);
     let interval = number(word::INTERVAL) as u32;
     let place = (client.folded() ^ u32::from(pair)).wrapping_mul(0x9e37_79b1) >> 20;
     let Some(hit) = HITS.get_ptr_mut(place % HIT_ENTRIES) else { return };
@@ -178,11 +212,11 @@ fn note_hit(client: &Address, pair: u16, verdict: Verdict, packets: u64) {
         if (*hit).interval != interval || (*hit).pair == 0 {
             (*hit).client = *client;
             (*hit).pair = pair;
-            (*hit).verdict = verdict as u8;
+            (*hit).verdict = verdict;
             (*hit).interval = interval;
             (*hit).packets = packets;
             (*hit).others = 0;
-        } else if (*hit).client == *client && (*hit).pair == pair && (*hit).verdict == verdict as u8 {
+        } else if (*hit).client == *client && (*hit).pair == pair && (*hit).verdict == verdict {
             (*hit).packets += packets;
         } else {
             (*hit).others += packets;
@@ -190,38 +224,41 @@ fn note_hit(client: &Address, pair: u16, verdict: Verdict, packets: u64) {
     }
 }
 
-/// Whether a packet is let in whatever rules say.
+/// Whether the packet is let in whatever rules say.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_exempt(half: u32) -> u32 {
+    let (Some(seen), Some(header)) = (seen(), GUARD_HEADERS.get(half)) else { return 1 };
+    is_let_in(seen, header).into()
+}
+
 #[inline(always)]
-fn is_exempt<F: Frame, M>(arrival: &Arrival<'_, F, M>) -> bool {
-    let Arrival { packet, frame, header, interface, .. } = arrival;
-    match packet.protocol {
-        protocol::ICMP => return frame.read::<2>(packet.headers).is_none_or(|[kind, _]| is_needed_icmp(kind)),
-        protocol::ICMPV6 => return frame.read::<2>(packet.headers).is_none_or(|[kind, _]| is_needed_icmpv6(kind)),
+fn is_let_in(seen: &Seen, header: &GuardHeader) -> bool {
+    let Seen { protocol, .. } = *seen;
+    match protocol {
+        protocol::ICMP => return is_needed_icmp(seen.icmp),
+        protocol::ICMPV6 => return is_needed_icmpv6(seen.icmp),
         // Answers to what was asked before there was an address (RFC 2131, RFC 8415).
-        protocol::UDP if matches!(packet.destination_port, DHCP_CLIENT | DHCPV6_CLIENT) => return true,
+        protocol::UDP if matches!(seen.destination_port, DHCP_CLIENT | DHCPV6_CLIENT) => return true,
         protocol::TCP | protocol::UDP | protocol::SCTP => {}
         _ => return false,
     }
-    let is_tcp = packet.protocol == protocol::TCP;
-    let is_opening = is_tcp && is_opening(packet);
-    if is_opening {
+    let is_tcp = protocol == protocol::TCP;
+    if is_tcp && seen.is_opening() {
         return false;
     }
-    let mut is_protected = false;
-    for port in header.protected_ports {
-        is_protected |= port == packet.destination_port;
+    if is_tcp && header.protects(seen.destination_port) {
+        return !tracks_flows() || FLOWS.get_ptr(&seen.flow()).is_some();
     }
-    if is_tcp && is_protected {
-        return !tracks_flows() || flow(arrival).is_some();
-    }
-    if !arrival.is_unmapped {
+    if seen.is_unmapped == 0 {
         return false;
     }
-    if *interface == LOOPBACK_INDEX && is_answer_of_api(packet) {
+    if seen.interface == LOOPBACK_INDEX && is_answer_of_api(seen) {
         return true;
     }
     // What this host has asked for. Without flows nobody knows.
-    !tracks_flows() || is_asked_for(arrival, is_tcp)
+    !tracks_flows() || is_asked_for(&seen.flow(), is_tcp)
 }
 
 const DHCP_CLIENT: u16 = 68;
@@ -239,23 +276,10 @@ const fn is_needed_icmpv6(kind: u8) -> bool {
     matches!(kind, 1..=4 | 130..=136 | 141..=143 | 148 | 149 | 151..=153)
 }
 
-#[inline(always)]
-const fn is_opening(packet: &Packet) -> bool {
-    packet.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
-}
-
-/// The established flow that the packet belongs to. One that cannot be looked for is none.
-#[inline(always)]
-fn flow<F: Frame, M>(arrival: &Arrival<'_, F, M>) -> Option<*mut Flow> {
-    let key = FlowKey::of(arrival.packet, arrival.frame, Direction::Receive, arrival.interface)?;
-    FLOWS.get_ptr_mut(&key)
-}
-
 /// Whether it is part of something that this host has begun, as far as is known.
 #[inline(always)]
-fn is_asked_for<F: Frame, M>(arrival: &Arrival<'_, F, M>, is_tcp: bool) -> bool {
-    let Some(key) = FlowKey::of(arrival.packet, arrival.frame, Direction::Receive, arrival.interface) else { return true };
-    let Some(flow) = FLOWS.get_ptr(&key).or_else(|| NEW_FLOWS.get_ptr(&key)) else { return false };
+fn is_asked_for(key: &FlowKey, is_tcp: bool) -> bool {
+    let Some(flow) = FLOWS.get_ptr(key).or_else(|| NEW_FLOWS.get_ptr(key)) else { return false };
     // SAFETY: a flow of the map, which is only read.
     let (seen, opened) = unsafe { ((&raw const (*flow).seen).read_volatile(), (&raw const (*flow).opened).read_volatile()) };
     // What goes on from before the exporter began may have been begun by either.
@@ -264,9 +288,9 @@ fn is_asked_for<F: Frame, M>(arrival: &Arrival<'_, F, M>, is_tcp: bool) -> bool 
 
 /// Whether an API of this host has sent it: on the loopback interface what is sent comes in.
 #[inline(always)]
-fn is_answer_of_api(packet: &Packet) -> bool {
-    let Some(transport) = packet.transport else { return false };
-    PORTS.get(port_index(transport, packet.source_port)).is_none_or(|entry| {
+fn is_answer_of_api(seen: &Seen) -> bool {
+    let Some(transport) = seen.transport() else { return false };
+    PORTS.get(port_index(transport, seen.source_port)).is_none_or(|entry| {
         entry.server.is_mapped() || entry.by_address != 0
     })
 }
@@ -291,7 +315,7 @@ impl PrefixTable for Prefixes {
 
 /// The class of a packet to a port of this host, which has the address that `local` answers with.
 #[inline(always)]
-pub(crate) fn class_of(half: u32, transport: Transport, port: u16, local: impl FnOnce() -> Option<Address>) -> Option<u16> {
+fn class_of(half: u32, transport: Transport, port: u16, local: impl FnOnce() -> Option<Address>) -> Option<u16> {
     let (place, shift) = class_place(half, port_index(transport, port));
     let class = (*GUARD_PORTS.get(place)? >> shift) as u16;
     if class & class::BY_ADDRESS == 0 {
@@ -303,22 +327,27 @@ pub(crate) fn class_of(half: u32, transport: Transport, port: u16, local: impl F
     Some(of_address.copied().unwrap_or(class & !class::BY_ADDRESS))
 }
 
-/// The list of rules about packets of `class` from `source`, by its place in the half.
+/// Who has sent the packet.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn who(half: u32) -> u32 {
+    let (Some(seen), Some(header)) = (seen(), GUARD_HEADERS.get(half)) else { return NOBODY.into() };
+    let table = Prefixes { entries: header.first_prefix, filters: half * PREFIX_FILTER_WORDS };
+    lookup(&header.prefixes, &table, seen.source).into()
+}
+
+/// The list of rules about packets of `class` from who has sent this one, by its place in the half.
 #[inline(always)]
-pub(crate) fn list_of(half: u32, header: &GuardHeader, class: u16, source: &Address) -> Option<u16> {
-    let who = if header.whos > 1 {
-        let table = Prefixes { entries: header.first_prefix, filters: half * PREFIX_FILTER_WORDS };
-        lookup(&header.prefixes, &table, *source)
-    } else {
-        NOBODY
-    };
-    let (place, shift) = match_place(half, class, header.whos, who.into())?;
+fn list_of(half: u32, header: &GuardHeader, class: u16) -> Option<u16> {
+    let who = if header.whos > 1 { who(half) } else { NOBODY.into() };
+    let (place, shift) = match_place(half, class, header.whos, who)?;
     Some((*GUARD_MATCHES.get(place)? >> shift) as u16)
 }
 
 /// The rules of `list`.
 #[inline(always)]
-pub(crate) fn rules_of(half: u32, list: u16) -> Option<&'static List> {
+fn rules_of(half: u32, list: u16) -> Option<&'static List> {
     GUARD_LISTS.get(half * MAX_LISTS as u32 + list as u32)
 }
 
@@ -327,49 +356,91 @@ fn entry_of(half: u32, class: u16) -> Option<&'static ClassEntry> {
     GUARD_CLASSES.get(half * MAX_CLASSES as u32 + class as u32)
 }
 
-/// What is to become of a packet that comes in, by blocks and rules: see [`decision`]. `read` is how reading it went.
+/// What is to become of the packet that was seen, by blocks and rules: see [`decision`].
 #[inline(always)]
-pub(crate) fn decide<F: Frame, M: Mark>(arrival: &mut Arrival<'_, F, M>, read: u8, stage: Stage) -> u32 {
-    let Arrival { packet, frame, header, half, tick, .. } = *arrival;
-    if read != READ && !has_source(read) {
+fn decide<M: Mark>(context: &M, half: u32, stage: Stage) -> u32 {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return decision::PASS };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let seen = unsafe { &(*scratch).seen };
+    let Some(header) = GUARD_HEADERS.get(half) else { return decision::PASS };
+    if seen.reason != READ && !has_source(seen.reason) {
         return decision::PASS;
     }
-    let class = match packet.transport {
-        Some(transport) if read == READ => {
-            class_of(half, transport, packet.destination_port, || packet.destination_address(frame))
+    let class = match seen.transport() {
+        Some(transport) if seen.reason == READ => {
+            class_of(half, transport, seen.destination_port, || Some(seen.destination))
         }
         _ => Some(class::PORTLESS),
     };
-    let (Some(class), Some(source)) = (class, packet.source_address(frame)) else { return decision::PASS };
-    let Some(list) = list_of(half, header, class, &source) else { return decision::PASS };
+    let Some(class) = class else { return decision::PASS };
+    let Some(list) = list_of(half, header, class) else { return decision::PASS };
     if list == PROTECTED {
         return decision::PASS;
     }
-    arrival.source = source;
-    if stage != Stage::Marks && is_blocked(&source, tick) {
-        let Some(entry) = entry_of(half, class) else { return decision::PASS };
-        arrival.is_unmapped = entry.is_unmapped != 0;
-        if !is_exempt(arrival) {
-            if header.judges & judges::ENFORCES_BLOCKS != 0 {
-                arrival.note(entry.block_pair, Verdict::Drop);
-                return decision::DROP;
-            }
-            arrival.note(entry.block_pair, Verdict::WouldDrop);
-        }
-    }
-    if list == 0 {
+    let blocks = !matches!(stage, Stage::Marks | Stage::Request | Stage::Payload);
+    let is_blocked = blocks && blocks_anything() && is_blocked() != 0;
+    if list == 0 && !is_blocked {
         return decision::PASS;
     }
-    let Some(list) = rules_of(half, list) else { return decision::PASS };
     let Some(entry) = entry_of(half, class) else { return decision::PASS };
-    arrival.is_unmapped = entry.is_unmapped != 0;
+    // SAFETY: as above.
+    unsafe { (&raw mut (*scratch).seen.is_unmapped).write_volatile(entry.is_unmapped.into()) };
+    let arrival = Arrival { seen, context, half };
+    if is_blocked && is_exempt(half) == 0 {
+        if header.judges & judges::ENFORCES_BLOCKS != 0 {
+            arrival.note(entry.block_pair, Verdict::Drop);
+            return decision::DROP;
+        }
+        arrival.note(entry.block_pair, Verdict::WouldDrop);
+    }
+    let Some(list) = rules_of(half, list) else { return decision::PASS };
+    let mut was_observed = 0;
+    for place in 0..MAX_STEPS {
+        if place as u32 >= list.count {
+            break;
+        }
+        let Step { rule, pair } = list.steps[place];
+        match M::ask(context, half, u32::from(rule) | u32::from(pair) << 16, stage as u32 | was_observed << 8) {
+            outcome::NEXT => {}
+            outcome::OBSERVED => was_observed = 1,
+            outcome::DROP => return decision::DROP,
+            outcome::REJECT => return decision::REJECT,
+            _ => break,
+        }
+    }
+    decision::PASS
+}
+
+/// Asks one rule about the packet that was seen: `step` is the rule's place and, above it, that of the pair; `how` is the stage
+/// and, above it, whether another rule was observed before.
+#[inline(always)]
+fn ask_seen<M: Mark>(context: &M, half: u32, step: u32, how: u32) -> u32 {
+    let Some(seen) = seen() else { return outcome::PASS };
     let facts = Facts {
-        source,
-        packets: arrival.packets,
-        is_opening: packet.protocol == protocol::TCP && is_opening(packet),
-        anomaly: if header.judges & judges::ANOMALIES != 0 { anomaly(packet, frame, read) } else { NO_ANOMALY },
+        source: seen.source,
+        packets: seen.packets,
+        is_opening: seen.protocol == protocol::TCP && seen.is_opening(),
+        anomaly: seen.anomaly,
     };
-    judge(arrival, list, &facts, stage)
+    let step = Step { rule: step as u16, pair: (step >> 16) as u16 };
+    ask(&Arrival { seen, context, half }, step, &facts, Stage::from_number(how as u8), how >> 8 != 0)
+}
+
+/// As [`ask_seen`], of a frame. A function of its own: the verifier would follow each rule's ways from each of those of the one
+/// before it.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_frame(ctx: *mut xdp_md, half: u32, step: u32, how: u32) -> u32 {
+    ask_seen(&XdpContext::new(ctx), half, step, how)
+}
+
+/// As [`ask_frame`], of a buffer.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_buffer(skb: *mut __sk_buff, half: u32, step: u32, how: u32) -> u32 {
+    ask_seen(&TcContext::new(skb), half, step, how)
 }
 
 /// That a packet was read; any other number is that of the [`Reason`] why not.
@@ -377,6 +448,173 @@ pub(crate) const READ: u8 = u8::MAX;
 
 /// No anomaly.
 pub(crate) const NO_ANOMALY: u8 = u8::MAX;
+
+/// A packet as far as the guard asks. In a map: to the verifier what comes out of one is always the same unknown, however it got
+/// there.
+#[repr(C)]
+pub(crate) struct Seen {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) tick: u64,
+    /// Packets and bytes on the wire.
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) interface: u32,
+    pub(crate) is_unmapped: u32,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) protocol: u8,
+    /// Number of the transport, or any other.
+    pub(crate) transport: u8,
+    pub(crate) tcp_flags: u8,
+    /// The type of a message of ICMP.
+    pub(crate) icmp: u8,
+    /// See [`READ`].
+    pub(crate) reason: u8,
+    /// See [`NO_ANOMALY`].
+    pub(crate) anomaly: u8,
+}
+
+impl Seen {
+    #[inline(always)]
+    const fn transport(&self) -> Option<Transport> {
+        match self.transport {
+            TCP => Some(Transport::Tcp),
+            UDP => Some(Transport::Udp),
+            SCTP => Some(Transport::Sctp),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    const fn is_opening(&self) -> bool {
+        self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+    }
+
+    /// The flow that it belongs to.
+    #[inline(always)]
+    const fn flow(&self) -> FlowKey {
+        FlowKey {
+            local: self.destination,
+            remote: self.source,
+            interface: self.interface,
+            local_port: self.destination_port,
+            remote_port: self.source_port,
+            protocol: self.protocol as u32,
+        }
+    }
+}
+
+const TCP: u8 = Transport::Tcp as u8;
+const UDP: u8 = Transport::Udp as u8;
+const SCTP: u8 = Transport::Sctp as u8;
+const NO_TRANSPORT: u8 = u8::MAX;
+
+/// The packet that was seen last.
+#[inline(always)]
+fn seen() -> Option<&'static Seen> {
+    // SAFETY: this CPU's own entry, which is written to before it is judged, and by one program at a time.
+    GUARD_SCRATCH.get_ptr(0).map(|scratch| unsafe { &(*scratch).seen })
+}
+
+/// Leaves a packet for whoever goes on with it, and how reading it went.
+#[inline(always)]
+fn leave(packet: &Packet, read: Result<(), Reason>) {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own entry.
+    unsafe {
+        (&raw mut (*scratch).packet).write(*packet);
+        (&raw mut (*scratch).reason).write(read.err().map_or(READ, |reason| reason as u8));
+    }
+}
+
+/// The packet that was left.
+#[inline(always)]
+fn left() -> Option<(&'static Packet, u8)> {
+    // SAFETY: as above.
+    GUARD_SCRATCH.get_ptr(0).map(|scratch| unsafe { (&(*scratch).packet, (*scratch).reason) })
+}
+
+/// What one function of the guard leaves for another.
+#[repr(C)]
+pub(crate) struct GuardScratch {
+    pub(crate) seen: Seen,
+    pub(crate) packet: Packet,
+    pub(crate) reason: u8,
+    /// What is to be taken from a limit: so much,
+    pub(crate) units: u64,
+    /// from that of a rule,
+    pub(crate) rule: u32,
+    /// and of a client, or of the API alone.
+    pub(crate) client: ClientKey,
+}
+
+/// Leaves what matters of a packet for the rest.
+#[inline(always)]
+fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, interface: u32, tick: u64, wire: Wire) {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own entry.
+    unsafe {
+        let seen = &raw mut (*scratch).seen;
+        seen.write(Seen {
+            source: Address::default(),
+            destination: Address::default(),
+            tick,
+            packets: wire.packets,
+            bytes: wire.bytes,
+            interface,
+            is_unmapped: 0,
+            source_port: packet.source_port,
+            destination_port: packet.destination_port,
+            protocol: packet.protocol,
+            transport: packet.transport.map_or(NO_TRANSPORT, |transport| transport as u8),
+            tcp_flags: packet.tcp_flags,
+            icmp: 0,
+            // Unless it is found out who has sent it.
+            reason: Reason::Internal as u8,
+            anomaly: NO_ANOMALY,
+        });
+        // What could not be read stays as it is: the compiler would carry undefined values from one branch to another.
+        let Some(source) = packet.source_address(frame) else { return };
+        (&raw mut (*seen).source).write_volatile(source);
+        let Some(destination) = packet.destination_address(frame) else { return };
+        (&raw mut (*seen).destination).write_volatile(destination);
+        (&raw mut (*seen).reason).write_volatile(reason);
+        if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6)
+            && reason == READ
+            && let Some([icmp, _]) = frame.read::<2>(packet.headers)
+        {
+            (&raw mut (*seen).icmp).write_volatile(icmp);
+        }
+    }
+}
+
+/// As [`see`], for a packet that was received as part of a flow.
+#[inline(always)]
+fn see_flow(key: &FlowKey, tick: u64, wire: Wire) {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
+    let transport = if key.protocol == u32::from(protocol::TCP) { TCP } else { UDP };
+    // SAFETY: this CPU's own entry.
+    unsafe {
+        (&raw mut (*scratch).seen).write(Seen {
+            source: key.remote,
+            destination: key.local,
+            tick,
+            packets: wire.packets,
+            bytes: wire.bytes,
+            interface: key.interface,
+            is_unmapped: 0,
+            source_port: key.remote_port,
+            destination_port: key.local_port,
+            protocol: key.protocol as u8,
+            transport,
+            tcp_flags: 0,
+            icmp: 0,
+            reason: READ,
+            anomaly: NO_ANOMALY,
+        });
+    }
+}
 
 /// Whether a packet that could not be read all the same says who has sent it. Of what is not IP nobody knows.
 #[inline(always)]
@@ -390,26 +628,31 @@ const fn has_source(reason: u8) -> bool {
         && reason != Reason::Internal as u8
 }
 
-/// What is out of the ordinary with a packet: an [`AnomalyKind`], as its number, or [`NO_ANOMALY`].
+/// Whether anything is blocked.
 #[inline(always)]
-fn anomaly<F: Frame>(_packet: &Packet, _frame: &F, _read: u8) -> u8 {
-    NO_ANOMALY
+fn blocks_anything() -> bool {
+    number(word::BLOCKED_IPV4) | number(word::BLOCKED_IPV6) != 0
 }
 
-/// Whether all that comes from `source` is blocked at this tick.
-#[inline(always)]
-fn is_blocked(source: &Address, tick: u64) -> bool {
-    let lengths = number(if source.is_v4() { word::BLOCKED_IPV4 } else { word::BLOCKED_IPV6 });
+/// Whether all that comes from who has sent the packet is blocked.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_blocked() -> u32 {
+    let Some(seen) = seen() else { return 0 };
+    let is_v4 = seen.source.is_v4();
+    let (first, count) = if is_v4 { (0, word::BLOCKED_IPV4) } else { (BLOCKED_LENGTHS as u32, word::BLOCKED_IPV6) };
+    let count = number(count);
     for place in 0..BLOCKED_LENGTHS as u32 {
-        let length = (lengths >> (place * 8)) as u8;
-        if length == word::NO_LENGTH {
+        if u64::from(place) >= count {
             break;
         }
+        let Some(length) = BLOCKED.get(first + place) else { break };
         // SAFETY: a word that userspace replaces as a whole.
-        let until = unsafe { BLOCKS.get(&BlockKey::of(*source, length.into())) };
-        if until.is_some_and(|until| tick < *until) {
-            return true;
+        let until = unsafe { BLOCKS.get(&BlockKey::of(seen.source, length)) };
+        if until.is_some_and(|until| seen.tick < *until) {
+            return 1;
         }
     }
-    false
+    0
 }

@@ -140,10 +140,6 @@ impl PairRegistry {
 impl GuardRegistry {
     /// What the exporter before this one has left in the kernel; nothing, if there was none.
     pub(super) fn restore(kernel: &mut Kernel) -> Result<Self, KernelError> {
-        if !kernel.took_over() {
-            kernel.set_guard_word(word::BLOCKED_IPV4, word::NOTHING_BLOCKED)?;
-            kernel.set_guard_word(word::BLOCKED_IPV6, word::NOTHING_BLOCKED)?;
-        }
         let generation = kernel.guard_word(word::GENERATION)?;
         let interval = kernel.guard_word(word::INTERVAL)? as u32;
         Ok(Self { pairs: PairRegistry::restore(kernel)?, generation, interval, ..Self::default() })

@@ -7,6 +7,7 @@ use std::{
 
 use thiserror::Error;
 use tidewaiter_common::{
+    address::Address,
     api::{AddressKey, port_index},
     guard::{
         Action, ClassEntry, GUARD_PORT_ENTRIES, GuardHeader, GuardRule, List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS,
@@ -188,12 +189,12 @@ fn rule(rule: &Rule) -> GuardRule {
         is_per_client: matches!(per, Some(Per::Client { .. })).into(),
         action: *action as u8,
         is_enforced: (*is_enforced).into(),
-        ipv4_length,
-        ipv6_length,
         is_about_payload: (*condition == Condition::UnexpectedPayload).into(),
-        reserved: 0,
+        reserved: [0; 3],
         anomalies,
         mark: *mark,
+        ipv4_mask: Address::mask(96 + u32::from(ipv4_length)),
+        ipv6_mask: Address::mask(ipv6_length.into()),
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) mod name {
     pub(in crate::kernel) const GUARD_MATCHES: &str = "GUARD_MATCHES";
     pub(in crate::kernel) const GUARD_PREFIXES: &str = "GUARD_PREFIXES";
     pub(in crate::kernel) const GUARD_PREFIX_FILTERS: &str = "GUARD_PREFIX_FILTERS";
+    pub(in crate::kernel) const BLOCKED: &str = "BLOCKED";
     pub(in crate::kernel) const BLOCKS: &str = "BLOCKS";
     pub(in crate::kernel) const API_LIMITS: &str = "API_LIMITS";
     pub(in crate::kernel) const CLIENT_LIMITS: &str = "CLIENT_LIMITS";
@@ -72,7 +73,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 38] = [
+    pub(in crate::kernel) const ALL: [&str; 39] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -103,6 +104,7 @@ pub(super) mod name {
         GUARD_MATCHES,
         GUARD_PREFIXES,
         GUARD_PREFIX_FILTERS,
+        BLOCKED,
         BLOCKS,
         API_LIMITS,
         CLIENT_LIMITS,
