@@ -8,9 +8,9 @@
 //! # What is guaranteed
 //! The coarse clock of the kernel costs 6 ns and is behind by up to a tick (1 to 10 ms, 4 by default), the precise one costs
 //! 40. So first the coarse one is asked: earlier than it is, the bucket is less full, so what conforms then does so now. Only if
-//! it does not is the precise one read, and that decides. A bucket that is full is taken from as of the coarse time, so it
-//! is refilled for up to a tick more. (So only who uses up the burst within a tick makes the kernel read the precise clock.) Hence, with *tick* how far the coarse clock was behind, and *skew* how far the clocks of
-//! CPUs were apart:
+//! it does not is the precise one read, and that decides: for those who use up the burst within a tick. A bucket that is full is
+//! taken from as of the coarse time, so it is refilled for up to a tick more. Hence, with *tick* how far the coarse clock was
+//! behind, and *skew* how far the clocks of CPUs were apart:
 //!
 //! * Never more than `burst + rate × (W + tick + skew)` passes in any window of length W. The first that passes in it leaves the
 //!   word at what it costs from the coarse time on, or later; each that follows moves it on by what it costs; and the last leaves

@@ -26,6 +26,7 @@ use tidewaiter_common::prefix::{
 
 use self::{
     combinations::{Combinations, classify},
+    filter::Filter,
     lengths::Lengths,
     place::{Chance, Part, draw, place},
     prefix::{Family, Prefix},
@@ -99,7 +100,8 @@ impl Prefixes {
             let otherwise = whole.map_or(NOBODY, |(_, who)| who);
             let prefixes = Vec::from(prefixes);
             let lengths = Lengths::new(&prefixes, family.levels());
-            parts.push(Part { family, prefixes, otherwise, lengths });
+            let filter = Filter::new(family, &prefixes);
+            parts.push(Part { family, prefixes, otherwise, lengths, filter });
         }
         let entries: Vec<_> = parts.iter().flat_map(Part::entries).collect();
         let prefixes = parts.iter().map(|part| part.prefixes.len()).sum();

@@ -39,12 +39,14 @@ pub(super) struct Part {
     pub(super) otherwise: u16,
     /// In which order their lengths are asked for.
     pub(super) lengths: Lengths,
+    /// What is asked before.
+    pub(super) filter: Filter,
 }
 
 impl Part {
     /// The entries for the prefixes: themselves, and the markers on the way to them.
     pub(super) fn entries(&self) -> impl Iterator<Item = PrefixEntry> + use<> {
-        let Self { family, prefixes, otherwise, lengths } = self;
+        let Self { family, prefixes, otherwise, lengths, filter: _ } = self;
         let family = *family;
         let mut entries: HashMap<Prefix, (u16, bool)> = HashMap::with_capacity(prefixes.len() * 2);
         let mut around = vec![];
@@ -71,9 +73,9 @@ impl Part {
 /// A hash of its own for `header`, and for all that is asked for.
 pub(super) fn draw(header: &mut PrefixHeader, parts: &[Part], chance: &mut Chance) {
     header.multipliers = [chance.number() | 1, chance.number() | 1];
-    for Part { family, prefixes, otherwise, lengths } in parts {
+    for Part { family, prefixes: _, otherwise, lengths, filter } in parts {
         header.otherwise[*family as usize] = *otherwise;
-        header.filters[*family as usize] = chance.step(*family, Filter::new(*family, prefixes).length, 0);
+        header.filters[*family as usize] = chance.step(*family, filter.length, 0);
         let steps = match family {
             Family::V4 => header.v4.as_mut_slice(),
             Family::V6 => header.v6.as_mut_slice(),
@@ -86,17 +88,17 @@ pub(super) fn draw(header: &mut PrefixHeader, parts: &[Part], chance: &mut Chanc
 
 /// The filter of `words` words for what is in `parts`.
 pub(super) fn filter(header: &PrefixHeader, parts: &[Part], words: u32) -> Vec<u64> {
-    let mut filter = vec![0; words as usize];
-    for Part { family, prefixes, .. } in parts {
+    let mut set = vec![0; words as usize];
+    for Part { family, prefixes, filter, .. } in parts {
         let step = &header.filters[*family as usize];
-        for bits in Filter::new(*family, prefixes).cuts(prefixes) {
+        for bits in filter.cuts(prefixes) {
             let (word, bit) = header.filter_place(step, step.cut(family.halves(bits), family.is_v4()), family.is_v4());
-            if let Some(word) = filter.get_mut(word as usize) {
+            if let Some(word) = set.get_mut(word as usize) {
                 *word |= bit;
             }
         }
     }
-    filter
+    set
 }
 
 /// A table of `places` places with `entries`, and how many entries a question reads at most to find one; `None` if that is more

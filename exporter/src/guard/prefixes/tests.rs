@@ -85,6 +85,8 @@ fn edges(network: IpNet) -> Vec<IpAddr> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
     #[test]
     fn an_address_is_in_the_sets_that_have_a_prefix_of_it(
         members in vec((0_u16..7, networks()), 0..60),
@@ -96,6 +98,11 @@ proptest! {
             prop_assert_eq!(sets(&tables, address), &model(&members, address), "{}", address);
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn all_lengths_at_once_are_found(bits in any::<u128>(), flip in 0_u32..128, chance in any::<u64>()) {
@@ -220,11 +227,11 @@ fn a_hundred_thousand_prefixes_are_all_found() {
         networks.filter_map(|network| by_length.get(&network)).flatten().copied().collect()
     };
     for (index, (_, network)) in members.iter().enumerate() {
-        for address in edges(*network).into_iter().skip(index % 4).take(2) {
+        for address in edges(*network).into_iter().skip(index % 4).take(1) {
             assert_eq!(sets(&tables, address), &model(address), "{address}");
         }
     }
-    for _ in 0..20_000 {
+    for _ in 0..10_000 {
         let (high, low) = (chance.number(), chance.number());
         let v6 = 0x2000 << 112 | u128::from(high) << 52 | u128::from(low);
         for address in [Ipv4Addr::from_bits(high as u32).into(), Ipv6Addr::from_bits(v6).into()] {
