@@ -10,7 +10,7 @@
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
-//! * [`anomaly`] names what should not be;
+//! * [`anomaly`] names what should not be; [`reject`] puts together the answers that refuse a packet;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
@@ -34,6 +34,7 @@ pub mod packet;
 pub mod protocol;
 pub mod reason;
 pub mod record;
+pub mod reject;
 pub mod role;
 pub mod transmission;
 pub mod transport;
@@ -57,6 +58,12 @@ pub const CLOCK: &str = "clock";
 pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+/// Name of the BPF program that refuses each frame that can be answered: for tests alone, as are the next two.
+pub const ALWAYS_REJECT: &str = "always_reject";
+/// Name of the BPF program that refuses each received buffer that can be answered.
+pub const ALWAYS_REJECT_BUFFER: &str = "always_reject_buffer";
+/// Name of the BPF program that ends each connection at both ends with the first payload that is received.
+pub const ALWAYS_RESET_BOTH: &str = "always_reset_both";
 
 /// Name of the BPF program that counts segments that are sent again.
 pub const COUNT_RETRANSMISSION: &str = "count_retransmission";

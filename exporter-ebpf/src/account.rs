@@ -58,7 +58,7 @@ extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_paged(skb: *mut __sk_buff) {
+pub(crate) extern "C" fn read_paged(skb: *mut __sk_buff) {
     let ctx = TcContext::new(skb);
     let framing = Framing::from_number(interface(interface_index(&ctx)).framing);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
@@ -123,7 +123,7 @@ extern "C" fn segment_headers(skb: *mut __sk_buff, packet: &Packet, headers: u32
 
 /// What is known of the interface with `index`; if nothing is, it has the slot of those that are gone.
 #[inline(always)]
-fn interface(index: u32) -> InterfaceEntry {
+pub(crate) fn interface(index: u32) -> InterfaceEntry {
     for place in interface_places(index) {
         match INTERFACE_SLOTS.get(place) {
             Some(entry) if entry.index == index => return *entry,
