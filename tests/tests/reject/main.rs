@@ -2,4 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
+mod answer;
+mod clients;
+mod connections;
 mod shapes;
+mod tun;
