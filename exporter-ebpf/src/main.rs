@@ -32,7 +32,7 @@ use tidewaiter_common::direction::Direction;
 const NEXT: i32 = TC_ACT_UNSPEC;
 
 /// What drops a packet, as a verdict of TC.
-const DROPPED: i32 = TC_ACT_SHOT as i32;
+const DROPPED: i32 = TC_ACT_SHOT;
 
 /// Accounts packets that an interface receives.
 #[classifier]

@@ -27,13 +27,16 @@ use crate::{
     maps::SCRATCH,
 };
 
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 /// A packet that was sent to this host alone (`PACKET_HOST`, `include/uapi/linux/if_packet.h`).
 const TO_THIS_HOST: u32 = 0;
 
 /// Answers a received buffer by what it becomes itself, sent out of the interface that it came by: the result is the program's
 /// verdict. What gets no answer is dropped.
+///
+/// On the loopback interface the answer is received there again, and passes the same program: whoever calls this must let it
+/// pass, or else it is dropped, as no answer is answered.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -124,7 +127,7 @@ extern "C" fn become_answer(skb: *mut __sk_buff, kind: u32) -> u32 {
         // SAFETY: the helpers check whatever they are given.
         unsafe {
             bpf_skb_change_tail(skb, start + refused.quoted, 0) == 0
-                && bpf_skb_adjust_room(skb, length as i32, BPF_ADJ_ROOM_MAC, 0) == 0
+                && bpf_skb_adjust_room(skb, length.cast_signed(), BPF_ADJ_ROOM_MAC, 0) == 0
         }
     } else {
         let spare = (transport + TCP_HEADER as u32).wrapping_sub(start + length);

@@ -95,6 +95,10 @@ impl Frame for XdpLinear {
 
 /// Answers a received frame, with an Ethernet header, by what it becomes itself, sent out of the interface that it came by: the
 /// result is the program's verdict. What gets no answer is dropped.
+///
+/// Two kinds of devices lose such answers: a veth device whose peer has no program of XDP, because it does not wake that up
+/// (`veth_xdp_flush`, `drivers/net/veth.c`), and one that takes tags off before it calls the program, because nothing
+/// puts them on again. There [`reject_buffer`](super::reject_buffer) is the way.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
