@@ -316,6 +316,8 @@ pub mod judges {
     pub const MARKS: u32 = 1 << 4;
     /// Whether blocks are enforced, not only observed.
     pub const ENFORCES_BLOCKS: u32 = 1 << 5;
+    /// Packets that are to be answered.
+    pub const ANSWERS: u32 = 1 << 6;
 }
 
 /// What is known of a class beside.

@@ -11,7 +11,8 @@
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
 //! * [`anomaly`] names what should not be;
-//! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from;
+//! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from; [`reject`] puts
+//!   together the answers that refuse a packet;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`limiter`] says what is within a limit, [`prefix`] to which lists of prefixes an address belongs;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
@@ -39,6 +40,7 @@ pub mod prefix;
 pub mod protocol;
 pub mod reason;
 pub mod record;
+pub mod reject;
 pub mod role;
 pub mod transmission;
 pub mod transport;
@@ -79,6 +81,12 @@ pub const CLOCK: &str = "clock";
 pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+/// Name of the BPF program that refuses each frame that can be answered: for tests alone, as are the next two.
+pub const ALWAYS_REJECT: &str = "always_reject";
+/// Name of the BPF program that refuses each received buffer that can be answered.
+pub const ALWAYS_REJECT_BUFFER: &str = "always_reject_buffer";
+/// Name of the BPF program that ends each connection at both ends with the first payload that is received.
+pub const ALWAYS_RESET_BOTH: &str = "always_reset_both";
 
 /// Name of the BPF program that counts segments that are sent again.
 pub const COUNT_RETRANSMISSION: &str = "count_retransmission";

@@ -279,7 +279,7 @@ impl Packet {
 
     /// Reads the fixed IPv6 header; answers with what comes next, and how many bytes of it there are.
     #[inline(always)]
-    fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(u8, usize), Reason> {
+    pub(crate) fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(u8, usize), Reason> {
         let header: [u8; IPV6_HEADER] = frame.read(self.network_offset).ok_or(Reason::Ipv6Truncated)?;
         let [first, _, _, _, payload_0, payload_1, next_header, ..] = header;
 
@@ -300,7 +300,7 @@ impl Packet {
     /// Reads the IPv6 extension headers of which `next_header` is the first; answers with what follows the last of them,
     /// and how many bytes of it there are.
     #[inline(always)]
-    fn read_extensions<F: Frame + ?Sized>(
+    pub(crate) fn read_extensions<F: Frame + ?Sized>(
         &mut self,
         frame: &F,
         mut next_header: u8,

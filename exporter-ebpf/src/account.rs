@@ -32,7 +32,7 @@ pub(crate) fn account<const GUARDED: bool>(ctx: &TcContext, direction: Direction
     }
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
-    let next = if packet.read_plain(&linear, Framing::from_number(interface.framing.into())) {
+    let next = if packet.read_plain(&linear, Framing::from_number(interface.framing)) {
         account_read::<_, false>(ctx, direction, interface, &linear, &packet, Ok(()))
     } else {
         account_paged(ctx.skb.skb, direction)
@@ -70,7 +70,7 @@ extern "C" fn account_paged(skb: *mut __sk_buff, direction: Direction) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn read_paged(skb: *mut __sk_buff) {
     let ctx = TcContext::new(skb);
-    let framing = Framing::from_number(interface(interface_index(&ctx)).framing.into());
+    let framing = Framing::from_number(interface(interface_index(&ctx)).framing);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     let mut packet = Packet::UNREAD;
     let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);

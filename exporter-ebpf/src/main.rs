@@ -20,7 +20,10 @@ mod reject;
 mod transmission;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
+    bindings::{
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
     macros::{btf_tracepoint, classifier, xdp},
     programs::{BtfTracePointContext, TcContext, XdpContext},
 };
@@ -29,6 +32,9 @@ use tidewaiter_common::direction::Direction;
 /// "No verdict, ask the next program": `TCX_NEXT` to TCX and, the same number, `TC_ACT_UNSPEC` to a TC filter
 /// (`include/uapi/linux/bpf.h`, `include/uapi/linux/pkt_cls.h`).
 const NEXT: i32 = TC_ACT_UNSPEC;
+
+/// What drops a packet, as a verdict of TC.
+const DROPPED: i32 = TC_ACT_SHOT;
 
 /// Accounts packets that an interface receives.
 #[classifier]
@@ -116,6 +122,30 @@ fn finish(ctx: TcContext) -> i32 {
 #[classifier]
 fn baseline(_ctx: TcContext) -> i32 {
     NEXT
+}
+
+/// Refuses each frame that can be answered, and lets the others pass. For tests: the daemon never loads it.
+#[xdp]
+fn always_reject(ctx: XdpContext) -> u32 {
+    match reject::reject_frame(ctx.ctx) {
+        XDP_DROP => XDP_PASS,
+        verdict => verdict,
+    }
+}
+
+/// The same of what an interface receives. For tests: the daemon never loads it.
+#[classifier]
+fn always_reject_buffer(ctx: TcContext) -> i32 {
+    match reject::reject_buffer(ctx.skb.skb) {
+        DROPPED => NEXT,
+        verdict => verdict,
+    }
+}
+
+/// Ends each connection with the first payload that is received. For tests: the daemon never loads it.
+#[classifier]
+fn always_reset_both(ctx: TcContext) -> i32 {
+    reject::reset_both(ctx.skb.skb)
 }
 
 #[panic_handler]

@@ -19,7 +19,7 @@ use crate::{
     discovery::{self, Scan, helper::HelperError},
     guard::compile::prefix_capacity,
     http::{self, Shared},
-    interfaces::{Follower, Links, Unit, Unknown},
+    interfaces::{Follower, Interface, Links, Unit, Unknown},
     kernel::{
         FlowCapacity, GuardCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
         pins::{PinError, Pins},
@@ -432,7 +432,10 @@ impl Following {
         let is_told = |units: &[Result<Unit, Unknown>; 2]| !units.contains(&Err(Unknown::Offload));
         let told = units.filter(|(_, units)| is_told(units));
         let units = told.map(|(index, units)| (index, units.map(Result::ok))).collect();
+        let is_paired = |interface: &&Interface| links.device(interface).kind.as_deref() == Some("veth");
+        let paired = selected.iter().filter(is_paired).map(|interface| interface.index).collect();
         let mut accounting = shared.accounting();
+        accounting.note_paired(paired);
         let mut failures = accounting.apply_interfaces(&selected);
         failures.extend(accounting.note_units(&units).err());
         failures

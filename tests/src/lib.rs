@@ -33,6 +33,7 @@ pub mod old_kernel;
 pub mod otlp;
 pub mod packet_socket;
 pub mod random;
+pub mod refuser;
 pub mod rotel;
 pub mod servers;
 pub mod snapshot;

@@ -33,7 +33,7 @@ pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
     let entry = interface(index);
     let tick = ticks(ctx);
     let stage = if entry.guarded & guarded::BUFFERS != 0 { Stage::Buffer } else { Stage::Marks };
-    let framing = Framing::from_number(entry.framing.into());
+    let framing = Framing::from_number(entry.framing);
     let decided = match in_force(tick) {
         Some((half, header)) if judges_packets(header) => judge_buffer(ctx, index, tick, half, framing, stage),
         _ => decision::PASS,

@@ -102,7 +102,7 @@ fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32) -> u32 {
         let wire = Wire { packets: 1, bytes: linear.length() as u64 };
         see(&packet, &linear, READ, interface, tick, wire);
     } else {
-        read_frame(ctx.ctx);
+        read_any_frame(ctx.ctx);
         see_frame(ctx.ctx, interface, tick);
     }
     judge_seen(ctx.ctx, half)
@@ -120,7 +120,7 @@ extern "C" fn judge_seen(ctx: *mut xdp_md, half: u32) -> u32 {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_frame(ctx: *mut xdp_md) {
+extern "C" fn read_any_frame(ctx: *mut xdp_md) {
     let ctx = XdpContext::new(ctx);
     let mut packet = Packet::UNREAD;
     let read = packet.read(&Paged(&ctx), Framing::Ethernet);

@@ -74,7 +74,7 @@ impl Mark for XdpContext {
 
     #[inline(always)]
     fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
-        ask_frame(self.ctx, half, step, how)
+        ask_about_frame(self.ctx, half, step, how)
     }
 }
 
@@ -87,7 +87,7 @@ impl Mark for TcContext {
 
     #[inline(always)]
     fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
-        ask_buffer(self.skb.skb, half, step, how)
+        ask_about_buffer(self.skb.skb, half, step, how)
     }
 }
 
@@ -245,6 +245,10 @@ fn is_let_in(seen: &Seen, header: &GuardHeader) -> bool {
         _ => return false,
     }
     let is_tcp = protocol == protocol::TCP;
+    // What was refused there comes in as well.
+    if is_tcp && seen.interface == LOOPBACK_INDEX && seen.tcp_flags & tcp_flag::RST != 0 {
+        return true;
+    }
     if is_tcp && seen.is_opening() {
         return false;
     }
@@ -431,15 +435,15 @@ fn ask_seen<M: Mark>(context: &M, half: u32, step: u32, how: u32) -> u32 {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ask_frame(ctx: *mut xdp_md, half: u32, step: u32, how: u32) -> u32 {
+extern "C" fn ask_about_frame(ctx: *mut xdp_md, half: u32, step: u32, how: u32) -> u32 {
     ask_seen(&XdpContext::new(ctx), half, step, how)
 }
 
-/// As [`ask_frame`], of a buffer.
+/// As [`ask_about_frame`], of a buffer.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ask_buffer(skb: *mut __sk_buff, half: u32, step: u32, how: u32) -> u32 {
+extern "C" fn ask_about_buffer(skb: *mut __sk_buff, half: u32, step: u32, how: u32) -> u32 {
     ask_seen(&TcContext::new(skb), half, step, how)
 }
 

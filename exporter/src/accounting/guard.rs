@@ -8,8 +8,8 @@ use std::{
 };
 
 use tidewaiter_common::{
-    guard::{Hit, InterfaceGuardCounters, MAX_PAIRS, Verdict, judges, word},
-    interface::{InterfaceSlot, guarded},
+    guard::{Hit, MAX_PAIRS, Verdict, judges, word},
+    interface::{LOOPBACK_INDEX, guarded},
     record::{PAIR_NAME_BYTES, PairRecord},
 };
 use tracing::{info, warn};
@@ -74,6 +74,8 @@ pub(super) struct GuardRegistry {
     judges: u32,
     /// Whether anything is blocked, or may be at any time.
     blocks: bool,
+    /// Interfaces that are one end of a pair (veth), by index.
+    paired: HashSet<u32>,
     places: BTreeMap<u32, GuardPlace>,
     generation: u64,
     interval: u32,
@@ -177,6 +179,12 @@ impl GuardRegistry {
         self.blocks = blocks;
     }
 
+    /// Takes note of which interfaces are one end of a pair: what is answered there as a frame reaches the other end only if that
+    /// has a program of XDP too (`veth_xdp_xmit`, `drivers/net/veth.c`), so answers are left to TC.
+    pub(super) fn note_paired(&mut self, paired: HashSet<u32>) {
+        self.paired = paired;
+    }
+
     /// Whether there is anything to judge when a packet comes in.
     const fn judges_packets(&self) -> bool {
         self.blocks || self.judges & (judges::PACKETS | judges::MARKS) != 0
@@ -200,7 +208,8 @@ impl GuardRegistry {
                 self.leave(kernel, *index);
                 continue;
             }
-            let wants_xdp = guard.attach != GuardAttach::Tc && *index != tidewaiter_common::interface::LOOPBACK_INDEX;
+            let is_answered = self.judges & judges::ANSWERS != 0 && self.paired.contains(index);
+            let wants_xdp = guard.attach != GuardAttach::Tc && *index != LOOPBACK_INDEX && !is_answered;
             let is_xdp = wants_xdp
                 && match kernel.attach_guard(*index, name) {
                     Ok(()) => true,
@@ -314,15 +323,6 @@ impl GuardRegistry {
             client_capacity: kernel.guard_capacity().clients.into(),
             clients_evicted: clients_made.saturating_sub(clients),
         }))
-    }
-
-    /// What was decided on the interface with `slot`, ever.
-    pub(super) fn interface_counters(
-        &self,
-        kernel: &Kernel,
-        slot: InterfaceSlot,
-    ) -> Result<InterfaceGuardCounters, KernelError> {
-        kernel.interface_guard_counters(slot)
     }
 }
 

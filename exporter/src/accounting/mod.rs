@@ -9,7 +9,7 @@ mod process;
 mod tracking;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -110,6 +110,11 @@ impl Accounting {
         self.guard.apply(&mut self.kernel, &self.apis.known())?;
         self.beat()?;
         Ok(self.place_guard())
+    }
+
+    /// Takes note of which interfaces are one end of a pair (veth), by index.
+    pub fn note_paired(&mut self, paired: HashSet<u32>) {
+        self.guard.note_paired(paired);
     }
 
     /// Lets the kernel know that the exporter is there.

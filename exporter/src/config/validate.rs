@@ -99,6 +99,11 @@ impl Check<'_> {
     /// Notes a problem with the value at `key`, whose parts may have dots in them; once, although it be found on several ways.
     pub(super) fn problem_at(&mut self, key: &[&str], message: String) {
         let problem = Problem { key: key.join("."), place: self.place(key), message };
+        self.note(problem);
+    }
+
+    /// Notes a problem, once.
+    pub(super) fn note(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

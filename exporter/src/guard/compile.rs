@@ -162,6 +162,7 @@ fn judged(guard: &Guard) -> u32 {
             (Condition::UnexpectedPayload, _) => judges::PAYLOAD,
             (_, Some(Unit::Requests)) => judges::REQUESTS,
             _ if *action == Action::Mark => judges::MARKS,
+            _ if *action == Action::Reject => judges::PACKETS | judges::ANSWERS,
             _ => judges::PACKETS,
         };
         if matches!(condition, Condition::Anomalies(_)) {

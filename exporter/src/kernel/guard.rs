@@ -256,7 +256,6 @@ impl Kernel {
 /// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
 pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
     xdp(ebpf)?.load().map_err(|source| KernelError::Refused { program: GUARD_FRAME, source: source.into() })?;
-    eprintln!("DEBUG guard {:?}", xdp(ebpf)?.info().ok().and_then(|i| i.verified_instruction_count()));
     Ok(())
 }
 

@@ -167,7 +167,6 @@ impl Kernel {
 
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })?;
-    eprintln!("DEBUG {name} {:?}", classifier(ebpf, name)?.info().ok().and_then(|i| i.verified_instruction_count()));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -21,9 +21,15 @@ use super::{
 };
 use crate::{
     api::{PortRange, Transport, reserved},
-    config::{ApiSource, Flows, one_or_many::OneOrMany, validate::Check},
+    chain::chain,
+    config::{
+        ApiSource, Flows,
+        error::{Place, Problem},
+        one_or_many::OneOrMany,
+        validate::Check,
+    },
     guard::{
-        prefix_file::{self, parse_prefix},
+        prefix_file::{LineProblem, PrefixFileError, parse_prefix, read_prefixes},
         reserved as reserved_rules,
     },
 };
@@ -306,14 +312,25 @@ impl Check<'_> {
             }
         }
         for path in files.into_iter().flat_map(|some| some.0) {
-            match prefix_file::read(&path) {
+            match read_prefixes(&path) {
                 Ok(read) => prefixes.extend(read),
-                Err(error) => self.problem(format!("{key}_file"), error.to_string()),
+                Err(PrefixFileError::Invalid { path, problems, more }) => self.prefix_lines(key, &path, problems, more),
+                Err(error) => self.problem(format!("{key}_file"), chain(&error)),
             }
         }
         prefixes.sort_unstable();
         prefixes.dedup();
         Some(prefixes)
+    }
+
+    /// Notes what is wrong with lines of a file of prefixes.
+    fn prefix_lines(&mut self, key: &str, path: &Path, problems: Vec<LineProblem>, more: usize) {
+        let lines = problems.into_iter().map(|LineProblem { line, error }| (Some(line), error.to_string()));
+        let rest = (more > 0).then(|| (None, format!("{more} more lines like these")));
+        for (line, message) in lines.chain(rest) {
+            let place = Place::File { path: path.to_owned(), line };
+            self.note(Problem { key: format!("{key}_file"), place, message });
+        }
     }
 
     /// Sees that each rule can be the one that decides: not that another one before it decides about the same.
