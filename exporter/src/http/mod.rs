@@ -64,7 +64,7 @@ pub fn router(shared: Shared, access: &Access) -> Router {
         .route("/readyz", get(readyz));
     // What changes something, or tells what no stranger may know, belongs here, with its whole path.
     let changes = Router::new();
-    access.protect(seen).merge(access.protect_changes(changes)).with_state(shared)
+    access.protect(seen, changes).with_state(shared)
 }
 
 async fn landing(State(shared): State<Shared>) -> Html<String> {

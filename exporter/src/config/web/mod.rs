@@ -288,6 +288,3 @@ impl<T> Line for Spanned<T> {
         usize::try_from(self.referenced.line()).ok().filter(|line| *line > 0)
     }
 }
-
-#[cfg(test)]
-mod tests;

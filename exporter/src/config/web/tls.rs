@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    Error, NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::NoServerSessionStorage,
@@ -124,7 +124,14 @@ impl Check<'_> {
         let mut config = match config {
             Ok(config) => config,
             Err(error) => {
-                self.problem("tls_server_config", line, format!("certificate and key cannot be used: {error}"));
+                let message = match error {
+                    Error::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
+                    Error::InvalidCertificate(error) => {
+                        format!("the certificate cannot be used, expected one of X.509 version 3: {error}")
+                    }
+                    error => format!("certificate and key cannot be used: {error}"),
+                };
+                self.problem("tls_server_config", line, message);
                 return None;
             }
         };

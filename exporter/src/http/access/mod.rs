@@ -5,7 +5,12 @@ mod passwords;
 mod refusals;
 mod watched;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -39,7 +44,7 @@ use crate::config::{
 const MAX_BODY: usize = 1 << 20;
 
 /// How long such a request may take to arrive.
-const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why it is not known whom to let in.
 #[derive(Debug, Error)]
@@ -92,9 +97,12 @@ impl Access {
     /// # Errors
     /// If there is something wrong with them: everything that is, of the first that is.
     pub fn open(configuration: &Configuration) -> Result<Self, AccessError> {
-        let Configuration { web_config, api_token_file, .. } = configuration;
-        let web = web_config.clone().map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
-        let token = api_token_file.clone().map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
+        Self::by_files(configuration.web_config.clone(), configuration.api_token_file.clone())
+    }
+
+    fn by_files(web: Option<PathBuf>, token: Option<PathBuf>) -> Result<Self, AccessError> {
+        let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
+        let token = token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
         let (web, token) = (web.transpose()?, token.transpose()?);
         let key = Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         let (passwords, limit, refusals) = (Passwords::new()?, Limit::default(), Refusals::default());
@@ -117,27 +125,25 @@ impl Access {
         &self.0.refusals
     }
 
-    /// Asks everybody of `router` for what `web_config` says.
+    /// Answers the requests of `seen` to whom `web_config` lets in, and those of `changes`, which change something or tell what
+    /// strangers must not know, to those alone who have shown who they are: by the token (`Authorization: Bearer`), which
+    /// stands in for a password too, or as `web_config` says. All others get 401 without a word; everybody gets 403 if nobody
+    /// could be let in. What the requests of `changes` have in them is bounded in bytes (1 MiB) and time (10 s). All of its
+    /// routes have their whole paths.
     #[must_use]
-    pub fn protect<S: Clone + Send + Sync + 'static>(&self, router: Router<S>) -> Router<S> {
-        router.layer(middleware::from_fn_with_state(self.clone(), admit))
-    }
-
-    /// Answers the requests of `router`, which change something or tell what strangers must not know, to those alone who have
-    /// shown who they are: by the token (`Authorization: Bearer`), which stands in for a password too, or as `web_config`
-    /// says. All others get 401 without a word; everybody gets 403 if nobody could be let in. What the requests have in
-    /// them is bounded in bytes (1 MiB) and time (10 s).
-    #[must_use]
-    pub fn protect_changes<S: Clone + Send + Sync + 'static>(&self, router: Router<S>) -> Router<S> {
-        if !router.has_routes() {
+    pub fn protect<S: Clone + Send + Sync + 'static>(&self, seen: Router<S>, changes: Router<S>) -> Router<S> {
+        // Otherwise it would be that of `changes` which says that there is nothing, and nobody asked who wants to know.
+        let seen = seen.fallback(|| async { StatusCode::NOT_FOUND });
+        let seen = seen.layer(middleware::from_fn_with_state(self.clone(), admit));
+        if !changes.has_routes() {
             // There is nothing to protect, and axum would panic.
-            return router;
+            return seen;
         }
-        let layer = middleware::from_fn_with_state(self.clone(), admit_changes);
-        router
+        let changes = changes
             .route_layer(DefaultBodyLimit::max(MAX_BODY))
             .route_layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
-            .route_layer(layer)
+            .route_layer(middleware::from_fn_with_state(self.clone(), admit_changes));
+        seen.merge(changes)
     }
 
     /// Finds out who sends a request; answers with why not if `web` asks for more than the request shows.
