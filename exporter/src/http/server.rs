@@ -53,9 +53,9 @@ const PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nC
 /// Why a connection ended that could have gone on.
 #[derive(Debug, Error)]
 enum ConnectionError {
-    #[error("the TLS handshake failed: {0}")]
+    #[error("{0}")]
     Handshake(io::Error),
-    #[error("the TLS handshake took too long")]
+    #[error("it took too long")]
     SlowHandshake,
     #[error(transparent)]
     Http(#[from] hyper::Error),
