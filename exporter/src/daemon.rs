@@ -92,7 +92,8 @@ pub enum DaemonError {
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
     let access = Access::open(&configuration)?;
-    let Configuration { listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, .. } = configuration;
+    let Configuration { listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, .. } =
+        configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;

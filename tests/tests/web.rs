@@ -86,32 +86,33 @@ impl Web {
         })
     }
 
-    fn curl(&self, namespace: &Namespace, url: &str, arguments: &[&str]) -> Answer {
-        let mut curl = namespace.command("curl");
-        curl.args(["-s", "--max-time", "20", "-w", "\n%{http_code} %{http_version}"]).args(arguments).arg(url);
-        let output = curl.output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (body, last) = text.rsplit_once('\n').unwrap();
-        let (status, version) = last.split_once(' ').unwrap();
-        Answer {
-            code: output.status.code(),
-            status: status.parse().unwrap(),
-            version: version.to_owned(),
-            body: body.to_owned(),
-        }
-    }
-
     /// Asks from the other host over HTTPS, trusting the server's authority.
     fn ask(&self, path: &str, arguments: &[&str]) -> Answer {
         let authority = self.certificates.authority();
         let trusted = [&["--cacert", authority.to_str().unwrap()], arguments].concat();
-        self.curl(&self.network.client, &format!("https://{REMOTE}{path}"), &trusted)
+        curl(&self.network.client, &format!("https://{REMOTE}{path}"), &trusted)
     }
 
     /// As [`Web::ask`], showing the certificate called `name` of `certificates`.
     fn show(&self, certificates: &Certificates, name: &str, path: &str) -> Answer {
         let [certificate, key] = [certificates.certificate(name), certificates.key(name)];
         self.ask(path, &["--cert", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()])
+    }
+}
+
+/// Asks for `url` from `namespace`.
+fn curl(namespace: &Namespace, url: &str, arguments: &[&str]) -> Answer {
+    let mut curl = namespace.command("curl");
+    curl.args(["-s", "--max-time", "20", "-w", "\n%{http_code} %{http_version}"]).args(arguments).arg(url);
+    let output = curl.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, last) = text.rsplit_once('\n').unwrap();
+    let (status, version) = last.split_once(' ').unwrap();
+    Answer {
+        code: output.status.code(),
+        status: status.parse().unwrap(),
+        version: version.to_owned(),
+        body: body.to_owned(),
     }
 }
 
@@ -124,6 +125,17 @@ fn hash(password: &str, cost: u32) -> String {
 fn users(users: &[(&str, &str)]) -> String {
     let users: Vec<_> = users.iter().map(|(name, password)| format!("  {name}: '{}'\n", hash(password, 5))).collect();
     format!("basic_auth_users:\n{}", users.concat())
+}
+
+/// Connections of ten addresses, more of them than are accepted from all together.
+fn connect_as_many_clients(namespace: &Namespace) -> Vec<TcpStream> {
+    let connect = |number| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 1, 0, number / 20), 0)).into()).unwrap();
+        socket.connect(&LOCAL.parse::<SocketAddr>().unwrap().into()).unwrap();
+        TcpStream::from(socket)
+    };
+    namespace.run(|| (0..200).map(connect).collect())
 }
 
 #[test]
@@ -146,7 +158,7 @@ fn tls_is_served_to_whoever_trusts_the_authority() {
     assert_eq!((answer.code, answer.status), (Some(60), 0), "the client does not believe it");
     let answer = web.ask("/metrics", &["--tls-max", "1.1", "--ciphers", "DEFAULT:@SECLEVEL=0"]);
     assert_eq!((answer.code, answer.status), (Some(35), 0), "old versions are not spoken");
-    let answer = web.curl(&web.network.client, &format!("http://{REMOTE}/metrics"), &[]);
+    let answer = curl(&web.network.client, &format!("http://{REMOTE}/metrics"), &[]);
     assert_eq!((answer.status, answer.body.contains("HTTPS")), (400, true), "{answer:?}");
 
     // Nobody has shown who he is: what names clients is told this host alone.
@@ -155,10 +167,10 @@ fn tls_is_served_to_whoever_trusts_the_authority() {
         let authority = web.certificates.authority();
         let arguments = ["--cacert", authority.to_str().unwrap(), flag];
         let url = format!("https://{LOCAL}/api/v1/apis");
-        assert_eq!(web.curl(&web.network.server, &url, &arguments).status, 200, "{flag}");
+        assert_eq!(curl(&web.network.server, &url, &arguments).status, 200, "{flag}");
         let name = ["--resolve", "localhost.example:9473:127.0.0.1", "-k", flag];
         let url = "https://localhost.example:9473/api/v1/apis";
-        assert_eq!(web.curl(&web.network.server, url, &name).status, 403, "{flag}");
+        assert_eq!(curl(&web.network.server, url, &name).status, 403, "{flag}");
     }
 }
 
@@ -186,7 +198,8 @@ fn clients_are_let_in_by_their_certificates() {
     let web = Web::new();
     let names = ["DNS:scraper.example", "IP:10.9.8.7", "email:ops@example.org", "URI:spiffe://example.org/scraper"];
     for (number, name) in names.iter().enumerate() {
-        let extensions = ["basicConstraints=CA:FALSE", "extendedKeyUsage=clientAuth", &format!("subjectAltName={name}")];
+        let extensions =
+            ["basicConstraints=CA:FALSE", "extendedKeyUsage=clientAuth", &format!("subjectAltName={name}")];
         web.certificates.make(&format!("named{number}"), &extensions);
     }
     web.configure(&web.clients("RequireAndVerifyClientCert"));
@@ -210,9 +223,9 @@ fn clients_are_let_in_by_their_certificates() {
         assert!(is_refused(web.ask("/metrics", &[])), "without a certificate");
         assert!(is_refused(web.show(&web.certificates, "client", "/metrics")), "without any name");
         assert!(is_refused(web.show(&web.certificates, "server", "/metrics")), "with other names");
-        for number in 0..names.len() {
+        for (number, name) in names.iter().enumerate() {
             let answer = web.show(&web.certificates, &format!("named{number}"), "/metrics");
-            assert_eq!(answer.status, 200, "{}", names[number]);
+            assert_eq!(answer.status, 200, "{name}");
         }
         drop(exporter);
     }
@@ -240,11 +253,10 @@ fn users_are_let_in_by_their_passwords() {
     let web = Web::new();
     web.configure(&users(&[("alice", "secret"), ("bob", "")]));
     let exporter = web.start();
-    let ask = |path: &str, arguments: &[&str]| {
-        web.curl(&web.network.client, &format!("http://{REMOTE}{path}"), arguments)
-    };
+    let ask = |path: &str, arguments: &[&str]| curl(&web.network.client, &format!("http://{REMOTE}{path}"), arguments);
     for path in ["/", "/metrics", "/api/v1/apis", "/api/v1/flows", "/healthz", "/readyz", "/nothing"] {
-        for arguments in [&[][..], &["-u", "alice:Secret"], &["-u", "carol:secret"], &["-H", "Authorization: Bearer secret"]]
+        for arguments in
+            [&[][..], &["-u", "alice:Secret"], &["-u", "carol:secret"], &["-H", "Authorization: Bearer secret"]]
         {
             let answer = ask(path, arguments);
             assert_eq!((answer.status, &*answer.body), (401, ""), "{path} {arguments:?}");
@@ -326,7 +338,7 @@ fn who_holds_connections_keeps_nobody_else_out() {
     let local = || {
         let authority = web.certificates.authority();
         let arguments = ["--cacert", authority.to_str().unwrap()];
-        web.curl(&web.network.server, &format!("https://{LOCAL}/metrics"), &arguments).status
+        curl(&web.network.server, &format!("https://{LOCAL}/metrics"), &arguments).status
     };
     assert_eq!(local(), 200, "others are served");
     wait_until("it to be told", || exporter.log().contains("too many connections of one client"));
@@ -336,16 +348,7 @@ fn who_holds_connections_keeps_nobody_else_out() {
     wait_until("the client to be served again", || web.ask("/metrics", &[]).status == 200);
 
     // Many clients have all connections that there are.
-    let mut held: Vec<_> = web.network.server.run(|| {
-        let sources = (0..200).map(|number| Ipv4Addr::new(127, 1, 0, number / 20));
-        let connect = |source: Ipv4Addr| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-            socket.connect(&LOCAL.parse::<SocketAddr>().unwrap().into()).unwrap();
-            TcpStream::from(socket)
-        };
-        sources.map(connect).collect()
-    });
+    let mut held = connect_as_many_clients(&web.network.server);
     for stream in &mut held {
         stream.write_all(&[22, 3, 1, 0, 200, 1, 0]).ok();
     }
@@ -359,15 +362,7 @@ fn requests_that_never_end_keep_nobody_else_out() {
     let web = Web::new();
     web.configure(&users(&[("alice", "secret")]));
     let _exporter = web.start();
-    let mut held: Vec<_> = web.network.server.run(|| {
-        let connect = |number: u8| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 1, 0, number / 20), 0)).into()).unwrap();
-            socket.connect(&LOCAL.parse::<SocketAddr>().unwrap().into()).unwrap();
-            TcpStream::from(socket)
-        };
-        (0..200).map(connect).collect()
-    });
+    let mut held = connect_as_many_clients(&web.network.server);
     for (number, stream) in held.iter_mut().enumerate() {
         // To have been refused is no better than to have asked for nothing.
         let whole = "GET /metrics HTTP/1.1\r\nHost: exporter\r\n\r\n";
@@ -376,7 +371,7 @@ fn requests_that_never_end_keep_nobody_else_out() {
     }
     for _ in 0..3 {
         let url = format!("http://{REMOTE}/metrics");
-        assert_eq!(web.curl(&web.network.client, &url, &["-u", "alice:secret"]).status, 200);
+        assert_eq!(curl(&web.network.client, &url, &["-u", "alice:secret"]).status, 200);
     }
 }
 
@@ -386,7 +381,7 @@ fn who_tries_passwords_keeps_nobody_else_out() {
     web.configure(&format!("basic_auth_users:\n  alice: '{}'\n", hash("secret", 8)));
     let exporter = web.start();
     let ask = |namespace: &Namespace, address: &str, user: &str| {
-        web.curl(namespace, &format!("http://{address}/metrics"), &["-u", user]).status
+        curl(namespace, &format!("http://{address}/metrics"), &["-u", user]).status
     };
     assert_eq!(ask(&web.network.server, LOCAL, "alice:secret"), 200);
     let tried: Vec<u16> = thread::scope(|scope| {
@@ -433,7 +428,7 @@ fn prometheus_scrapes_over_tls_with_a_password() {
     let _prometheus = Process::start(prometheus.args(["--web.listen-address=127.0.0.1:9090", "--log.level=warn"]));
     let up = |job: &str| {
         let query = format!("http://127.0.0.1:9090/api/v1/query?query=up%7Bjob%3D%22{job}%22%7D");
-        let answer = web.curl(&web.network.client, &query, &[]);
+        let answer = curl(&web.network.client, &query, &[]);
         let answer: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
         answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
     };

@@ -106,6 +106,11 @@ mod tests {
             let problem = read(contents, 0o600).expect_err("is refused");
             assert!(problem.contains(words), "{problem}");
         }
-        assert!(Token::read("/nowhere".as_ref(), &mut Files::default()).expect_err("is not there").to_string().contains("No such file"));
+        assert!(
+            Token::read("/nowhere".as_ref(), &mut Files::default())
+                .expect_err("is not there")
+                .to_string()
+                .contains("No such file")
+        );
     }
 }

@@ -46,15 +46,15 @@ impl Connections {
         if self.lock().of_client.get(&client).is_some_and(|count| *count >= MAX_OF_CLIENT) {
             return None;
         }
-        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                if let Some((_, oldest)) = self.lock().unserved.pop_first() {
-                    oldest.notify_one();
-                }
-                // The semaphore is never closed, so there is always a permit in the end.
-                Arc::clone(&self.permits).acquire_owned().await.ok()?
+        let permit = if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            permit
+        } else {
+            let oldest = self.lock().unserved.pop_first();
+            if let Some((_, oldest)) = oldest {
+                oldest.notify_one();
             }
+            // The semaphore is never closed, so there is always a permit in the end.
+            Arc::clone(&self.permits).acquire_owned().await.ok()?
         };
         let mut all = self.lock();
         *all.of_client.entry(client).or_default() += 1;
@@ -63,7 +63,14 @@ impl Connections {
         all.unserved.insert(number, Arc::clone(&end));
         drop(all);
         let activity = Activity { running: 0, since: Instant::now() };
-        Some(Arc::new(Connection { connections: self.clone(), client, number, end, activity: activity.into(), _permit: permit }))
+        Some(Arc::new(Connection {
+            connections: self.clone(),
+            client,
+            number,
+            end,
+            activity: activity.into(),
+            _permit: permit,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {

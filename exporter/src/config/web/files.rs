@@ -103,9 +103,9 @@ impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let changed = (metadata.ctime(), metadata.ctime_nsec());
-        let age = u64::try_from(changed.0)
-            .ok()
-            .and_then(|seconds| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).ok());
+        let age = u64::try_from(changed.0).ok().and_then(|seconds| {
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).ok()
+        });
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -61,3 +61,10 @@ impl fmt::Debug for Secret {
         formatter.write_str("<secret>")
     }
 }
+
+impl Secret {
+    /// What is kept of it: only those who need it see it.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,21 +1,21 @@
 //! `tls_server_config`: from what was written to what serves.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
-    Error, NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    Error, NamedGroup, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };
 use serde_saphyr::Spanned;
 
 use super::{
-    Check, Line as _,
     clients::{ClientAuth, Clients},
     files::Files,
-    raw::{RawTls, Secret},
+    pem::Pem,
+    raw::RawTls,
+    validate::{Check, Line as _},
 };
 
 /// What serves TLS.
@@ -35,12 +35,12 @@ pub struct Tls {
 struct Version {
     name: &'static str,
     number: &'static str,
-    version: &'static SupportedProtocolVersion,
+    protocol: &'static SupportedProtocolVersion,
 }
 
 const VERSIONS: [Version; 2] = [
-    Version { name: "TLS12", number: "1.2", version: &TLS12 },
-    Version { name: "TLS13", number: "1.3", version: &TLS13 },
+    Version { name: "TLS12", number: "1.2", protocol: &TLS12 },
+    Version { name: "TLS13", number: "1.3", protocol: &TLS13 },
 ];
 
 /// What Go's `crypto/tls` calls the groups that are here too.
@@ -70,14 +70,15 @@ impl Check<'_> {
             prefer_server_cipher_suites,
             curve_preferences,
         } = &raw.value;
-        let says_nothing = [cert, client_ca, cert_file, key_file, client_auth_type, client_ca_file, min_version, max_version]
-            .iter()
-            .all(|value| value.is_none())
-            && key.is_none()
-            && client_allowed_sans.is_none()
-            && cipher_suites.is_none()
-            && prefer_server_cipher_suites.is_none()
-            && curve_preferences.is_none();
+        let says_nothing =
+            [cert, client_ca, cert_file, key_file, client_auth_type, client_ca_file, min_version, max_version]
+                .iter()
+                .all(|value| value.is_none())
+                && key.is_none()
+                && client_allowed_sans.is_none()
+                && cipher_suites.is_none()
+                && prefer_server_cipher_suites.is_none()
+                && curve_preferences.is_none();
         if says_nothing {
             return None;
         }
@@ -113,14 +114,15 @@ impl Check<'_> {
                 return None;
             }
         };
-        let spoken: Vec<_> = versions.iter().map(|version| version.version).collect();
-        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&spoken).and_then(|builder| {
-            let builder = match clients {
-                ClientAuth::NoClientCert => builder.with_no_client_auth(),
-                _ => builder.with_client_cert_verifier(verifier),
-            };
-            builder.with_single_cert(chain, private_key)
-        });
+        let spoken: Vec<_> = versions.iter().map(|version| version.protocol).collect();
+        let config =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(&spoken).and_then(|builder| {
+                let builder = match clients {
+                    ClientAuth::NoClientCert => builder.with_no_client_auth(),
+                    _ => builder.with_client_cert_verifier(verifier),
+                };
+                builder.with_single_cert(chain, private_key)
+            });
         let mut config = match config {
             Ok(config) => config,
             Err(error) => {
@@ -136,85 +138,16 @@ impl Check<'_> {
             }
         };
         config.ignore_client_order = prefer_server_cipher_suites.unwrap_or(true);
-        config.alpn_protocols = [http2.then_some(HTTP_2), Some(HTTP_1)].into_iter().flatten().map(<[u8]>::to_vec).collect();
+        config.alpn_protocols =
+            [http2.then_some(HTTP_2), Some(HTTP_1)].into_iter().flatten().map(<[u8]>::to_vec).collect();
         if clients != ClientAuth::NoClientCert {
             // Who comes back is looked at again: the certificate may have expired.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        let numbers = [versions.first(), versions.last()].map(|version| version.map_or("none", |version| version.number));
+        let numbers =
+            [versions.first(), versions.last()].map(|version| version.map_or("none", |version| version.number));
         Some(Tls { config: config.into(), clients, names: has_names, versions: numbers })
-    }
-
-    /// PEM that is written inline, or in a file.
-    fn pem(
-        &mut self,
-        [key, file_key]: [&'static str; 2],
-        inline: Option<&Spanned<String>>,
-        file: Option<&Spanned<String>>,
-        files: &mut Files,
-    ) -> Pem {
-        let inline = inline.filter(|text| !text.value.is_empty());
-        let file = file.filter(|path| !path.value.is_empty());
-        let (key, line, bytes) = match (inline, file) {
-            (None, None) => return Pem::Absent,
-            (Some(_), Some(path)) => {
-                let message = format!("found {key} too, expected one of them");
-                self.problem(format!("tls_server_config.{file_key}"), path.line(), message);
-                return Pem::Wrong;
-            }
-            (Some(text), None) => (key, text.line(), text.value.clone().into_bytes()),
-            (None, Some(path)) => {
-                // Relative ones are meant from where the file is that names them.
-                let file = self.path.parent().unwrap_or(Path::new("")).join(&path.value);
-                match files.read(&file) {
-                    Ok(bytes) => (file_key, path.line(), bytes),
-                    Err(error) => {
-                        let message = format!("cannot read {}: {error}", file.display());
-                        self.problem(format!("tls_server_config.{file_key}"), path.line(), message);
-                        return Pem::Wrong;
-                    }
-                }
-            }
-        };
-        Pem::Found { key, line, bytes }
-    }
-
-    fn certificates(&mut self, pem: &Pem) -> Option<Vec<CertificateDer<'static>>> {
-        let Pem::Found { key, line, bytes } = pem else { return None };
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-        let message = match found {
-            Ok(found) if !found.is_empty() => return Some(found),
-            Ok(_) => "found no certificate in it, expected at least one, as PEM".to_owned(),
-            Err(error) => format!("not a certificate as PEM: {error}"),
-        };
-        self.problem(format!("tls_server_config.{key}"), *line, message);
-        None
-    }
-
-    fn private_key(&mut self, pem: &Pem) -> Option<PrivateKeyDer<'static>> {
-        let Pem::Found { key, line, bytes } = pem else { return None };
-        let found = PrivateKeyDer::from_pem_slice(bytes);
-        // Of the error nothing is told: there may be a part of the key in it.
-        let message = "found no private key in it, expected one as PEM, not encrypted".to_owned();
-        found.map_err(|_| self.problem(format!("tls_server_config.{key}"), *line, message)).ok()
-    }
-
-    /// None at all if none are named.
-    fn authorities(&mut self, pem: &Pem) -> Option<RootCertStore> {
-        let mut store = RootCertStore::empty();
-        if let Pem::Absent = pem {
-            return Some(store);
-        }
-        let certificates = self.certificates(pem)?;
-        let Pem::Found { key, line, .. } = pem else { return None };
-        for certificate in certificates {
-            if let Err(error) = store.add(certificate) {
-                self.problem(format!("tls_server_config.{key}"), *line, format!("not an authority: {error}"));
-                return None;
-            }
-        }
-        Some(store)
     }
 
     fn client_auth(&mut self, kind: Option<&Spanned<String>>, authority: &Pem, around: Option<usize>) -> ClientAuth {
@@ -229,7 +162,10 @@ impl Check<'_> {
         };
         let has_authority = !matches!(authority, Pem::Absent);
         if kind.verifies() && !has_authority {
-            let message = format!("found {kind} without client_ca_file, expected one: it says whom to believe", kind = kind.as_str());
+            let message = format!(
+                "found {kind} without client_ca_file, expected one: it says whom to believe",
+                kind = kind.as_str()
+            );
             self.problem(KEY, line, message);
         }
         if kind == ClientAuth::NoClientCert && has_authority {
@@ -252,7 +188,11 @@ impl Check<'_> {
             self.problem(KEY, names.line(), message);
         }
         if names.value.is_empty() {
-            self.problem(KEY, names.line(), "found an empty list, expected at least one name: nobody has none".to_owned());
+            self.problem(
+                KEY,
+                names.line(),
+                "found an empty list, expected at least one name: nobody has none".to_owned(),
+            );
         }
         Some(names.value.clone())
     }
@@ -277,7 +217,12 @@ impl Check<'_> {
             let message = format!("found {}, expected nothing above max_version", VERSIONS[first].name);
             self.problem("tls_server_config.min_version", min.and_then(Spanned::line), message);
         }
-        VERSIONS.iter().enumerate().filter(|(place, _)| (first..=last).contains(place)).map(|(_, version)| version).collect()
+        VERSIONS
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| (first..=last).contains(place))
+            .map(|(_, version)| version)
+            .collect()
     }
 
     /// As in Go, only those of TLS 1.2 can be chosen; of TLS 1.3 there are always all.
@@ -315,13 +260,12 @@ impl Check<'_> {
         let mut chosen = Vec::new();
         for name in wanted {
             let group = CURVES.iter().find(|(curve, _)| *curve == name.value).map(|(_, group)| *group);
-            match group.and_then(|group| known.iter().find(|known| known.name() == group)) {
-                Some(group) => chosen.push(*group),
-                None => {
-                    let names = CURVES.map(|(name, _)| name).join(", ");
-                    let message = format!("found {:?}, expected some of {names}", name.value);
-                    self.problem("tls_server_config.curve_preferences", name.line(), message);
-                }
+            if let Some(group) = group.and_then(|group| known.iter().find(|known| known.name() == group)) {
+                chosen.push(*group);
+            } else {
+                let names = CURVES.map(|(name, _)| name).join(", ");
+                let message = format!("found {:?}, expected some of {names}", name.value);
+                self.problem("tls_server_config.curve_preferences", name.line(), message);
             }
         }
         chosen
@@ -331,21 +275,4 @@ impl Check<'_> {
 /// What Go calls `suite`: as IANA does, of TLS 1.3 too.
 fn suite_name(suite: SupportedCipherSuite) -> String {
     format!("{:?}", suite.suite()).replace("TLS13_", "TLS_")
-}
-
-/// PEM of one kind.
-enum Pem {
-    /// There is none.
-    Absent,
-    /// There is some, but it cannot be read, which was told.
-    Wrong,
-    /// Where it was written, and its bytes.
-    Found { key: &'static str, line: Option<usize>, bytes: Vec<u8> },
-}
-
-impl Secret {
-    /// What is kept of it: only those who need it see it.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
 }

@@ -39,7 +39,10 @@ mod tests {
         let (limit, start) = (Limit::default(), Instant::now());
         let rate = RateLimit { interval: Duration::from_secs(1), burst: 3 };
         let answered = |after: u64| limit.allows(rate, start + Duration::from_millis(after));
-        assert_eq!([0, 0, 0, 0, 999, 1000, 1001, 2000].map(answered), [true, true, true, false, false, true, false, true]);
+        assert_eq!(
+            [0, 0, 0, 0, 999, 1000, 1001, 2000].map(answered),
+            [true, true, true, false, false, true, false, true]
+        );
         assert_eq!([9000; 4].map(answered), [true, true, true, false], "what is not used is not saved for long");
     }
 }

@@ -33,12 +33,7 @@ use self::{
     passwords::{Passwords, Verdict},
     watched::Watched,
 };
-use crate::config::{
-    Configuration,
-    error::ConfigurationError,
-    token::Token,
-    web::WebConfig,
-};
+use crate::config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig};
 
 /// The most bytes of a request that changes something: an Alertmanager's webhook has some hundred bytes for each alert.
 const MAX_BODY: usize = 1 << 20;
@@ -102,7 +97,8 @@ impl Access {
 
     fn by_files(web: Option<PathBuf>, token: Option<PathBuf>) -> Result<Self, AccessError> {
         let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
-        let token = token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
+        let token =
+            token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
         let (web, token) = (web.transpose()?, token.transpose()?);
         let key = Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         let (passwords, limit, refusals) = (Passwords::new()?, Limit::default(), Refusals::default());
@@ -130,7 +126,6 @@ impl Access {
     /// stands in for a password too, or as `web_config` says. All others get 401 without a word; everybody gets 403 if nobody
     /// could be let in. What the requests of `changes` have in them is bounded in bytes (1 MiB) and time (10 s). All of its
     /// routes have their whole paths.
-    #[must_use]
     pub fn protect<S: Clone + Send + Sync + 'static>(&self, seen: Router<S>, changes: Router<S>) -> Router<S> {
         // Otherwise it would be that of `changes` which says that there is nothing, and nobody asked who wants to know.
         let seen = seen.fallback(|| async { StatusCode::NOT_FOUND });
@@ -224,12 +219,11 @@ async fn admit_changes(State(access): State<Access>, mut request: Request, next:
             Err(refusal) => Some(refusal),
         }
     };
-    let answer = match refusal {
-        Some(refusal) => access.refuse(refusal, &caption, "Bearer"),
-        None => {
-            request.extensions_mut().insert(Caller::Authenticated);
-            next.run(request).await
-        }
+    let answer = if let Some(refusal) = refusal {
+        access.refuse(refusal, &caption, "Bearer")
+    } else {
+        request.extensions_mut().insert(Caller::Authenticated);
+        next.run(request).await
     };
     with_headers(answer, web)
 }

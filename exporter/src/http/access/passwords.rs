@@ -102,7 +102,11 @@ impl Passwords {
             {
                 state.looked_at += 1;
             }
-            if is_right { state.right.add(tag) } else { state.wrong.add(tag) }
+            if is_right {
+                state.right.add(tag);
+            } else {
+                state.wrong.add(tag);
+            }
             is_right
         });
         match looked.await {
@@ -185,7 +189,9 @@ mod tests {
 
     fn users() -> BTreeMap<String, PasswordHash> {
         let hash = |password| bcrypt::hash_with_salt(password, 4, [7; 16]).expect("is allowed").to_string();
-        [("alice", "one"), ("bob", "two")].map(|(name, word)| (name.to_owned(), PasswordHash::for_test(hash(word)))).into()
+        [("alice", "one"), ("bob", "two")]
+            .map(|(name, word)| (name.to_owned(), PasswordHash::for_test(hash(word))))
+            .into()
     }
 
     fn looked_at(passwords: &Passwords) -> usize {
@@ -234,7 +240,11 @@ mod tests {
         assert_eq!(passwords.verify(&users, "alice", "one".into(), CLIENT).await, Verdict::Busy);
         let other = "10.0.0.1".parse().expect("an address");
         assert_eq!(passwords.verify(&users, "alice", "one".into(), other).await, Verdict::Right);
-        assert_eq!(passwords.verify(&users, "alice", "one".into(), CLIENT).await, Verdict::Right, "what is known needs none");
+        assert_eq!(
+            passwords.verify(&users, "alice", "one".into(), CLIENT).await,
+            Verdict::Right,
+            "what is known needs none"
+        );
         drop(places);
         assert_eq!(passwords.verify(&users, "alice", "no".into(), CLIENT).await, Verdict::Wrong);
         let many: Vec<_> =

@@ -56,10 +56,10 @@ impl Door {
     }
 
     async fn answer(&self, request: Request) -> Response {
-        let seen = Router::new().route("/metrics", get(|Extension(caller): Extension<Caller>| async move {
-            format!("{caller:?}")
-        }));
-        let changes = Router::new().route("/-/reload", post(|body: String| async move { body }).get(|| async { "changed" }));
+        let seen = Router::new()
+            .route("/metrics", get(|Extension(caller): Extension<Caller>| async move { format!("{caller:?}") }));
+        let changes =
+            Router::new().route("/-/reload", post(|body: String| async move { body }).get(|| async { "changed" }));
         let router = self.access.protect(seen, changes);
         router.oneshot(request).await.expect("never fails")
     }
@@ -115,7 +115,15 @@ async fn the_token_lets_in_to_changes_alone() {
     let door = Door::new(None, Some(TOKEN));
     assert_eq!(door.both(with(&bearer(TOKEN))).await, [200, 200]);
     assert_eq!(door.both(with(&format!("bearer   {TOKEN} "))).await, [200, 200]);
-    for wrong in [bearer(""), bearer("0123456789abcdeF"), bearer(&TOKEN[..15]), bearer("0123456789abcdef0"), basic(TOKEN, TOKEN), TOKEN.to_owned(), basic("", TOKEN)] {
+    for wrong in [
+        bearer(""),
+        bearer("0123456789abcdeF"),
+        bearer(&TOKEN[..15]),
+        bearer("0123456789abcdef0"),
+        basic(TOKEN, TOKEN),
+        TOKEN.to_owned(),
+        basic("", TOKEN),
+    ] {
         assert_eq!(door.both(with(&wrong)).await, [200, 401], "{wrong}");
     }
     let refused = (401, String::new(), Some("Bearer".to_owned()));
@@ -143,7 +151,16 @@ async fn a_password_lets_in_to_everything() {
         assert_eq!(door.both(with(&right)).await, [200, 200], "{right}");
     }
     assert_eq!(door.ask(with(&basic("alice", "one"))(Request::get("/metrics"))).await.1, "Authenticated");
-    for wrong in [basic("alice", "two"), basic("alice", ""), basic("carol", "one"), basic("", ""), "Basic".to_owned(), "Basic !".to_owned(), "Basic YQ==".to_owned(), bearer(TOKEN)] {
+    for wrong in [
+        basic("alice", "two"),
+        basic("alice", ""),
+        basic("carol", "one"),
+        basic("", ""),
+        "Basic".to_owned(),
+        "Basic !".to_owned(),
+        "Basic YQ==".to_owned(),
+        bearer(TOKEN),
+    ] {
         assert_eq!(door.both(with(&wrong)).await, [401, 401], "{wrong}");
     }
     // A certificate does not stand in for it, as it does not with exporter-toolkit.
@@ -211,7 +228,8 @@ async fn what_the_files_become_is_in_force_and_what_is_bad_is_not() {
 
 #[tokio::test]
 async fn headers_are_added_to_every_answer_and_requests_are_limited() {
-    let headers = "http_server_config:\n  headers:\n    X-Frame-Options: deny\nrate_limit:\n  interval: 1h\n  burst: 4\n";
+    let headers =
+        "http_server_config:\n  headers:\n    X-Frame-Options: deny\nrate_limit:\n  interval: 1h\n  burst: 4\n";
     let door = Door::new(Some(&(users(&[("alice", "one")]) + headers)), None);
     let mut found = Vec::new();
     for path in ["/metrics", "/-/reload", "/nothing", "/metrics", "/metrics", "/-/reload"] {
@@ -230,6 +248,7 @@ async fn what_is_sent_for_a_change_is_bounded() {
         let answer = door.answer(request.body("x".repeat(size).into()).expect("is valid")).await;
         assert_eq!(answer.status(), status);
     }
-    let none: HeaderMap = door.answer(from(Request::post("/-/reload")).body("x".into()).expect("is valid")).await.headers().clone();
+    let none: HeaderMap =
+        door.answer(from(Request::post("/-/reload")).body("x".into()).expect("is valid")).await.headers().clone();
     assert_eq!(none["www-authenticate"], "Bearer");
 }
