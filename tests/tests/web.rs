@@ -129,7 +129,7 @@ fn users(users: &[(&str, &str)]) -> String {
 
 /// Connections of ten addresses, more of them than are accepted from all together.
 fn connect_as_many_clients(namespace: &Namespace) -> Vec<TcpStream> {
-    let connect = |number| {
+    let connect = |number: u8| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 1, 0, number / 20), 0)).into()).unwrap();
         socket.connect(&LOCAL.parse::<SocketAddr>().unwrap().into()).unwrap();
