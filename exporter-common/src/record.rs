@@ -12,8 +12,8 @@ use crate::{
     event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit, InterfaceGuardCounters,
-        List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
+        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit,
+        InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
     },
     http::{METHODS, STATUS_CODES},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
@@ -236,7 +236,9 @@ pub struct InterfaceRecord {
 // SAFETY: bytes and integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceRecord {}
 
-const _: () = assert!(size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>() + 2 * size_of::<InterfaceGuardCounters>());
+const _: () = assert!(
+    size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>() + 2 * size_of::<InterfaceGuardCounters>()
+);
 
 /// Bytes of the names that a pair of a rule and an API is known by: as many as both can have.
 pub const PAIR_NAME_BYTES: usize = 800;

@@ -12,9 +12,9 @@ use tidewaiter_common::{
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, HALVES,
-        HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES,
-        word,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey,
+        GuardCounters, GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES,
+        MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
     },
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},

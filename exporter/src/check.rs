@@ -11,13 +11,27 @@ use crate::{
             OtlpTraces,
         },
     },
+    http::Access,
     interfaces::Links,
 };
 
-/// What `configuration` resolves to on a host with `links`, for people to read.
-pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, guard, otlp, log } =
-        configuration;
+/// What `configuration` resolves to on a host with `links`, where `access` lets people in, for them to read.
+pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -> Result<String, fmt::Error> {
+    let Configuration {
+        file,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        guard,
+        otlp,
+        log,
+    } = configuration;
     let mut text = String::new();
     let _ = guard;
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
@@ -27,6 +41,12 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         None => line("file", &"none: defaults, environment and command line")?,
     }
     line("listen", listen)?;
+    let web = access.web().map_or("in the clear, for everybody".to_owned(), |web| web.describe());
+    let from = web_config.as_ref().map_or(String::new(), |path| format!(" ({})", path.display()));
+    line("http", &format_args!("{web}{from}"))?;
+    if let Some(path) = api_token_file {
+        line("token", &path.display())?;
+    }
     let selection = match interfaces {
         InterfaceSelection::Default => "the default route's and lo".to_owned(),
         InterfaceSelection::Matching(matching) => join(matching.patterns.iter().map(|pattern| &pattern.text)),

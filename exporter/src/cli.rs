@@ -110,6 +110,10 @@ pub struct Overrides {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// The file that says how TLS and passwords are served [default: none, neither is].
+    #[arg(long = "web.config.file", alias = "web-config", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_config: Option<PathBuf>,
     /// Name or glob of an interface, repeatable [default: the default route's interfaces and lo].
     #[arg(long = "interface", value_name = "NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -18,7 +18,7 @@ use crate::{
     config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, guard::Guard, otlp::Otlp},
     discovery::{self, Scan, helper::HelperError},
     guard::compile::prefix_capacity,
-    http::{self, Shared},
+    http::{self, Access, AccessError, Shared},
     interfaces::{Follower, Interface, Links, Unit, Unknown},
     kernel::{
         FlowCapacity, GuardCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
@@ -50,6 +50,9 @@ pub enum DaemonError {
     /// The configuration does not fit this host.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    /// It is not known whom to let in over HTTP.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A capability is missing or could not be given up.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
@@ -92,7 +95,8 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, guard, otlp, log: _ } =
+    let access = Access::open(&configuration)?;
+    let Configuration { listen, interfaces: selection, attach, pin_path, persist, flows, apis, guard, otlp, .. } =
         configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
@@ -148,11 +152,13 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     }
 
     let (stop_serving, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(http::serve(listener, http::router(shared.clone()), async {
+    let router = http::router(shared.clone(), &access);
+    let is_encrypted = access.web().is_some_and(|web| web.tls.is_some());
+    let server = tokio::spawn(http::serve(listener, router, access, async {
         // An error means that the other end is gone, which is to stop as well.
         stopped.await.unwrap_or_default();
     }));
-    info!(%address, "serving metrics");
+    info!(%address, tls = is_encrypted.then_some(true), "serving metrics");
     return_memory();
 
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);

@@ -15,6 +15,7 @@ use tidewaiter::{
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
+    http::{Access, AccessError},
     interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
@@ -57,7 +58,8 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
     let configuration = Configuration::load(config.as_deref(), overrides)?;
     let links = links()?;
     links.validate(&configuration.interfaces)?;
-    print(&check::describe(&configuration, &links)?)
+    let access = Access::open(&configuration)?;
+    print(&check::describe(&configuration, &links, &access)?)
 }
 
 fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
@@ -134,7 +136,15 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let daemon = error.downcast_ref::<DaemonError>();
     let replay = error.downcast_ref::<ReplayError>();
     let is_configuration = error.is::<ConfigurationError>()
-        || matches!(daemon, Some(DaemonError::Configuration(_) | DaemonError::Otlp(OtlpError::Tls(_))));
+        || matches!(error.downcast_ref(), Some(AccessError::Configuration(_)))
+        || matches!(
+            daemon,
+            Some(
+                DaemonError::Configuration(_)
+                    | DaemonError::Access(AccessError::Configuration(_))
+                    | DaemonError::Otlp(OtlpError::Tls(_))
+            )
+        );
     let is_permission = match (daemon, replay) {
         (Some(DaemonError::Capability(CapabilityError::Missing(_))), _)
         | (_, Some(ReplayError::Capability(CapabilityError::Missing(_)))) => true,

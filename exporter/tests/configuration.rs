@@ -33,6 +33,8 @@ interfaces = ["lo", "eth*"]
 attach = "clsact"
 pin_path = "/sys/fs/bpf/tidewaiter/edge"
 persist = true
+web_config = "/etc/tidewaiter/web.config.yml"
+api_token_file = "/etc/tidewaiter/token"
 
 [flows]
 capacity = 4096
@@ -106,7 +108,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -474,7 +476,21 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
+    let Configuration {
+        file,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        otlp,
+        log,
+    } = load("");
+    assert_eq!((web_config, api_token_file), (None, None));
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
@@ -491,8 +507,22 @@ fn an_empty_file_has_the_defaults() {
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
-        load(EXAMPLE);
+    let Configuration {
+        file: _,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        otlp: _,
+        log,
+    } = load(EXAMPLE);
+    assert_eq!(web_config.as_deref(), Some(Path::new("/etc/tidewaiter/web.config.yml")));
+    assert_eq!(api_token_file.as_deref(), Some(Path::new("/etc/tidewaiter/token")));
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
@@ -597,6 +627,7 @@ fn check_prints_what_a_file_resolves_to() {
     let expected = "\
 file        FILE
 listen      0.0.0.0:9473
+http        in the clear, for everybody
 interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
@@ -633,6 +664,7 @@ fn the_environment_comes_between_the_file_and_the_command_line() {
     let expected = "\
 file        FILE
 listen      2.2.2.2:2
+http        in the clear, for everybody
 interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
@@ -692,7 +724,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

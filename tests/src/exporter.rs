@@ -85,11 +85,24 @@ impl<'a> Exporter<'a> {
         configuration: &str,
         change: impl FnOnce(&mut Command),
     ) -> Self {
+        let exporter = Self::start_closed(bpf, namespace, configuration, change);
+        wait_until("the exporter to be ready", || exporter.status("/readyz") == Some(200));
+        exporter
+    }
+
+    /// As [`Exporter::start_as`], for one that does not answer whoever asks in the clear: it is ready when it says so.
+    #[must_use]
+    pub fn start_closed(
+        bpf: &Arc<BpfFileSystem>,
+        namespace: &'a Namespace,
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let exporter = Self::spawn(bpf, namespace, configuration, change);
-        wait_until("the exporter to be ready", || {
+        wait_until("the exporter to serve", || {
             let log = exporter.log();
             assert!(exporter.is_running(), "it ended: {log}");
-            log.contains("serving metrics") && exporter.status("/readyz") == Some(200)
+            log.contains("serving metrics")
         });
         exporter
     }

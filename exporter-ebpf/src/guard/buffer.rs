@@ -1,6 +1,9 @@
 //! Judging socket buffers (TC): where frames cannot be judged, and what is only known of flows.
 
-use aya_ebpf::{bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, __sk_buff}, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    programs::TcContext,
+};
 use tidewaiter_common::{
     ACCOUNT_GUARDED_INDEX,
     direction::Direction,

@@ -1,7 +1,10 @@
 //! Judging frames, as they come from the wire (XDP).
 
 use aya_ebpf::{
-    bindings::{xdp_action::{XDP_DROP, XDP_PASS, XDP_TX}, xdp_md},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
+    },
     helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, generated::bpf_jiffies64},
     programs::XdpContext,
 };

@@ -17,8 +17,8 @@ use tidewaiter_common::{
     frame::Frame,
     guard::{
         BLOCKED_LENGTHS, BlockKey, ClassEntry, ClientKey, Facts, GuardAddressKey, GuardHeader, GuardRule, HIT_ENTRIES,
-        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, MAX_STEPS, PROTECTED, Stage, Step, Verdict, ask, class, class_place,
-        decision, judges, match_place, outcome, word,
+        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, MAX_STEPS, PROTECTED, Stage, Step, Verdict, ask, class,
+        class_place, decision, judges, match_place, outcome, word,
     },
     interface::LOOPBACK_INDEX,
     packet::{Packet, protocol, tcp_flag},
@@ -32,9 +32,9 @@ use tidewaiter_common::{
 use crate::{
     context::{is_replay, nanoseconds, precise_nanoseconds, tracks_flows},
     maps::{
-        API_LIMITS, BLOCKED, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES, GUARD_COUNTERS,
-        GUARD_HEADERS, GUARD_LISTS, GUARD_SCRATCH, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIX_FILTERS, GUARD_PREFIXES, GUARD_RULES, GUARD_WORDS, HITS, NEW_FLOWS,
-        PORTS,
+        API_LIMITS, BLOCKED, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES,
+        GUARD_COUNTERS, GUARD_HEADERS, GUARD_LISTS, GUARD_MATCHES, GUARD_PORTS, GUARD_PREFIX_FILTERS, GUARD_PREFIXES,
+        GUARD_RULES, GUARD_SCRATCH, GUARD_WORDS, HITS, NEW_FLOWS, PORTS,
     },
 };
 
@@ -285,7 +285,8 @@ const fn is_needed_icmpv6(kind: u8) -> bool {
 fn is_asked_for(key: &FlowKey, is_tcp: bool) -> bool {
     let Some(flow) = FLOWS.get_ptr(key).or_else(|| NEW_FLOWS.get_ptr(key)) else { return false };
     // SAFETY: a flow of the map, which is only read.
-    let (seen, opened) = unsafe { ((&raw const (*flow).seen).read_volatile(), (&raw const (*flow).opened).read_volatile()) };
+    let (seen, opened) =
+        unsafe { ((&raw const (*flow).seen).read_volatile(), (&raw const (*flow).opened).read_volatile()) };
     // What goes on from before the exporter began may have been begun by either.
     seen & OPENED_BY_TRANSMIT != 0 || (is_tcp && opened == 0)
 }
@@ -294,9 +295,9 @@ fn is_asked_for(key: &FlowKey, is_tcp: bool) -> bool {
 #[inline(always)]
 fn is_answer_of_api(seen: &Seen) -> bool {
     let Some(transport) = seen.transport() else { return false };
-    PORTS.get(port_index(transport, seen.source_port)).is_none_or(|entry| {
-        entry.server.is_mapped() || entry.by_address != 0
-    })
+    PORTS
+        .get(port_index(transport, seen.source_port))
+        .is_none_or(|entry| entry.server.is_mapped() || entry.by_address != 0)
 }
 
 /// The table of prefixes of a half: where it begins in the map of entries, and in that of filters.

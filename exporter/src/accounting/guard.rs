@@ -219,7 +219,11 @@ impl GuardRegistry {
                     }
                     Err(error) => {
                         if self.places.get(index) != Some(&GuardPlace::Tc) {
-                            info!(interface = name, error = chain(&error), "no XDP in this driver: packets are judged in TC");
+                            info!(
+                                interface = name,
+                                error = chain(&error),
+                                "no XDP in this driver: packets are judged in TC"
+                            );
                         }
                         false
                     }

@@ -18,7 +18,12 @@ use std::{
 use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
 use tracing::{error, warn};
 
-use self::{apis::ApiRegistry, flows::FlowSweeper, guard::{GuardError, GuardRegistry}, interfaces::InterfaceRegistry};
+use self::{
+    apis::ApiRegistry,
+    flows::FlowSweeper,
+    guard::{GuardError, GuardRegistry},
+    interfaces::InterfaceRegistry,
+};
 use crate::{
     anomaly::AnomalyLog,
     api::Api,
@@ -196,8 +201,7 @@ impl Accounting {
         let taken = SystemTime::now();
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let statistics = collect(&mut collectors, "statistics", statistics);
-        let interfaces =
-            collect(&mut collectors, "interfaces", || {
+        let interfaces = collect(&mut collectors, "interfaces", || {
             self.interfaces.snapshot(&self.kernel, &self.guard, statistics.as_ref())
         });
         let apis = collect(&mut collectors, "apis", || self.apis());

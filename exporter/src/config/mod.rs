@@ -10,7 +10,9 @@ pub mod guard;
 mod one_or_many;
 pub mod otlp;
 pub mod raw;
+pub mod token;
 mod validate;
+pub mod web;
 
 use std::{
     env,
@@ -49,6 +51,10 @@ pub struct Configuration {
     pub file: Option<PathBuf>,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// The file that says how TLS and passwords are served, see [`web`]; neither is if `None`.
+    pub web_config: Option<PathBuf>,
+    /// The file with the token that lets programs change something over HTTP, see [`token`].
+    pub api_token_file: Option<PathBuf>,
     /// Which interfaces are accounted.
     pub interfaces: InterfaceSelection,
     /// How the programs are attached.

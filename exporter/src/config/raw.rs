@@ -22,6 +22,12 @@ use crate::{
 pub struct RawConfiguration {
     /// Where HTTP is served.
     pub listen: String,
+    /// The file that says how TLS and passwords are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_config: Option<PathBuf>,
+    /// The file with the token that lets programs change something over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_token_file: Option<PathBuf>,
     /// Names or globs of interfaces; the default route's and `lo` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<OneOrMany<String>>,
@@ -54,6 +60,8 @@ impl Default for RawConfiguration {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:9473".to_owned(),
+            web_config: None,
+            api_token_file: None,
             interfaces: None,
             attach: AttachMode::Auto,
             pin_path: None,

@@ -45,11 +45,27 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, guard, otlp, log, api, rule } =
-        raw;
+    let RawConfiguration {
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        discovery,
+        guard,
+        otlp,
+        log,
+        api,
+        rule,
+    } = raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);
+    check.named("web_config", web_config.as_deref());
+    check.named("api_token_file", api_token_file.as_deref());
     let interfaces = match interfaces {
         None => InterfaceSelection::Default,
         Some(patterns) => check.interfaces(patterns.0),
@@ -69,6 +85,8 @@ pub(super) fn validate(
     Ok(Configuration {
         file: file.map(|file| file.path.clone()),
         listen,
+        web_config,
+        api_token_file,
         interfaces,
         attach,
         pin_path,
@@ -129,6 +147,13 @@ impl Check<'_> {
             self.problem("listen", format!("found {text:?}, {expected}"));
             SocketAddr::from(([0, 0, 0, 0], 0))
         })
+    }
+
+    /// Files are read when something is to be served: who replays captures need not have them.
+    fn named(&mut self, key: &str, path: Option<&Path>) {
+        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+            self.problem(key, "found \"\", expected the path of a file".to_owned());
+        }
     }
 
     fn interfaces(&mut self, patterns: Vec<String>) -> InterfaceSelection {

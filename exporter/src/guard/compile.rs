@@ -141,7 +141,17 @@ pub fn compile(guard: &Guard, apis: &[Api], capacity: usize, pairs: &mut dyn Pai
         protected_ports,
     };
     let rules = guard.rules.iter().map(rule).collect();
-    Ok(Tables { header, rules, lists, classes, ports, addresses, matches, prefixes: built.entries, filter: built.filter })
+    Ok(Tables {
+        header,
+        rules,
+        lists,
+        classes,
+        ports,
+        addresses,
+        matches,
+        prefixes: built.entries,
+        filter: built.filter,
+    })
 }
 
 /// How many entries a table of prefixes is to have room for: those of `guard`, and twice as many for changes to come.
@@ -413,7 +423,10 @@ impl Compiler<'_> {
         }
         if places.len() > MAX_STEPS {
             let name = |place: Option<&usize>| {
-                place.and_then(|place| self.guard.rules.get(*place)).map(|rule| Arc::clone(&rule.name)).unwrap_or_default()
+                place
+                    .and_then(|place| self.guard.rules.get(*place))
+                    .map(|rule| Arc::clone(&rule.name))
+                    .unwrap_or_default()
             };
             let (first, last) = (name(places.first()), name(places.last()));
             return Err(CompileError::Steps { count: places.len(), first, last });

@@ -1,6 +1,8 @@
 //! What is served over HTTP.
 
+mod access;
 mod api;
+mod connections;
 mod landing;
 mod local;
 mod server;
@@ -17,7 +19,10 @@ use axum::{
 use tower_http::compression::CompressionLayer;
 use tracing::error;
 
-pub use self::server::serve;
+pub use self::{
+    access::{Access, AccessError, Caller},
+    server::serve,
+};
 use crate::{accounting::Accounting, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
 
 /// What the handlers share with the rest of the program.
@@ -48,16 +53,18 @@ impl Shared {
     }
 }
 
-/// Everything that is served.
-pub fn router(shared: Shared) -> Router {
-    Router::new()
+/// Everything that is served, to those whom `access` lets in.
+pub fn router(shared: Shared, access: &Access) -> Router {
+    let seen = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
-        .nest("/api/v1", api::router())
+        .nest("/api/v1", api::router(access))
         .layer(CompressionLayer::new())
         .route("/healthz", get("ok\n"))
-        .route("/readyz", get(readyz))
-        .with_state(shared)
+        .route("/readyz", get(readyz));
+    // What changes something, or tells what no stranger may know, belongs here, with its whole path.
+    let changes = Router::new();
+    access.protect(seen, changes).with_state(shared)
 }
 
 async fn landing(State(shared): State<Shared>) -> Html<String> {

@@ -80,7 +80,10 @@ impl Kernel {
 
     fn write_part<T: Pod>(&self, map: &'static str, half: u32, entries: u32, values: &[T]) -> Result<(), KernelError> {
         if values.len() > entries as usize {
-            return Err(KernelError::Full { what: format!("what is to be in the BPF map {map}"), limit: entries as usize });
+            return Err(KernelError::Full {
+                what: format!("what is to be in the BPF map {map}"),
+                limit: entries as usize,
+            });
         }
         update_array(self.map_descriptor(map)?, half * entries, values)
             .map_err(|source| KernelError::Batch { map, source })

@@ -27,7 +27,8 @@ use aya::{
 };
 use tidewaiter_common::{
     ACCOUNT_GUARDED, ACCOUNT_GUARDED_INDEX, ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX,
-    GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
+    GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
+    TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     guard::HALVES,
@@ -283,7 +284,13 @@ fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
 
 /// Makes the folder ready, and says whether there is something in it to take over; and whether that is without the flows that
 /// there were.
-fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity, guard: &mut GuardCapacity) -> Result<(bool, bool), KernelError> {
+fn inherit(
+    pins: &Pins,
+    namespace: u64,
+    fresh: bool,
+    flows: FlowCapacity,
+    guard: &mut GuardCapacity,
+) -> Result<(bool, bool), KernelError> {
     let path = pins.path().display();
     match pins.inheritance(namespace) {
         Inheritance::Nothing => return Ok((false, false)),

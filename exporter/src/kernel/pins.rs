@@ -179,7 +179,9 @@ impl Pins {
         let names = self.entries().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
         let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
-        let is_ours = |name: &str| name::ALL.contains(&name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name);
+        let is_ours = |name: &str| {
+            name::ALL.contains(&name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
+        };
         names.into_iter().find(|name| !is_ours(name))
     }
 
@@ -252,7 +254,9 @@ impl Pins {
             return Inheritance::Nothing;
         }
         // Tables of flows may be missing: they begin empty when they get another size.
-        if name::ALL.iter().any(|name| !name::FLOW_TABLES.contains(name) && !name::GUARD_TABLES.contains(name) && !self.map(name).exists()) {
+        if name::ALL.iter().any(|name| {
+            !name::FLOW_TABLES.contains(name) && !name::GUARD_TABLES.contains(name) && !self.map(name).exists()
+        }) {
             return Inheritance::Useless("it is not complete");
         }
         match read_first::<InstanceRecord>(&path) {

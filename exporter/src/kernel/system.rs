@@ -102,8 +102,9 @@ pub(super) fn update_array<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]
         };
         // SAFETY: as in `lookup_batch`; the kernel reads `count` keys and values, which are there. An array's values are padded to
         // 8 bytes in the kernel, where it copies as many as a value has.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut attributes, size_of::<BatchAttributes>()) };
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut attributes, size_of::<BatchAttributes>())
+        };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -3,10 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tidewaiter_common::{
-    anomaly::AnomalyKind,
-    guard::Action,
-};
+use tidewaiter_common::{anomaly::AnomalyKind, guard::Action};
 
 use crate::{
     api::PortRange,
@@ -213,4 +210,3 @@ impl fmt::Display for RawAnomaly {
         formatter.write_str(self.0.as_str())
     }
 }
-

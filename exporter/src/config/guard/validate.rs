@@ -78,7 +78,10 @@ impl Check<'_> {
         protected_ports.retain(|port| *port != 0);
         if protected_ports.len() > MAX_PROTECTED_PORTS {
             let most = MAX_PROTECTED_PORTS - 1;
-            self.problem("guard.protect_ports", format!("found {} ports, expected at most {most}", protect_ports.len()));
+            self.problem(
+                "guard.protect_ports",
+                format!("found {} ports, expected at most {most}", protect_ports.len()),
+            );
         }
         let enforces = mode == GuardMode::Enforce;
         let protect = self.prefixes("guard.protect", Some(protect), None).unwrap_or_default();
@@ -132,7 +135,10 @@ impl Check<'_> {
                     let mut all: Vec<_> = known.iter().map(|api| format!("{:?}", api.name)).collect();
                     all.truncate(10);
                     let all = all.join(", ");
-                    self.problem(&key, format!("found {name:?}, which is no API, expected one of {all}, \"unmapped\" or \"*\""));
+                    self.problem(
+                        &key,
+                        format!("found {name:?}, which is no API, expected one of {all}, \"unmapped\" or \"*\""),
+                    );
                 }
                 Some(api) if api.role != crate::api::Role::Server => {
                     let expected = "expected an API whose role is \"server\": rules are about what this host is sent";
@@ -145,7 +151,20 @@ impl Check<'_> {
 
     fn rule(&mut self, place: usize, raw: RawRule, enforces: bool, flows: Flows) -> Rule {
         let RawRule {
-            name, from, from_file, except, except_file, api, transport, ports, anomaly, payload, limit, action, mark, mode,
+            name,
+            from,
+            from_file,
+            except,
+            except_file,
+            api,
+            transport,
+            ports,
+            anomaly,
+            payload,
+            limit,
+            action,
+            mark,
+            mode,
         } = raw;
         let key = |part: &str| format!("rule.{place}.{part}");
         let action = action.0;
@@ -172,16 +191,21 @@ impl Check<'_> {
         if action == Action::Allow {
             let about = [(limit.is_some(), "limit"), (mode.is_some(), "mode"), (payload.is_some(), "payload")];
             for (_, part) in about.into_iter().filter(|(is_there, _)| *is_there) {
-                self.problem(key(part), "found in a rule that allows, expected none: it lets pass all that it matches".to_owned());
+                self.problem(
+                    key(part),
+                    "found in a rule that allows, expected none: it lets pass all that it matches".to_owned(),
+                );
             }
         }
         let is_about_requests = limit.as_ref().is_some_and(|limit| limit.unit == Unit::Requests);
         if is_about_requests && action == Action::Drop {
-            let expected = "expected \"reject\" or \"mark\" for requests_per_second: TCP would send what is dropped again";
+            let expected =
+                "expected \"reject\" or \"mark\" for requests_per_second: TCP would send what is dropped again";
             self.problem(key("action"), format!("found \"drop\", {expected}"));
         }
         if flows.capacity == 0 && (is_about_requests || payload.is_some()) {
-            let expected = "expected none while flows.capacity is 0: requests and payload are known of flows that are kept";
+            let expected =
+                "expected none while flows.capacity is 0: requests and payload are known of flows that are kept";
             self.problem(key(if is_about_requests { "limit" } else { "payload" }), expected.to_owned());
         }
         let mark = match (action, mark) {
@@ -190,11 +214,17 @@ impl Check<'_> {
                 0
             }),
             (Action::Mark, None) => {
-                self.problem(key("action"), "found \"mark\", expected a key \"mark\" beside it, with a number".to_owned());
+                self.problem(
+                    key("action"),
+                    "found \"mark\", expected a key \"mark\" beside it, with a number".to_owned(),
+                );
                 0
             }
             (_, Some(_)) => {
-                self.problem(key("mark"), "found beside another action, expected it with action = \"mark\" alone".to_owned());
+                self.problem(
+                    key("mark"),
+                    "found beside another action, expected it with action = \"mark\" alone".to_owned(),
+                );
                 0
             }
             (_, None) => 0,
@@ -221,7 +251,8 @@ impl Check<'_> {
         }
         for kind in kinds.iter().filter(|kind| !OF_PACKETS.contains(&kind.0)) {
             let all: Vec<_> = OF_PACKETS.iter().map(|kind| format!("{:?}", kind.as_str())).collect();
-            let hint = if kind.0 == AnomalyKind::UnexpectedPayload { "payload = \"unexpected\"" } else { "a [[response]]" };
+            let hint =
+                if kind.0 == AnomalyKind::UnexpectedPayload { "payload = \"unexpected\"" } else { "a [[response]]" };
             self.problem(
                 key,
                 format!("found \"{kind}\", which no single packet is, expected {} (or {hint})", all.join(", ")),
@@ -278,13 +309,18 @@ impl Check<'_> {
         let mut length = |name: &str, length: Option<i64>, most: u8| match length {
             None => most,
             Some(_) if raw.per == RawPer::Api => {
-                self.problem(format!("{key}.{name}"), "found without per = \"client\", expected both or none".to_owned());
+                self.problem(
+                    format!("{key}.{name}"),
+                    "found without per = \"client\", expected both or none".to_owned(),
+                );
                 most
             }
-            Some(length) => u8::try_from(length).ok().filter(|length| (1..=most).contains(length)).unwrap_or_else(|| {
-                self.problem(format!("{key}.{name}"), format!("found {length}, expected 1 to {most}"));
-                most
-            }),
+            Some(length) => {
+                u8::try_from(length).ok().filter(|length| (1..=most).contains(length)).unwrap_or_else(|| {
+                    self.problem(format!("{key}.{name}"), format!("found {length}, expected 1 to {most}"));
+                    most
+                })
+            }
         };
         let (ipv4_length, ipv6_length) =
             (length("ipv4_prefix", raw.ipv4_prefix, 32), length("ipv6_prefix", raw.ipv6_prefix, 128));
