@@ -14,9 +14,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     accounting::Accounting,
+    audit::{self, Audit, AuditError},
     capabilities::{self, CapabilityError},
     config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, otlp::Otlp},
     discovery::{self, Scan, helper::HelperError},
+    event::Happening,
     http::{self, Shared},
     interfaces::{Follower, Links, Unit, Unknown},
     kernel::{
@@ -69,6 +71,9 @@ pub enum DaemonError {
     /// Nothing can be sent over OTLP.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// There is no audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Netlink failed.
     #[error("cannot list the network interfaces: {0}")]
     Interfaces(#[from] rtnetlink::Error),
@@ -88,8 +93,20 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
-        configuration;
+    let Configuration {
+        file: _,
+        listen,
+        interfaces: selection,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        otlp,
+        audit,
+        log: _,
+        fingerprint,
+    } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
@@ -106,6 +123,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         None => Pins::default_path(namespace_cookie()?),
     };
     let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
+    let audit = audit.as_ref().map(audit::Prepared::new).transpose()?;
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     // Only spans say of which traces their requests are part.
@@ -119,7 +137,9 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
     let sources = sources(&otlp, &mut accounting);
-    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
+    let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
+    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
+        .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()));
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
         Ok(discovered) => discovered,
@@ -135,6 +155,14 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             return Err(error.into());
         }
     };
+    let mut audit = match audit.map(|(sources, audit)| audit.start(sources)).transpose() {
+        Ok(audit) => audit,
+        Err(error) => {
+            give_up(&shared);
+            return Err(error.into());
+        }
+    };
+    tell_start(&shared, fingerprint.hash());
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
     {
@@ -150,6 +178,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     return_memory();
 
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
+    let mut announce = audit.as_ref().map(|_| interval(audit::ANNOUNCEMENTS));
     let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
     if let Some(send) = &mut send {
         send.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -168,6 +197,11 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
+            () = tick(announce.as_mut()) => announce_audit(audit.as_mut(), &shared),
+            () = audit_has_failed(audit.as_mut()) => {
+                error!("the thread that writes the audit log has failed: nothing is written any more");
+                audit = None;
+            }
             () = has_failed(exporter.as_mut()) => {
                 error!("the thread that sends OTLP has failed: nothing is sent any more");
                 exporter = None;
@@ -188,6 +222,12 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         send_metrics(exporter.as_ref(), &shared);
         ended
     };
+    shared.accounting().pass_on(&Happening::Stopped { persists: persist });
+    if let Some(audit) = audit
+        && let Some(head) = audit.end().await
+    {
+        shared.accounting().pass_on(&head);
+    }
     if let Some(exporter) = exporter {
         exporter.end().await;
     }
@@ -274,6 +314,28 @@ async fn has_failed(exporter: Option<&mut Exporter>) {
     match exporter {
         Some(exporter) => exporter.ended().await,
         None => pending().await,
+    }
+}
+
+/// Waits until nothing is written to the audit log any more, though nobody asked for that.
+async fn audit_has_failed(audit: Option<&mut Audit>) {
+    match audit {
+        Some(audit) => audit.ended().await,
+        None => pending().await,
+    }
+}
+
+/// Tells those who want events that the exporter has begun, by the configuration with `hash`.
+fn tell_start(shared: &Shared, hash: String) {
+    let mut accounting = shared.accounting();
+    let took_over = accounting.took_over();
+    accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
+}
+
+/// Tells them how far the audit log has come.
+fn announce_audit(audit: Option<&mut Audit>, shared: &Shared) {
+    if let Some(head) = audit.and_then(Audit::announcement) {
+        shared.accounting().pass_on(&head);
     }
 }
 

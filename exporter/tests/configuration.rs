@@ -106,7 +106,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "audit", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -692,7 +692,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "audit", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

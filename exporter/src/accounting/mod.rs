@@ -189,6 +189,7 @@ impl Accounting {
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             event_sinks: self.anomalies.sinks(),
             otlp: Vec::new(),
+            audit: None,
             process,
             collectors,
         }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
+use super::{audit::RawAudit, one_or_many::OneOrMany, otlp::raw::RawOtlp};
 use crate::{
     api::{PortRange, Protocol, Role, Transport},
     tracker::ACTIVE_TIMEOUT,
@@ -34,6 +34,8 @@ pub struct RawConfiguration {
     pub discovery: RawDiscovery,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
+    /// The audit log.
+    pub audit: RawAudit,
     /// How the log is written.
     pub log: RawLog,
     /// The APIs.
@@ -61,6 +63,7 @@ impl Default for RawConfiguration {
                 forget_after: Interval(Duration::from_mins(5)),
             },
             otlp: RawOtlp::default(),
+            audit: RawAudit::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
         }

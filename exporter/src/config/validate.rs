@@ -13,7 +13,8 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
 
 use super::{
-    ApiSource, Configuration, Discovery, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
+    ApiSource, Configuration, Discovery, Fingerprint, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection,
+    Log,
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
@@ -45,7 +46,9 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, log, api } = raw;
+    let fingerprint = Fingerprint::of(&raw);
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, audit, log, api } =
+        raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);
@@ -59,6 +62,7 @@ pub(super) fn validate(
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
     let otlp = check.otlp(otlp);
+    let audit = check.audit(audit, flows.capacity > 0);
     check.problems.extend(variables.mistakes().cloned());
 
     if !check.problems.is_empty() {
@@ -74,6 +78,8 @@ pub(super) fn validate(
         flows,
         apis,
         otlp,
+        audit,
+        fingerprint,
         log: Log { level: log.level, format: log.format },
     })
 }

@@ -154,7 +154,9 @@ fn any_value(value: Value) -> AnyValue {
         Value::Bool(value) => value.into(),
         Value::I64(value) => value.into(),
         Value::F64(value) => value.into(),
-        Value::Array(Array::String(texts)) => AnyValue::ListAny(Box::new(texts.into_iter().map(AnyValue::from).collect())),
+        Value::Array(Array::String(texts)) => {
+            AnyValue::ListAny(Box::new(texts.into_iter().map(AnyValue::from).collect()))
+        }
         other => other.as_str().into_owned().into(),
     }
 }
