@@ -474,7 +474,20 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
+    let Configuration {
+        file,
+        listen,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        otlp,
+        audit,
+        log,
+        fingerprint,
+    } = load("");
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
@@ -486,13 +499,13 @@ fn an_empty_file_has_the_defaults() {
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
     assert!(!otlp.is_on(), "{otlp:?}");
+    assert_eq!((audit, fingerprint.difference(&load("").fingerprint)), (None, Vec::new()));
     assert_eq!(log, Log { level: LogLevel::Info, format: LogFormat::Text });
 }
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
-        load(EXAMPLE);
+    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, log, .. } = load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
