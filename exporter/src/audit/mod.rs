@@ -106,8 +106,15 @@ impl Prepared {
     pub fn start(self, sources: Sources) -> Result<Audit, AuditError> {
         let Self { journal, has_flows: _, is_synced, statistics } = self;
         let runtime = Builder::new_current_thread().enable_time().build().map_err(AuditError::Thread)?;
-        let writer =
-            Writer { journal, is_synced, statistics: Arc::clone(&statistics), held: None, told: Instant::now() };
+        let writer = Writer {
+            journal,
+            is_synced,
+            statistics: Arc::clone(&statistics),
+            held: None,
+            is_blocked: false,
+            stopped: None,
+            told: Instant::now(),
+        };
         let (end, asked) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
         let run = move || {

@@ -32,6 +32,11 @@ pub(super) const TORN: &str = "tidewaiter.audit.torn";
 pub(super) const GAP: &str = "tidewaiter.audit.gap";
 /// A flow.
 pub const FLOW: &str = "tidewaiter.flow";
+/// Whether the event called `name` is about the log itself.
+pub(super) fn is_own(name: &str) -> bool {
+    [OPENED, TORN, GAP].contains(&name)
+}
+
 /// What all names of events begin with.
 const NAMES: &str = "tidewaiter.";
 

@@ -12,13 +12,13 @@ use tracing::{error, info, warn};
 use super::{
     error::AuditError,
     journal::Journal,
-    record::{Entry, GAP},
+    record::{Entry, is_own},
     statistics::{Dropped, Statistics},
 };
 use crate::{
     capabilities,
     chain::chain,
-    event::{Event, Happening},
+    event::{Event, Happening, STOPPED},
     flow::FlowRecord,
 };
 
@@ -49,6 +49,10 @@ pub(super) struct Writer {
     pub(super) statistics: Arc<Statistics>,
     /// What could not be added, because the file could not be written: it goes first.
     pub(super) held: Option<Entry>,
+    /// Whether the file could not be written the last time. Then nothing more is taken in: what has no room to wait is counted.
+    pub(super) is_blocked: bool,
+    /// What says that the exporter stops. Flows that were handed over before may still wait, and it is to be the last line.
+    pub(super) stopped: Option<Entry>,
     /// When a gap was recorded last.
     pub(super) told: Instant,
 }
@@ -68,7 +72,7 @@ impl Writer {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let takes = self.held.is_none();
+            let takes = !self.is_blocked;
             tokio::select! {
                 biased;
                 // Whoever has gone without a word wants an end too.
@@ -84,15 +88,19 @@ impl Writer {
         let mut entry = entry;
         let mut is_drained = false;
         while let Some(one) = entry.take() {
-            self.add(one);
-            if self.held.is_some() || self.journal.waiting() >= BATCH {
+            if one.name == STOPPED {
+                self.stopped = Some(one);
+            } else {
+                self.add(one);
+            }
+            if self.is_blocked || self.journal.waiting() >= BATCH {
                 break;
             }
             entry = try_next(sources);
             is_drained = entry.is_none();
         }
         // What was lost was lost after all that has waited.
-        if self.held.is_none() && (is_drained || self.told.elapsed() >= GAP_DELAY) {
+        if !self.is_blocked && (is_drained || self.told.elapsed() >= GAP_DELAY) {
             self.tell_gap();
         }
         let result = self.journal.flush();
@@ -147,7 +155,8 @@ impl Writer {
     }
 
     /// Takes note of how writing went; logs what is new of that.
-    fn note(&self, result: Result<(), AuditError>) {
+    fn note(&mut self, result: Result<(), AuditError>) {
+        self.is_blocked = result.is_err() || self.held.is_some();
         match result {
             Ok(()) if self.held.is_some() => {}
             Ok(()) => {
@@ -172,19 +181,26 @@ impl Writer {
         self.look();
         sources.events.close();
         sources.records.iter_mut().for_each(Receiver::close);
-        while self.held.is_none()
+        while !self.is_blocked
             && let Some(entry) = try_next(sources)
         {
             self.write(Some(entry), sources);
         }
-        self.tell_gap();
+        if !self.is_blocked {
+            self.tell_gap();
+        }
+        if !self.is_blocked
+            && let Some(stopped) = self.stopped.take()
+        {
+            self.add(stopped);
+        }
         let result = self.journal.flush().and_then(|()| self.journal.sync());
         self.note(result);
-        let held = self.held.take().into_iter().map(|entry| entry.name);
+        let held = self.held.take().into_iter().chain(self.stopped.take()).map(|entry| entry.name);
         let rest = std::iter::from_fn(|| try_next(sources)).map(|entry| entry.name);
         let given_up = self.journal.give_up().chain(held).chain(rest);
-        // A gap that was not written is no event, and what it tells was counted.
-        for name in given_up.filter(|name| *name != GAP) {
+        // What the log says of itself is no event: what a gap tells was counted, and the rest shows at the next start.
+        for name in given_up.filter(|name| !is_own(name)) {
             self.statistics.lose(name, Dropped::Shutdown);
         }
     }
