@@ -141,27 +141,12 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
         .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()));
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
-        Ok(discovered) => discovered,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error);
-        }
-    };
-    let mut exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
-        Ok(exporter) => exporter,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error.into());
-        }
-    };
-    let mut audit = match audit.map(|(sources, audit)| audit.start(sources)).transpose() {
-        Ok(audit) => audit,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error.into());
-        }
-    };
+    let started = start_accounting(&shared, apis, &mut following, &links).and_then(|discovered| {
+        let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
+        let audit = audit.map(|(sources, audit)| audit.start(sources)).transpose()?;
+        Ok((discovered, exporter, audit))
+    });
+    let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
     tell_start(&shared, fingerprint.hash());
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
@@ -209,20 +194,33 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         }
     }
 
-    let ended = if persist {
+    let ended = end(&shared, persist, exporter, audit).await;
+    drop(stop_serving);
+    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
+    Ok(ended?)
+}
+
+/// Ends the accounting, or leaves it to the next start if it `persists`, and has all written and sent that there is to be told.
+async fn end(
+    shared: &Shared,
+    persists: bool,
+    exporter: Option<Exporter>,
+    audit: Option<Audit>,
+) -> Result<(), KernelError> {
+    let ended = if persists {
         info!("stopping: the programs stay attached and go on counting for the next start");
-        send_metrics(exporter.as_ref(), &shared);
+        send_metrics(exporter.as_ref(), shared);
         Ok(())
     } else {
         info!("stopping");
         let ended = shared.accounting().end();
         shared.accounting().tell_untold();
         // Nothing passes any more that could be missing in what is told now.
-        finish_flows(&shared).await;
-        send_metrics(exporter.as_ref(), &shared);
+        finish_flows(shared).await;
+        send_metrics(exporter.as_ref(), shared);
         ended
     };
-    shared.accounting().pass_on(&Happening::Stopped { persists: persist });
+    shared.accounting().pass_on(&Happening::Stopped { persists });
     if let Some(audit) = audit
         && let Some(head) = audit.end().await
     {
@@ -231,9 +229,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     if let Some(exporter) = exporter {
         exporter.end().await;
     }
-    drop(stop_serving);
-    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
-    Ok(ended?)
+    ended
 }
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that

@@ -3,6 +3,7 @@
 //! This is the one list of it. Whoever shows events (OTLP log records, the audit log) shows all that is here.
 
 pub mod facts;
+pub mod texts;
 mod wording;
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};

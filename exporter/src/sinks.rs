@@ -63,18 +63,16 @@ impl<T> Sinks<T> {
     pub(crate) fn hand_over(&mut self, build: impl Fn() -> T) {
         let mut made = None;
         for Sink { channel, counters, no_room } in &mut self.0 {
-            match channel.try_reserve() {
-                Ok(place) => {
-                    place.send(Arc::clone(made.get_or_insert_with(|| Arc::new(build()))));
-                    counters.records += 1;
-                }
-                // Full, or nobody is there any more.
-                Err(_) => {
-                    counters.dropped += 1;
-                    if let Some(no_room) = no_room {
-                        no_room.no_room(made.get_or_insert_with(|| Arc::new(build())));
-                    }
-                }
+            let mut thing = || Arc::clone(made.get_or_insert_with(|| Arc::new(build())));
+            if let Ok(place) = channel.try_reserve() {
+                place.send(thing());
+                counters.records += 1;
+                continue;
+            }
+            // Full, or nobody is there any more.
+            counters.dropped += 1;
+            if let Some(no_room) = no_room {
+                no_room.no_room(&thing());
             }
         }
     }

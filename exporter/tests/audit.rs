@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tidewaiter::{
     cli::Overrides,
     config::{Audit, AuditSync, Configuration},
+    event::facts::Key,
 };
 
 use self::check::{NONE, check};
@@ -141,4 +142,13 @@ fn verify_says_what_is_there_and_what_is_wrong() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.starts_with("tidewaiter: FILE:1: this line was edited"), "{stderr}");
     assert_eq!(verify(&directory.path().join("none"), &[]).0, Some(1));
+}
+
+#[test]
+fn the_readme_has_every_field() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    for key in Key::ALL {
+        let (field, attribute) = (format!("| `{}`", key.plain()), format!("| `{}` |", key.attribute()));
+        assert!(readme.lines().any(|line| line.starts_with(&field) && line.ends_with(&attribute)), "{key:?}");
+    }
 }

@@ -30,6 +30,7 @@ pub(super) struct Limits {
 
 /// An audit log that is written.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is so or not whatever the others are")]
 pub(super) struct Journal {
     folder: Folder,
     limits: Limits,

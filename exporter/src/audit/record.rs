@@ -14,7 +14,8 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     event::{
         Event, Severity,
-        facts::{Facts, rfc3339, shortened},
+        facts::Facts,
+        texts::{rfc3339, shortened},
     },
     flow::FlowRecord,
     report::flow::FlowRow,
@@ -275,9 +276,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// What `line` says, if it is one of an audit log.
-    pub(super) fn read(line: &[u8]) -> Option<Self> {
-        let link: Self = serde_json::from_slice(line).ok()?;
+    /// What `text` says, if it is a line of an audit log.
+    pub(super) fn read(text: &[u8]) -> Option<Self> {
+        let link: Self = serde_json::from_slice(text).ok()?;
         let is_ours = link.event.starts_with(NAMES) && link.time.len() <= 64 && link.sequence > 0;
         is_ours.then_some(link)
     }

@@ -167,7 +167,7 @@ mod tests {
             "the newline alone"
         );
         // Torn twice, and with zeros of a machine that has failed.
-        for junk in [b"{\"sequ\n{\"sequence\":4,\n".to_vec(), [&[0; 100_000], b"\n".as_slice()].concat()] {
+        for junk in [b"{\"sequ\n{\"sequence\":4,\n".to_vec(), [vec![0; 100_000], b"\n".to_vec()].concat()] {
             let torn = Torn { bytes: junk.len() as u64, sha256: Hash::of(&junk) };
             let end = End::Torn { head: Some(head), torn, lacks_newline: false };
             assert_eq!(end_of(&[whole.as_slice(), &junk].concat()), end);

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::raw::RawConfiguration;
+use crate::audit::Hash;
 
 /// All that a configuration resolves to, key by key, defaults included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Fingerprint {
         for (key, value) in &self.0 {
             hasher.update(format!("{key} = {value}\n"));
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        Hash::from(hasher).to_string()
     }
 
     /// What is different in `other`: a line for each key, with its value here and there.

@@ -1,24 +1,15 @@
 //! What is known of an event beside its name, in one list for all who show it: the audit log calls a fact by a plain word, OTLP
 //! by the name of an attribute.
 
-use std::{
-    borrow::Cow,
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, net::SocketAddr, time::SystemTime};
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{Block, BlockedBy, ConfigurationChange, Happening, RuleHits, Trigger, Unblocked};
+use super::{
+    Block, BlockedBy, ConfigurationChange, Happening, RuleHits, Trigger, Unblocked,
+    texts::{rfc3339, shortened, shortened_list},
+};
 use crate::{anomaly::Anomaly, api::Role, flow::Protocol, report::flow::End};
-
-/// The most bytes of a text: some of them are what others have sent or written.
-pub const MAX_TEXT: usize = 1024;
-/// The most bytes of all texts of a list.
-pub const MAX_LIST: usize = 16_384;
-
-/// The end of a time that RFC 3339 can write: the last second of the year 9999.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Declares [`Key`] with both names of each, in one list, so that neither can be forgotten.
 macro_rules! keys {
@@ -100,7 +91,7 @@ keys! {
 /// What is so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// In words; at most [`MAX_TEXT`] bytes.
+    /// In words; at most [`MAX_TEXT`](super::texts::MAX_TEXT) bytes.
     Text(Cow<'static, str>),
     /// A number of things.
     Number(u64),
@@ -108,7 +99,7 @@ pub enum Value {
     Flag(bool),
     /// A time.
     Time(SystemTime),
-    /// Several texts; at most [`MAX_LIST`] bytes in all.
+    /// Several texts; at most [`MAX_LIST`](super::texts::MAX_LIST) bytes in all.
     List(Vec<String>),
 }
 
@@ -283,39 +274,6 @@ impl Serialize for Value {
             Self::List(texts) => serializer.collect_seq(texts),
         }
     }
-}
-
-/// `time` by RFC 3339, in UTC, with nanoseconds. One that cannot be written so, before 1970 or after 9999, as the nearest that
-/// can.
-#[must_use]
-pub fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    humantime::format_rfc3339_nanos(UNIX_EPOCH + since.min(Duration::from_secs(LAST_SECOND))).to_string()
-}
-
-/// `text`, without what is too much of it.
-pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
-    if text.len() <= MAX_TEXT {
-        return text.into();
-    }
-    let mark = "…";
-    format!("{}{mark}", &text[..text.floor_char_boundary(MAX_TEXT - mark.len())]).into()
-}
-
-/// As many of `texts` as there is room for, and how many more there are.
-fn shortened_list(texts: &[String]) -> Vec<String> {
-    let mut room = MAX_LIST;
-    let mut kept = Vec::new();
-    for text in texts {
-        let text = shortened(text);
-        let Some(left) = room.checked_sub(text.len() + 1) else {
-            kept.push(format!("and {} more", texts.len() - kept.len()));
-            break;
-        };
-        room = left;
-        kept.push(text.into_owned());
-    }
-    kept
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What each event is called, how much it matters, and what is said of it: the same in the audit log and over OTLP.
 
-use super::{Happening, facts::rfc3339};
+use super::{Happening, texts::rfc3339};
 use crate::anomaly::AnomalyKind;
 
 /// How much an event matters.

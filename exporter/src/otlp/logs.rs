@@ -23,7 +23,8 @@ use super::{
 };
 use crate::event::{
     self, Event,
-    facts::{Facts, Value as Fact, rfc3339, shortened},
+    facts::{Facts, Value as Fact},
+    texts::{rfc3339, shortened},
 };
 
 /// What a log record takes of a request beside the texts of its attributes, about: times, a name, a body of a line, and what

@@ -44,8 +44,8 @@ fn a_line_is_one_object_that_names_the_line_before() {
         before.hash
     );
     assert_eq!(line, expected);
-    let link = Link::read(line.as_bytes()).expect("is one");
-    assert_eq!((link.sequence, link.previous, head.sequence), (42, before.hash, 42));
+    let read = Link::read(line.as_bytes()).expect("is one");
+    assert_eq!((read.sequence, read.previous, head.sequence), (42, before.hash, 42));
 }
 
 #[test]
@@ -76,8 +76,8 @@ fn own_records_say_what_they_are_about() {
     ] {
         let (line, _) = line(&entry, Head::NONE);
         assert!(line.contains(part), "{line}");
-        let link = Link::read(line.as_bytes()).expect("is one");
-        assert_eq!((link.sequence, link.previous), (1, Hash::NONE));
+        let read = Link::read(line.as_bytes()).expect("is one");
+        assert_eq!((read.sequence, read.previous), (1, Hash::NONE));
     }
 }
 

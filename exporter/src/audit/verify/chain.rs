@@ -62,11 +62,11 @@ impl Chain {
     }
 
     /// Takes in the line at `place`. Answers with what is to be said of it, if anything is.
-    pub(super) fn take(&mut self, place: Place, line: &Line) -> Result<Option<Note>, Found> {
-        let record = line.text.as_deref().and_then(|text| Some((Link::read(text)?, Hash::of(text))));
+    pub(super) fn take(&mut self, place: Place, read: &Line) -> Result<Option<Note>, Found> {
+        let record = read.text.as_deref().and_then(|text| Some((Link::read(text)?, Hash::of(text))));
         let Some((link, hash)) = record else {
             self.judge(None)?;
-            self.debris.add_line(line);
+            self.debris.add_line(read);
             self.debris_begins.get_or_insert(place);
             return Ok(None);
         };

@@ -163,6 +163,6 @@ fn what_is_no_log_is_told() {
     let told = verify(std::slice::from_ref(&file), Expected::default());
     assert!(matches!(told, Err(VerifyError::Fault { line: 1, what: What::Unfinished, .. })), "{told:?}");
     fs::write(path.join("b"), "").expect("is written");
-    assert!(matches!(files(&[path.clone()]), Err(VerifyError::NotOne { found: 2, .. })));
+    assert!(matches!(files(std::slice::from_ref(&path)), Err(VerifyError::NotOne { found: 2, .. })));
     assert!(matches!(verify(&[path.join("c")], Expected::default()), Err(VerifyError::Unreadable { .. })));
 }
