@@ -16,7 +16,7 @@ use crate::{
     api::Role,
     event::{Event, Happening},
     flow::Protocol,
-    sinks::Sinks,
+    sinks::{NoRoom, Sinks},
     snapshot::SinkSnapshot,
 };
 
@@ -69,6 +69,16 @@ impl AnomalyLog {
     /// wait there, more are dropped.
     pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
         self.sinks.add(name, capacity)
+    }
+
+    /// As [`add_sink`](Self::add_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<Event>>,
+    ) -> Receiver<Arc<Event>> {
+        self.sinks.add_with(name, capacity, Some(no_room))
     }
 
     /// What was handed to each sink.

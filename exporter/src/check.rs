@@ -5,11 +5,12 @@ use std::fmt::{self, Display, Write as _};
 use crate::{
     api::{Api, join},
     config::{
-        ApiSource, Configuration, Discovery, Flows, InterfaceSelection,
+        ApiSource, Audit, AuditSync, Configuration, Discovery, Flows, InterfaceSelection,
         otlp::{
             Otlp, OtlpBatch, OtlpCompression, OtlpHistograms, OtlpLogs, OtlpMetrics, OtlpProtocol, OtlpTarget,
             OtlpTraces,
         },
+        shown,
     },
     http::Access,
     interfaces::Links,
@@ -30,7 +31,9 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
         apis,
         guard,
         otlp,
+        audit,
         log,
+        fingerprint,
     } = configuration;
     let mut text = String::new();
     let _ = guard;
@@ -74,6 +77,7 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;
     }
+    line("audit", &audited(audit.as_ref()))?;
     line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
 
     match apis {
@@ -98,7 +102,21 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
             }
         }
     }
+    line("hash", &fingerprint.hash())?;
     Ok(text)
+}
+
+/// How the audit log is written.
+fn audited(audit: Option<&Audit>) -> String {
+    let Some(Audit { file, max_size, keep, sync, flows }) = audit else {
+        return "no audit log: no audit.file".to_owned();
+    };
+    let sync = match sync {
+        AuditSync::Interval => "kept on the disk each second",
+        AuditSync::Never => "kept on the disk when the kernel likes",
+    };
+    let flows = if *flows { ", with each finished flow" } else { "" };
+    format!("{}, {keep} files more of at most {} each, {sync}{flows}", file.display(), shown(*max_size))
 }
 
 /// What is sent to OpenTelemetry collectors: of each signal where to, and how.

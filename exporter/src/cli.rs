@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
+    audit::Hash,
     config::{LogFormat, LogLevel},
     replay::Format,
 };
@@ -34,6 +35,9 @@ pub enum Command {
     Replay(ReplayArguments),
     /// Remove what a tidewaiter that is gone has left attached and pinned.
     Detach(DetachArguments),
+    /// Look after the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Say what this kernel and this user can do, and what to do about what is missing.
     Doctor,
     /// Print the listening sockets for each line on standard input. The daemon runs this for itself.
@@ -79,6 +83,27 @@ pub struct ReplayArguments {
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map_err(|_| "expected an address or a network such as 10.0.0.0/8 or 2001:db8::/32".to_owned())
+}
+
+/// What to do with the audit log.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Say whether the lines of an audit log are those that were written, or where they are not.
+    Verify(VerifyArguments),
+}
+
+/// Options of `audit verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArguments {
+    /// The log's file, with which those before it are verified; or some of those by themselves, in order; or the folder.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The hash that the last line has.
+    #[arg(long, value_name = "HASH")]
+    pub expect_last: Option<Hash>,
+    /// A hash that some line has, repeatable.
+    #[arg(long, value_name = "HASH")]
+    pub expect: Vec<Hash>,
 }
 
 /// Options of `detach`.

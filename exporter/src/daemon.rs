@@ -14,9 +14,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     accounting::{Accounting, guard::GuardError},
+    audit::{self, Audit, AuditError},
     capabilities::{self, CapabilityError},
     config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, guard::Guard, otlp::Otlp},
     discovery::{self, Scan, helper::HelperError},
+    event::Happening,
     guard::compile::prefix_capacity,
     http::{self, Access, AccessError, Shared},
     interfaces::{Follower, Interface, Links, Unit, Unknown},
@@ -76,6 +78,9 @@ pub enum DaemonError {
     /// Nothing can be sent over OTLP.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// There is no audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Netlink failed.
     #[error("cannot list the network interfaces: {0}")]
     Interfaces(#[from] rtnetlink::Error),
@@ -96,8 +101,20 @@ pub enum DaemonError {
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
     let access = Access::open(&configuration)?;
-    let Configuration { listen, interfaces: selection, attach, pin_path, persist, flows, apis, guard, otlp, .. } =
-        configuration;
+    let Configuration {
+        listen,
+        interfaces: selection,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        guard,
+        otlp,
+        audit,
+        fingerprint,
+        ..
+    } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;
@@ -114,6 +131,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         None => Pins::default_path(namespace_cookie()?),
     };
     let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
+    let audit = audit.as_ref().map(audit::Prepared::new).transpose()?;
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     // Only spans say of which traces their requests are part.
@@ -129,22 +147,17 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
     let sources = sources(&otlp, &mut accounting);
-    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
+    let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
+    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
+        .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()));
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    let mut discovered = match start_accounting(&shared, apis, guard, &mut following, &links) {
-        Ok(discovered) => discovered,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error);
-        }
-    };
-    let mut exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
-        Ok(exporter) => exporter,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error.into());
-        }
-    };
+    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
+        let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
+        let audit = audit.map(|(sources, audit)| audit.start(sources)).transpose()?;
+        Ok((discovered, exporter, audit))
+    });
+    let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
+    tell_start(&shared, fingerprint.hash());
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
     {
@@ -162,6 +175,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     return_memory();
 
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
+    let mut announce = audit.as_ref().map(|_| interval(audit::ANNOUNCEMENTS));
     let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
     if let Some(send) = &mut send {
         send.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -183,6 +197,11 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
                 look_after_flows(&shared, Accounting::sweep_flows).await;
             }
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
+            () = tick(announce.as_mut()) => announce_audit(audit.as_mut(), &shared),
+            () = audit_has_failed(audit.as_mut()) => {
+                error!("the thread that writes the audit log has failed: nothing is written any more");
+                audit = None;
+            }
             () = has_failed(exporter.as_mut()) => {
                 error!("the thread that sends OTLP has failed: nothing is sent any more");
                 exporter = None;
@@ -190,25 +209,42 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         }
     }
 
-    let ended = if persist {
+    let ended = end(&shared, persist, exporter, audit).await;
+    drop(stop_serving);
+    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
+    Ok(ended?)
+}
+
+/// Ends the accounting, or leaves it to the next start if it `persists`, and has all written and sent that there is to be told.
+async fn end(
+    shared: &Shared,
+    persists: bool,
+    exporter: Option<Exporter>,
+    audit: Option<Audit>,
+) -> Result<(), KernelError> {
+    let ended = if persists {
         info!("stopping: the programs stay attached and go on counting for the next start");
-        send_metrics(exporter.as_ref(), &shared);
+        send_metrics(exporter.as_ref(), shared);
         Ok(())
     } else {
         info!("stopping");
         let ended = shared.accounting().end();
         shared.accounting().tell_untold();
         // Nothing passes any more that could be missing in what is told now.
-        finish_flows(&shared).await;
-        send_metrics(exporter.as_ref(), &shared);
+        finish_flows(shared).await;
+        send_metrics(exporter.as_ref(), shared);
         ended
     };
+    shared.accounting().pass_on(&Happening::Stopped { persists });
+    if let Some(audit) = audit
+        && let Some(head) = audit.end().await
+    {
+        shared.accounting().pass_on(&head);
+    }
     if let Some(exporter) = exporter {
         exporter.end().await;
     }
-    drop(stop_serving);
-    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
-    Ok(ended?)
+    ended
 }
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that
@@ -291,6 +327,28 @@ async fn has_failed(exporter: Option<&mut Exporter>) {
     match exporter {
         Some(exporter) => exporter.ended().await,
         None => pending().await,
+    }
+}
+
+/// Waits until nothing is written to the audit log any more, though nobody asked for that.
+async fn audit_has_failed(audit: Option<&mut Audit>) {
+    match audit {
+        Some(audit) => audit.ended().await,
+        None => pending().await,
+    }
+}
+
+/// Tells those who want events that the exporter has begun, by the configuration with `hash`.
+fn tell_start(shared: &Shared, hash: String) {
+    let mut accounting = shared.accounting();
+    let took_over = accounting.took_over();
+    accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
+}
+
+/// Tells them how far the audit log has come.
+fn announce_audit(audit: Option<&mut Audit>, shared: &Shared) {
+    if let Some(head) = audit.and_then(Audit::announcement) {
+        shared.accounting().pass_on(&head);
     }
 }
 

@@ -2,10 +2,16 @@
 //!
 //! This is the one list of it. Whoever shows events (OTLP log records, the audit log) shows all that is here.
 
+pub mod facts;
+pub mod texts;
+mod wording;
+
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use ipnet::IpNet;
 
+pub use self::wording::Severity;
+pub(crate) use self::wording::{STARTED, STOPPED};
 use crate::anomaly::{Anomaly, AnomalyKind};
 
 /// Something that has happened.
@@ -69,6 +75,14 @@ pub enum Happening {
     GuardSwitched {
         /// Whether it is on.
         on: bool,
+    },
+    /// How far the audit log has come: for whoever keeps this elsewhere, so that it shows if the log's end is cut off. It is not
+    /// in the audit log itself.
+    AuditHead {
+        /// The number of the last line.
+        sequence: u64,
+        /// SHA-256 of the last line, in hexadecimal digits.
+        hash: String,
     },
 }
 

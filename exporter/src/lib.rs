@@ -7,6 +7,7 @@
 pub mod accounting;
 pub mod anomaly;
 pub mod api;
+pub mod audit;
 pub mod capabilities;
 pub mod chain;
 pub mod check;
@@ -29,7 +30,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod replay;
 pub mod report;
-pub(crate) mod sinks;
+pub mod sinks;
 pub mod slots;
 pub mod snapshot;
 pub mod tls;

@@ -7,10 +7,14 @@ use std::{
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use tidewaiter::{
+    audit::verify::{self, Expected},
     capabilities::CapabilityError,
     chain::chain,
     check,
-    cli::{CheckArguments, Cli, Command, DetachArguments, Overrides, ReplayArguments, RunArguments},
+    cli::{
+        AuditCommand, CheckArguments, Cli, Command, DetachArguments, Overrides, ReplayArguments, RunArguments,
+        VerifyArguments,
+    },
     config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
     daemon::{self, DaemonError},
     discovery::helper,
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check(&arguments),
         Command::Replay(arguments) => replay(arguments),
         Command::Detach(arguments) => detach(arguments),
+        Command::Audit(AuditCommand::Verify(arguments)) => verify(arguments),
         Command::Doctor => doctor(),
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };
@@ -106,6 +111,11 @@ fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
+fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> anyhow::Result<ExitCode> {
+    let verified = verify::verify(&verify::files(&files)?, Expected { last: expect_last, any: expect })?;
+    print(&verified.to_string())
+}
+
 fn doctor() -> anyhow::Result<ExitCode> {
     let findings = doctor::examine(links().as_ref().map_err(AsRef::as_ref));
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
@@ -144,7 +154,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
                     | DaemonError::Access(AccessError::Configuration(_))
                     | DaemonError::Otlp(OtlpError::Tls(_))
             )
-        );
+        )
+        || matches!(daemon, Some(DaemonError::Audit(error)) if error.is_configuration());
     let is_permission = match (daemon, replay) {
         (Some(DaemonError::Capability(CapabilityError::Missing(_))), _)
         | (_, Some(ReplayError::Capability(CapabilityError::Missing(_)))) => true,

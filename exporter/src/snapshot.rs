@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub guard: Option<GuardSnapshot>,
     /// What is sent to OpenTelemetry collectors, by signal.
     pub otlp: Vec<OtlpSnapshot>,
+    /// What is written to the audit log, if there is one.
+    pub audit: Option<AuditSnapshot>,
     /// The exporter itself.
     pub process: Option<ProcessSnapshot>,
     /// How reading each of these went.
@@ -224,6 +226,25 @@ pub struct OtlpSnapshot {
     pub queue_bytes: u64,
     /// Since when this counts.
     pub created: SystemTime,
+}
+
+/// How the audit log fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSnapshot {
+    /// Lines that were written, by the name of the event.
+    pub written: Vec<(&'static str, u64)>,
+    /// Events that were not written, by their name and the reason why.
+    pub dropped: Vec<(&'static str, &'static str, u64)>,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// How often the file could not be written.
+    pub failures: u64,
+    /// How often another file was begun.
+    pub rotations: u64,
+    /// Whether the file could be written the last time.
+    pub is_writable: bool,
+    /// The number of the last line that was written.
+    pub sequence: u64,
 }
 
 /// The exporter's own use of the machine.

@@ -108,7 +108,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "otlp", "audit", "log", "api", "rule"""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -488,7 +488,9 @@ fn an_empty_file_has_the_defaults() {
         flows,
         apis,
         otlp,
+        audit,
         log,
+        fingerprint,
     } = load("");
     assert_eq!((web_config, api_token_file), (None, None));
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
@@ -502,6 +504,7 @@ fn an_empty_file_has_the_defaults() {
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
     assert!(!otlp.is_on(), "{otlp:?}");
+    assert_eq!((audit, fingerprint.difference(&load("").fingerprint)), (None, Vec::new()));
     assert_eq!(log, Log { level: LogLevel::Info, format: LogFormat::Text });
 }
 
@@ -518,8 +521,8 @@ fn a_full_file_resolves_to_what_it_says() {
         persist,
         flows,
         apis,
-        otlp: _,
         log,
+        ..
     } = load(EXAMPLE);
     assert_eq!(web_config.as_deref(), Some(Path::new("/etc/tidewaiter/web.config.yml")));
     assert_eq!(api_token_file.as_deref(), Some(Path::new("/etc/tidewaiter/token")));
@@ -724,7 +727,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "otlp", "audit", "log", "api", "rule"""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

@@ -38,6 +38,7 @@ pub mod rotel;
 pub mod servers;
 pub mod snapshot;
 pub mod tap;
+pub mod tmpfs;
 pub mod traffic;
 pub mod tshark;
 pub mod wait;

@@ -10,9 +10,9 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
-        TransmissionSnapshot,
+        ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, Counters, Direction, GONE,
+        InterfaceCounters, InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot,
+        TableSnapshot, TransmissionSnapshot,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -39,6 +39,15 @@ pub fn snapshot() -> Snapshot {
             queue_bytes: 65_536,
             created: created(),
         }],
+        audit: Some(AuditSnapshot {
+            written: vec![("tidewaiter.anomaly.port_scan", 3), ("tidewaiter.flow", 400)],
+            dropped: vec![("tidewaiter.flow", "backlog", 6)],
+            bytes: 123_456,
+            failures: 2,
+            rotations: 1,
+            is_writable: true,
+            sequence: 405,
+        }),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,

@@ -243,6 +243,7 @@ impl Accounting {
             event_sinks: self.anomalies.sinks(),
             guard: guard.flatten(),
             otlp: Vec::new(),
+            audit: None,
             process,
             collectors,
         }

@@ -22,10 +22,11 @@ use super::{
 };
 use crate::{
     anomaly::{Anomaly, AnomalyKind},
-    event::Event,
+    event::{Event, Happening},
     flow::{FlowClock, FlowContext, Protocol},
     greeting::Greetings,
     kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
+    sinks::NoRoom,
     tracker::FlowTracker,
 };
 
@@ -63,6 +64,21 @@ impl Accounting {
     /// them wait there, more are dropped.
     pub fn add_event_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
         self.anomalies.add_sink(name, capacity)
+    }
+
+    /// As [`add_event_sink`](Self::add_event_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_event_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<Event>>,
+    ) -> Receiver<Arc<Event>> {
+        self.anomalies.add_watched_sink(name, capacity, no_room)
+    }
+
+    /// Hands what has happened to those who want events.
+    pub fn pass_on(&mut self, what: &Happening) {
+        self.anomalies.pass_on(what);
     }
 
     /// Tells how many anomalies were not told one by one, before an end.

@@ -4,8 +4,10 @@
 //! [`raw`] is what a user may write, `validate` turns it into the model that the rest of the program works with, and
 //! [`error`] says what was wrong, where, and what was expected.
 
+mod audit;
 pub mod error;
 mod file;
+mod fingerprint;
 pub mod guard;
 mod one_or_many;
 pub mod otlp;
@@ -28,6 +30,9 @@ use figment::{
 };
 use globset::GlobSet;
 
+pub(crate) use self::audit::shown;
+pub use self::audit::{Audit, AuditSync};
+pub use self::fingerprint::Fingerprint;
 pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
@@ -71,8 +76,12 @@ pub struct Configuration {
     pub guard: Guard,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: Otlp,
+    /// The audit log, if there is to be one.
+    pub audit: Option<Audit>,
     /// How the log is written.
     pub log: Log,
+    /// What tells it from others.
+    pub fingerprint: Fingerprint,
 }
 
 /// Which interfaces are accounted.

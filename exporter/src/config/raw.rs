@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
 use super::{
+    audit::RawAudit,
     guard::raw::{RawGuard, RawRule},
     one_or_many::OneOrMany,
     otlp::raw::RawOtlp,
@@ -46,6 +47,8 @@ pub struct RawConfiguration {
     pub guard: RawGuard,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
+    /// The audit log.
+    pub audit: RawAudit,
     /// How the log is written.
     pub log: RawLog,
     /// The APIs.
@@ -79,6 +82,7 @@ impl Default for RawConfiguration {
             },
             guard: RawGuard::default(),
             otlp: RawOtlp::default(),
+            audit: RawAudit::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
             rule: Vec::new(),

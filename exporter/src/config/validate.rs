@@ -13,7 +13,8 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
 
 use super::{
-    ApiSource, Configuration, Discovery, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
+    ApiSource, Configuration, Discovery, Fingerprint, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection,
+    Log,
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
@@ -45,6 +46,7 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
+    let fingerprint = Fingerprint::of(&raw);
     let RawConfiguration {
         listen,
         web_config,
@@ -57,6 +59,7 @@ pub(super) fn validate(
         discovery,
         guard,
         otlp,
+        audit,
         log,
         api,
         rule,
@@ -77,6 +80,7 @@ pub(super) fn validate(
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
     let guard = check.guard(guard, rule, &apis, flows, listen);
     let otlp = check.otlp(otlp);
+    let audit = check.audit(audit, flows.capacity > 0);
     check.problems.extend(variables.mistakes().cloned());
 
     if !check.problems.is_empty() {
@@ -95,6 +99,8 @@ pub(super) fn validate(
         apis,
         guard,
         otlp,
+        audit,
+        fingerprint,
         log: Log { level: log.level, format: log.format },
     })
 }

@@ -23,27 +23,35 @@ pub use self::{
     access::{Access, AccessError, Caller},
     server::serve,
 };
-use crate::{accounting::Accounting, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
+use crate::{accounting::Accounting, audit, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
 
 /// What the handlers share with the rest of the program.
 #[derive(Clone, Debug)]
 pub struct Shared {
     accounting: Arc<Mutex<Accounting>>,
     otlp: Arc<[Arc<Statistics>]>,
+    audit: Option<Arc<audit::Statistics>>,
 }
 
 impl Shared {
     /// Shares `accounting`, and counts of what is sent over OTLP.
     #[must_use]
     pub fn new(accounting: Accounting, otlp: Vec<Arc<Statistics>>) -> Self {
-        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into() }
+        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into(), audit: None }
+    }
+
+    /// The same, with counts of what is written to the audit log.
+    #[must_use]
+    pub fn with_audit(self, audit: Option<Arc<audit::Statistics>>) -> Self {
+        Self { audit, ..self }
     }
 
     /// All counts at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let otlp = self.otlp.iter().map(|statistics| statistics.snapshot()).collect();
-        Snapshot { otlp, ..self.accounting().snapshot() }
+        let audit = self.audit.as_ref().map(|audit| audit.snapshot());
+        Snapshot { otlp, audit, ..self.accounting().snapshot() }
     }
 
     /// The accounting, for a moment.

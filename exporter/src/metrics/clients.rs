@@ -116,6 +116,7 @@ mod tests {
             taken: UNIX_EPOCH,
             event_sinks: Vec::new(),
             otlp: Vec::new(),
+            audit: None,
             lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),

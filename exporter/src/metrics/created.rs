@@ -111,6 +111,7 @@ mod tests {
             sinks: Vec::new(),
             event_sinks: Vec::new(),
             otlp: Vec::new(),
+            audit: None,
             process: None,
             collectors: Vec::new(),
         };

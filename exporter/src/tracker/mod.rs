@@ -35,7 +35,7 @@ use self::{
 use crate::{
     flow::{FlowContext, FlowEnd, FlowRecord},
     kernel::Ticks,
-    sinks::Sinks,
+    sinks::{NoRoom, Sinks},
     snapshot::{ClientsSnapshot, Counters, Direction, SinkSnapshot},
 };
 
@@ -248,6 +248,16 @@ impl FlowTracker {
     /// `capacity` of them wait there, more are dropped.
     pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<FlowRecord>> {
         self.sinks.add(name, capacity)
+    }
+
+    /// As [`add_sink`](Self::add_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<FlowRecord>>,
+    ) -> Receiver<Arc<FlowRecord>> {
+        self.sinks.add_with(name, capacity, Some(no_room))
     }
 
     /// Whether every sink has room for half of the records that it can have waiting.

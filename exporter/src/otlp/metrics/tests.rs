@@ -57,6 +57,7 @@ fn snapshot(apis: Vec<ApiSnapshot>) -> Arc<Snapshot> {
         sinks: Vec::new(),
         event_sinks: Vec::new(),
         otlp: Vec::new(),
+        audit: None,
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,
