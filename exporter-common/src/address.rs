@@ -25,6 +25,25 @@ impl Address {
     pub const fn v4(octets: [u8; 4]) -> Self {
         Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
     }
+
+    /// All of it in one number, of which the lowest bits differ between neighbours.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fold(self) -> u32 {
+        let [a, b, c, d] = self.0;
+        u32::from_be(a ^ b ^ c ^ d)
+    }
+
+    /// Whether one host in particular has it: it is neither that of a group (RFC 5771, RFC 4291 section 2.7) nor that of all
+    /// hosts of a link.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        let [a, b, c, d] = self.0;
+        let is_v4 = a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        // The first byte: of IPv4 those from 224 on are groups, or of nobody.
+        if is_v4 { u32::from_be(d) >> 24 < 224 } else { u32::from_be(a) >> 24 != 0xff }
+    }
 }
 
 impl From<IpAddr> for Address {

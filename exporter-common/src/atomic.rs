@@ -65,6 +65,26 @@ pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
     unsafe { AtomicU64::from_ptr(word) }.fetch_or(bits, Ordering::SeqCst)
 }
 
+/// Keeps of `*word` the bits that are in `bits` too, and answers with what it was.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = bits;
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("{value} = atomic_fetch_and((u64 *)({word} + 0), {value})", word = in(reg) word, value = inout(reg) value);
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(word) }.fetch_and(bits, Ordering::SeqCst)
+}
+
 /// Replaces `*word`, and answers with what it was.
 ///
 /// # Safety

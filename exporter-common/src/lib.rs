@@ -10,7 +10,7 @@
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
-//! * [`anomaly`] names what should not be;
+//! * [`anomaly`] names what should not be, and finds it;
 //! * [`event`] lays out what the kernel tells of by itself;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
@@ -49,6 +49,10 @@ pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
 pub const FOLLOW: &str = "follow";
 /// Its place among the programs that others end in.
 pub const FOLLOW_INDEX: u32 = 0;
+/// Name of the BPF program that those two go on in, for packets that may be anomalies: never attached.
+pub const INSPECT: &str = "inspect";
+/// Its place among the programs that others end in.
+pub const INSPECT_INDEX: u32 = 1;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been
