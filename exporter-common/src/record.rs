@@ -30,7 +30,7 @@ use crate::{
 const REVISION: u64 = 3;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
-pub const SCRATCH_BYTES: u64 = 432;
+pub const SCRATCH_BYTES: u64 = 448;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
+    anomaly::AnomalyKind,
     event::{Lost, SAMPLE_BYTES, SAMPLED_REQUESTS, Sample, sample_kind},
     flow::{CLASSIFIED, DATAGRAMS, Flow, HTTP1, PAYLOAD, UNEXPECTED},
     histogram::Range,
@@ -13,6 +14,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
+    anomaly::is_looked_for,
     connection::{NO_WAKEUP, details, lose},
     context::{captured_length, is_replay, precise_nanoseconds, samples_requests},
     flow::Sight,
@@ -106,7 +108,7 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         // What answers something unknown may be anything, and so may what comes in the middle of a connection.
         let is_beginning = !is_tcp || (*flow).opened != 0;
         let is_unexpected = expected & (1 << (found & 31)) == 0 && (is_known || (is_beginning && sight.is_request()));
-        let is_unexpected = expected != 0 && is_unexpected;
+        let is_unexpected = expected != 0 && is_unexpected && is_looked_for(AnomalyKind::UnexpectedPayload as u8);
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
             sample(skb, sight, sample_kind::UNEXPECTED, found);

@@ -17,7 +17,7 @@ use tidewaiter_common::{
     api::{ApiSlot, Owner},
     counters::Counters,
     direction::Direction,
-    flow::{BEGUN, DATAGRAMS, Flow, FlowKey, HTTP1},
+    flow::{BEGUN, DATAGRAMS, FULL, FULL_DATAGRAM, Flow, FlowKey, HTTP1},
     frame::Frame,
     packet::{Packet, protocol, tcp_flag},
     role::Role,
@@ -26,10 +26,11 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    connection,
+    anomaly, connection,
     context::{is_replay, nanoseconds, precise_nanoseconds, ticks, tracks_flows},
     conversation,
     maps::{API_COUNTERS, FLOWS, NEW_FLOWS, SCRATCH},
+    source,
 };
 
 /// What the kernel answers to an insertion of a key that is there (`EEXIST`, `include/uapi/asm-generic/errno-base.h`).
@@ -44,7 +45,8 @@ const NOT_COUNTED: u64 = u64::MAX;
 #[repr(C)]
 pub(crate) struct Sight {
     pub(crate) key: FlowKey,
-    reserved: u32,
+    /// Where the IP header begins.
+    pub(crate) network_offset: u32,
     pub(crate) tick: u64,
     pub(crate) bits: u64,
     /// What it says that is new ([`Flow::count`]), or [`NOT_COUNTED`].
@@ -78,6 +80,13 @@ impl Sight {
     #[inline(always)]
     pub(crate) const fn is_request(&self) -> bool {
         is_request(self.direction(), self.role())
+    }
+
+    /// The bit of [`Flow::seen`] that a datagram sets which is as large as its sender wants its answers.
+    #[inline(always)]
+    const fn full(&self) -> u64 {
+        let is_full = !self.is_tcp() && self.is_request() && self.segment.payload >= FULL_DATAGRAM;
+        if is_full { FULL } else { 0 }
     }
 
     /// Whether this host is the API's server.
@@ -163,6 +172,13 @@ pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
+    follow_sight(ctx, sight);
+    anomaly::tell(ctx.skb.skb, sight.network_offset);
+}
+
+/// See [`follow`].
+#[inline(always)]
+fn follow_sight(ctx: &TcContext, sight: &Sight) {
     if sight.segment.payload > 0 {
         conversation::classify(ctx.skb.skb, sight);
     }
@@ -206,7 +222,7 @@ fn see(
         let sight = &raw mut (*scratch).sight;
         sight.write(Sight {
             key: *key,
-            reserved: 0,
+            network_offset: packet.network_offset as u32,
             tick,
             bits,
             new,
@@ -269,7 +285,7 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
     // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
     let Some(flow) = new_flow(key, sight.api(), tick) else {
         if sight.is_opening() {
-            connection::count_attempt(sight.api());
+            connection::count_attempt(sight);
         }
         return leave_untracked(sight.api(), wire.into());
     };
@@ -278,7 +294,11 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
         if sight.is_opening() {
             connection::attempt(sight, flow);
         }
-        let bits = connection::believe(sight, flow);
+        // The first datagram of a flow; segments of TCP say so themselves.
+        if Flow::is_untouched(flow) && key.protocol == protocol::UDP.into() {
+            source::attempt(sight);
+        }
+        let bits = connection::believe(sight, flow) | sight.full();
         let new = Flow::count(flow, sight.direction(), wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);
@@ -310,6 +330,9 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
                 }
             }
             Flow::set_moved(flow);
+            if key.protocol == protocol::UDP.into() {
+                source::complete(sight);
+            }
         }
         if let Some(established) = FLOWS.get_ptr_mut(key) {
             Flow::move_counters(flow, established);

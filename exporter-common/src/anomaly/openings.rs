@@ -102,6 +102,7 @@ impl Judged {
     #[inline(always)]
     #[must_use]
     pub const fn is_flood(&self, half_open: u64, completed: u64) -> bool {
-        self.half_open() >= half_open && self.completed.saturating_mul(100) <= self.attempts.saturating_mul(completed)
+        // (Plain products: no window has so many connections that they would not fit, and BPF has no wider ones to check.)
+        self.half_open() >= half_open && self.completed.wrapping_mul(100) <= self.attempts.wrapping_mul(completed)
     }
 }
