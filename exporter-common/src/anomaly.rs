@@ -87,8 +87,13 @@ impl AnomalyKind {
 #[repr(C)]
 pub struct ApiAnomalies {
     /// How many of each kind.
-    pub counts: [u64; AnomalyKind::COUNT],
+    pub counts: [u64; ANOMALY_PLACES],
 }
+
+/// Places for kinds: a power of two, so that a mask shows the verifier that an index is one.
+pub const ANOMALY_PLACES: usize = 16;
+
+const _: () = assert!(AnomalyKind::COUNT <= ANOMALY_PLACES && ANOMALY_PLACES.is_power_of_two());
 
 #[cfg(feature = "user")]
 // SAFETY: made of `u64` alone, no padding, every bit pattern is valid.

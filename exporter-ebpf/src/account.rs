@@ -81,11 +81,11 @@ pub(crate) extern "C" fn read_paged(skb: *mut __sk_buff) {
     let ctx = TcContext::new(skb);
     let framing = Framing::from_number(interface(interface_index(&ctx)).framing);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    let mut packet = Packet::UNREAD;
-    let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);
-    // SAFETY: as in `account_paged`.
+    // SAFETY: as in `account_paged`. (It is read where it is to be: the stack has 512 bytes.)
     unsafe {
-        (&raw mut (*scratch).packet).write(packet);
+        (&raw mut (*scratch).packet).write(Packet::UNREAD);
+        let packet = &mut (*scratch).packet;
+        let reason = packet.read(&Paged(&ctx), framing).err().map_or(u8::MAX, |reason| reason as u8);
         (&raw mut (*scratch).reason).write(reason);
     }
 }

@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use tidewaiter_common::{
     anomaly::{
-        AnomalyKind,
+        ANOMALY_PLACES, AnomalyKind,
         fragments::{Datagram, DatagramKey, verdict},
         settings::Settings,
         stateless::{NONE, is_icmp, stateless_kind},
@@ -175,11 +175,9 @@ pub(crate) fn find(api: ApiSlot, kind: u8, flags: u8, first: u32, second: u32) {
     if !is_looked_for(kind) {
         return;
     }
-    if let Some(anomalies) = API_ANOMALIES.get_ptr_mut(api.0.into())
+    if let Some(anomalies) = API_ANOMALIES.get_ptr_mut(api.0.into()) {
         // SAFETY: this CPU's own entry, as in `account`.
-        && let Some(count) = unsafe { (*anomalies).counts.get_mut(usize::from(kind)) }
-    {
-        *count += 1;
+        unsafe { (*anomalies).counts[usize::from(kind) & (ANOMALY_PLACES - 1)] += 1 };
     }
     let Some(scratch) = ANOMALY_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: as above.
@@ -190,6 +188,28 @@ pub(crate) fn find(api: ApiSlot, kind: u8, flags: u8, first: u32, second: u32) {
         (*told).flags = flags;
         (*told).numbers = [first, second, 0, 0];
         (*scratch).is_found = 1;
+    }
+}
+
+/// One more than `number`, which the compiler does not know.
+#[inline(always)]
+fn one_more(number: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut number = u64::from(number);
+        // SAFETY: it changes that register alone.
+        unsafe {
+            core::arch::asm!(
+                "{number} += 1",
+                number = inout(reg) number,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        number as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        number + 1
     }
 }
 
@@ -210,12 +230,13 @@ pub(crate) extern "C" fn tell(skb: *mut __sk_buff, network_offset: u32) {
         if !(*allowance).take(nanoseconds(ticks(&ctx))) {
             return lose(Lost::Anomaly);
         }
-        let mut length = captured_length(&ctx).saturating_sub(network_offset).min(EVIDENCE_BYTES as u32);
+        // One less, and one more where the compiler does not see it: else it leaves to the verifier to find out that it is not 0.
+        // Where there is nothing to load, the helper says so.
+        let there = captured_length(&ctx).saturating_sub(network_offset);
+        let mut length = there.saturating_sub(1).min(EVIDENCE_BYTES as u32 - 1);
+        length = one_more(length);
         let bytes = &raw mut (*scratch).bytes;
-        if length == 0
-            || length > EVIDENCE_BYTES as u32
-            || bpf_skb_load_bytes(ctx.as_ptr(), network_offset, bytes.cast(), length) != 0
-        {
+        if bpf_skb_load_bytes(ctx.as_ptr(), network_offset, bytes.cast(), length) != 0 {
             length = 0;
         }
         (*scratch).told.length = length;

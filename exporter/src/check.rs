@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 
 use crate::{
+    anomaly::AnomalyKind,
     api::{Api, join},
     config::{
         ApiSource, Configuration, Discovery, Flows, InterfaceSelection,
@@ -16,7 +17,8 @@ use crate::{
 
 /// What `configuration` resolves to on a host with `links`, for people to read.
 pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = configuration;
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, anomalies, otlp, log } =
+        configuration;
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
@@ -49,6 +51,11 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
     line("", &format_args!("told in parts of {active_timeout} if they go on for longer"))?;
     line("clients", &format_args!("at most {clients} of each API"))?;
+    let off: Vec<_> = AnomalyKind::ALL.iter().filter(|kind| !anomalies.is_enabled(**kind)).collect();
+    match off.as_slice() {
+        [] => line("anomalies", &"all kinds")?,
+        off => line("anomalies", &format_args!("all kinds but {}", join(off.iter().map(|kind| kind.as_str()))))?,
+    }
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;
     }

@@ -88,7 +88,7 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
+    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, anomalies, otlp, log: _ } =
         configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
@@ -118,6 +118,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
         accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
+    accounting.set_anomaly_thresholds(&anomalies)?;
     let sources = sources(&otlp, &mut accounting);
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };

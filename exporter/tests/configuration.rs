@@ -14,6 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tidewaiter::{
+    anomaly::thresholds::Thresholds,
     api::{Api, PortRange, Protocol, Role, Transport},
     cli::{LogOverrides, Overrides},
     config::{
@@ -106,7 +107,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "anomalies", "otlp", "log", "api""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -474,7 +475,9 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
+    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, anomalies, otlp, log } =
+        load("");
+    assert_eq!(anomalies, Thresholds::default());
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
@@ -491,7 +494,7 @@ fn an_empty_file_has_the_defaults() {
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
+    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, anomalies: _, otlp: _, log } =
         load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
@@ -604,6 +607,7 @@ persist     false
 flows       at most 262144, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
@@ -640,6 +644,7 @@ persist     true
 flows       at most 4096, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
@@ -692,7 +697,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "anomalies", "otlp", "log", "api""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

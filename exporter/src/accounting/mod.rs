@@ -1,5 +1,6 @@
 //! Accounting: the kernel side, which APIs and interfaces it counts for, and what it has counted.
 
+mod anomalies;
 mod apis;
 mod flows;
 mod interfaces;
@@ -18,7 +19,7 @@ use tracing::warn;
 
 use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
 use crate::{
-    anomaly::AnomalyLog,
+    anomaly::{AnomalyLog, thresholds::Thresholds},
     api::Api,
     chain::chain,
     config::AttachMode,
@@ -45,6 +46,8 @@ pub struct Accounting {
     /// What the kernel has not read of first payloads.
     greetings: Greetings,
     anomalies: AnomalyLog,
+    /// What is one.
+    thresholds: Thresholds,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -57,6 +60,11 @@ impl Accounting {
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let flows = FlowSweeper::new(idle_timeout);
+        let thresholds = Thresholds::default();
+        // What an exporter before us has said holds until somebody says otherwise.
+        if !kernel.took_over() {
+            kernel.set_anomaly_settings(&thresholds.settings())?;
+        }
         Ok(Self {
             kernel,
             apis,
@@ -65,6 +73,7 @@ impl Accounting {
             tracker: None,
             greetings: Greetings::default(),
             anomalies: AnomalyLog::default(),
+            thresholds,
             discovery: None,
         })
     }
@@ -142,7 +151,7 @@ impl Accounting {
 
     /// What was counted for each API at this moment.
     pub fn apis(&self) -> Result<Vec<ApiSnapshot>, KernelError> {
-        self.apis.snapshot(&self.kernel, self.tracker.as_ref())
+        self.apis.snapshot(&self.kernel, self.tracker.as_ref(), &self.thresholds)
     }
 
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].

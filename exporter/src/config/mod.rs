@@ -4,6 +4,7 @@
 //! [`raw`] is what a user may write, `validate` turns it into the model that the rest of the program works with, and
 //! [`error`] says what was wrong, where, and what was expected.
 
+pub mod anomalies;
 pub mod error;
 mod file;
 mod one_or_many;
@@ -32,7 +33,7 @@ use self::{
     otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
 };
-use crate::{api::Api, cli::Overrides};
+use crate::{anomaly::thresholds::Thresholds, api::Api, cli::Overrides};
 
 /// Where a configuration is looked for when none is named; it need not be there.
 pub const DEFAULT_PATH: &str = "/etc/tidewaiter/tidewaiter.toml";
@@ -59,6 +60,8 @@ pub struct Configuration {
     pub flows: Flows,
     /// Where the APIs come from.
     pub apis: ApiSource,
+    /// What is an anomaly.
+    pub anomalies: Thresholds,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: Otlp,
     /// How the log is written.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
+use super::{anomalies::RawAnomalies, one_or_many::OneOrMany, otlp::raw::RawOtlp};
 use crate::{
     api::{PortRange, Protocol, Role, Transport},
     tracker::ACTIVE_TIMEOUT,
@@ -32,6 +32,8 @@ pub struct RawConfiguration {
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
+    /// What is an anomaly.
+    pub anomalies: RawAnomalies,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
     /// How the log is written.
@@ -60,6 +62,7 @@ impl Default for RawConfiguration {
                 limit: 64,
                 forget_after: Interval(Duration::from_mins(5)),
             },
+            anomalies: RawAnomalies::default(),
             otlp: RawOtlp::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),

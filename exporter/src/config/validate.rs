@@ -45,7 +45,7 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, log, api } = raw;
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, anomalies, otlp, log, api } = raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);
@@ -58,6 +58,7 @@ pub(super) fn validate(
     check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
+    let anomalies = check.anomalies(&anomalies);
     let otlp = check.otlp(otlp);
     check.problems.extend(variables.mistakes().cloned());
 
@@ -73,6 +74,7 @@ pub(super) fn validate(
         persist,
         flows,
         apis,
+        anomalies,
         otlp,
         log: Log { level: log.level, format: log.format },
     })

@@ -2,6 +2,7 @@
 //!
 //! Nothing outside this module names `aya`.
 
+mod anomalies;
 mod attach;
 mod btf;
 pub mod error;
@@ -22,7 +23,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
+    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, INSPECT, INSPECT_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
     TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
@@ -246,13 +247,15 @@ fn load_object(
     load_program(&mut ebpf, FINISH)?;
     load_program(&mut ebpf, FOLLOW)?;
     set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
+    load_program(&mut ebpf, INSPECT)?;
+    set_program(&mut ebpf, INSPECT_INDEX, INSPECT)?;
     Ok(ebpf)
 }
 
 /// The maps whose size is the configuration's, with their entries: bytes, of a ring.
 fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
     let tables = [(tables::name::FLOWS, flows.established.max(1)), (tables::name::NEW_FLOWS, flows.new.max(1))];
-    tables.into_iter().chain(rings(flows))
+    tables.into_iter().chain(rings(flows)).chain([(tables::name::ANOMALIES, anomalies::RING_BYTES)])
 }
 
 /// Makes the folder ready, and says whether there is something in it to take over; and whether that is without the flows that

@@ -44,6 +44,13 @@ pub(super) mod name {
     pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
+    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = "ANOMALY_SETTINGS";
+    pub(in crate::kernel) const API_ANOMALIES: &str = "API_ANOMALIES";
+    pub(in crate::kernel) const API_OPENINGS: &str = "API_OPENINGS";
+    pub(in crate::kernel) const SOURCES: &str = "SOURCES";
+    pub(in crate::kernel) const DATAGRAMS: &str = "DATAGRAMS";
+    pub(in crate::kernel) const AMPLIFICATIONS: &str = "AMPLIFICATIONS";
+    pub(in crate::kernel) const ANOMALIES: &str = "ANOMALIES";
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
@@ -52,7 +59,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 20] = [
+    pub(in crate::kernel) const ALL: [&str; 27] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -70,6 +77,13 @@ pub(super) mod name {
         SCRATCH,
         LOST,
         EXPECTATIONS,
+        ANOMALY_SETTINGS,
+        API_ANOMALIES,
+        API_OPENINGS,
+        SOURCES,
+        DATAGRAMS,
+        AMPLIFICATIONS,
+        ANOMALIES,
         INSTANCE,
         API_RECORDS,
         INTERFACE_RECORDS,
@@ -212,13 +226,13 @@ impl Kernel {
     }
 
     /// The entry at `index` of an array.
-    fn get<T: Pod>(&self, map: &'static str, index: u16) -> Result<T, KernelError> {
+    pub(super) fn get<T: Pod>(&self, map: &'static str, index: u16) -> Result<T, KernelError> {
         let array: Array<_, T> = self.map(map)?;
         array.get(&index.into(), 0).map_err(read(map))
     }
 
     /// Writes the entry at `index` of an array.
-    fn set<T: Pod>(&mut self, map: &'static str, index: u16, value: &T) -> Result<(), KernelError> {
+    pub(super) fn set<T: Pod>(&mut self, map: &'static str, index: u16, value: &T) -> Result<(), KernelError> {
         let mut array: Array<_, T> = self.map_mut(map)?;
         array.set(index.into(), value, 0).map_err(write(map))
     }
