@@ -157,16 +157,33 @@ fn has_same_word<F: Frame + ?Sized>(packet: &Packet, frame: &F, offset: usize) -
     }
 }
 
-/// Whether both ends have the same address.
+/// Whether the sender of a packet over IPv6 has the address `::1` (RFC 4291 section 2.5.3).
+#[inline(always)]
+fn is_loopback6<F: Frame + ?Sized>(packet: &Packet, frame: &F) -> bool {
+    match (frame.read::<8>(packet.network_offset + 8), frame.read::<8>(packet.network_offset + 16)) {
+        (Some(high), Some(low)) => u64::from_be_bytes(high) == 0 && u64::from_be_bytes(low) == 1,
+        _ => false,
+    }
+}
+
+/// The first byte of IPv4 addresses that a host has for itself (RFC 1122 section 3.2.1.3).
+const LOOPBACK: u8 = 127;
+
+/// Whether both ends have the same address, and not one that every host has for itself: captures do not say of which interface
+/// they are.
 #[inline(always)]
 fn is_to_its_sender<F: Frame + ?Sized>(packet: &Packet, frame: &F) -> bool {
     // The two stand side by side, and are compared where they are read: of an absent address the compiler makes an undefined one,
     // which the verifier refuses.
     match packet.network {
         Network::Ipv4 => match frame.read::<8>(packet.network_offset + 12) {
-            Some([a, b, c, d, rest @ ..]) => u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes(rest),
+            Some([a, b, c, d, rest @ ..]) => {
+                a != LOOPBACK && u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes(rest)
+            }
             None => false,
         },
-        Network::Ipv6 => has_same_word(packet, frame, 0) && has_same_word(packet, frame, 8),
+        Network::Ipv6 => {
+            has_same_word(packet, frame, 0) && has_same_word(packet, frame, 8) && !is_loopback6(packet, frame)
+        }
     }
 }
