@@ -240,8 +240,7 @@ pub(crate) extern "C" fn tell(skb: *mut __sk_buff, network_offset: u32) {
             length = 0;
         }
         (*scratch).told.length = length;
-        let written =
-            core::slice::from_raw_parts(scratch.cast::<u8>(), size_of::<ToldAnomaly>() + length as usize);
+        let written = core::slice::from_raw_parts(scratch.cast::<u8>(), size_of::<ToldAnomaly>() + length as usize);
         if ANOMALIES.output::<[u8]>(written, NO_WAKEUP).is_err() {
             lose(Lost::Anomaly);
         }

@@ -87,9 +87,21 @@ pub enum DaemonError {
 /// Everything that can be refused is asked for in an order that leaves nothing behind: configuration, permissions and
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
+#[expect(clippy::too_many_lines, reason = "the steps of a start and of an end, in their order")]
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, anomalies, otlp, log: _ } =
-        configuration;
+    let Configuration {
+        file: _,
+        listen,
+        interfaces: selection,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        anomalies,
+        otlp,
+        log: _,
+    } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     let mut hang_up = on_signal(SignalKind::hangup())?;

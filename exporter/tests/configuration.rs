@@ -494,8 +494,19 @@ fn an_empty_file_has_the_defaults() {
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, anomalies: _, otlp: _, log } =
-        load(EXAMPLE);
+    let Configuration {
+        file: _,
+        listen,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        anomalies: _,
+        otlp: _,
+        log,
+    } = load(EXAMPLE);
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")

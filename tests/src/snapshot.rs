@@ -10,9 +10,9 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
-        TransmissionSnapshot,
+        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE,
+        InterfaceCounters, InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot,
+        TableSnapshot, TransmissionSnapshot,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};

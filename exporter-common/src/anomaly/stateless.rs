@@ -17,8 +17,8 @@ const ICMP_HEADER: u32 = 8;
 /// Sets of TCP's flags, by all eight of them as a number, that no stack sends: a bit each.
 ///
 /// What says so is RFC 9293: a segment has ACK unless it opens or resets a connection (section 3.10.7.4: "If the ACK bit is
-/// off, drop the segment"), and it does at most one of opening, ending and resetting. An urgent pointer in a reset points at
-/// nothing. What is left is what Linux's connection tracking takes for valid
+/// off, drop the segment"), and it does at most one of opening, ending and resetting. An urgent pointer in a reset, or
+/// in the answer to an opening, points at nothing. What is left is what Linux's connection tracking takes for valid
 /// (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`); what scanners send is not among it: no flag at all, FIN alone,
 /// and FIN, PSH and URG ("xmas"). PSH, ECE and CWR go with any.
 const BAD_TCP_FLAGS: [u64; 4] = {
@@ -38,7 +38,7 @@ const fn is_bad(flags: u8) -> bool {
     let acknowledges = flags & tcp_flag::ACK != 0;
     does.count_ones() > 1
         || (!acknowledges && does & (tcp_flag::SYN | tcp_flag::RST) == 0)
-        || (does == tcp_flag::RST && flags & tcp_flag::URG != 0)
+        || (flags & tcp_flag::URG != 0 && (does == tcp_flag::RST || (does == tcp_flag::SYN && acknowledges)))
 }
 
 /// Whether no stack sends these flags of TCP together, see [`tcp_flag`].

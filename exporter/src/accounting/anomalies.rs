@@ -21,7 +21,7 @@ use crate::{
     api::{Api, Role, Transport, reserved},
     kernel::{Kernel, KernelError},
     snapshot::ApiDetails,
-    tracker::Amplified,
+    tracker::{Amplified, FlowTracker},
 };
 
 /// Anomalies that are looked at before others may go on: the ring has room for not many more.
@@ -57,7 +57,7 @@ impl Accounting {
                 anomalies.tell(&anomaly, now);
             }
         });
-        for found in tracker.as_mut().map(|tracker| tracker.take_amplified()).unwrap_or_default() {
+        for found in tracker.as_mut().map(FlowTracker::take_amplified).unwrap_or_default() {
             let Amplified { key, api, asked, answered } = found;
             // A host that asks knows how much it wants to be answered.
             let Some((name, role @ Role::Server)) = apis.holder(api) else { continue };

@@ -9,16 +9,8 @@ use tidewaiter_common::{
 use super::{protocols, thresholds::Thresholds};
 
 /// Flags of TCP, as they are called.
-const FLAGS: [(u8, &str); 8] = [
-    (SYN, "SYN"),
-    (FIN, "FIN"),
-    (RST, "RST"),
-    (PSH, "PSH"),
-    (ACK, "ACK"),
-    (URG, "URG"),
-    (ECE, "ECE"),
-    (CWR, "CWR"),
-];
+const FLAGS: [(u8, &str); 8] =
+    [(SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (ACK, "ACK"), (URG, "URG"), (ECE, "ECE"), (CWR, "CWR")];
 
 /// A few words on an anomaly of `kind`, of which the kernel has told `numbers`
 /// ([`ToldAnomaly`](tidewaiter_common::anomaly::told::ToldAnomaly)).
@@ -77,7 +69,7 @@ fn flags(flags: u8) -> String {
         (_, []) => "no flag is set".to_owned(),
         ([one, other], _) => format!("{one} and {other} are both set"),
         ([_, _, _], _) => "SYN, FIN and RST are all set".to_owned(),
-        (["RST"], _) => "RST and URG are both set".to_owned(),
+        ([one @ ("SYN" | "RST")], _) => format!("{one} and URG are both set"),
         (_, [one]) => format!("{one} is set without ACK"),
         (_, [rest @ .., last]) => format!("{} and {last} are set without ACK", rest.join(", ")),
     }
@@ -112,9 +104,7 @@ fn seconds(milliseconds: u32) -> String {
 mod tests {
     use tidewaiter_common::anomaly::stateless::are_bad_tcp_flags;
 
-    use super::{
-        ACK, AnomalyKind, CWR, FIN, PSH, RST, Reason, SYN, Thresholds, URG, detail, flags, scan,
-    };
+    use super::{ACK, AnomalyKind, CWR, FIN, PSH, RST, Reason, SYN, Thresholds, URG, detail, flags, scan};
 
     #[test]
     fn flags_are_told_by_what_is_wrong_with_them() {
@@ -124,6 +114,7 @@ mod tests {
             (SYN | FIN | ACK | PSH, "SYN and FIN are both set"),
             (SYN | FIN | RST | ACK, "SYN, FIN and RST are all set"),
             (RST | URG | ACK, "RST and URG are both set"),
+            (SYN | ACK | URG, "SYN and URG are both set"),
             (FIN, "FIN is set without ACK"),
             (FIN | PSH | URG, "FIN, PSH and URG are set without ACK"),
             (CWR, "CWR is set without ACK"),

@@ -24,8 +24,9 @@ const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fro
 const LIFETIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
 
 /// How many ports, and addresses, make a scan: half of those that are told apart, so that it is found not much later.
-const PORTS: RangeInclusive<i64> = 2..=SCANNED_PORTS as i64 / 2;
-const ADDRESSES: RangeInclusive<i64> = 2..=SCANNED_ADDRESSES as i64 / 2;
+const PORTS: RangeInclusive<i64> = 2..=512;
+const ADDRESSES: RangeInclusive<i64> = 2..=128;
+const _: () = assert!(SCANNED_PORTS == 2 * 512 && SCANNED_ADDRESSES == 2 * 128);
 
 /// How many of anything else make an anomaly.
 const COUNTS: RangeInclusive<i64> = 1..=1_000_000_000;
@@ -272,7 +273,8 @@ impl Check<'_> {
             AnomalyKind::Amplification => amplification.enabled,
             AnomalyKind::IcmpFlood => icmp_flood.enabled,
         };
-        let expected_protocols: Vec<_> = unexpected_protocol.expected.iter().map(|&IpProtocol(number)| number).collect();
+        let expected_protocols: Vec<_> =
+            unexpected_protocol.expected.iter().map(|&IpProtocol(number)| number).collect();
         if !expected_protocols.contains(&protocol::TCP) {
             let expected = "expected \"tcp\" among them: this exporter is asked over it";
             self.problem_at(&["anomalies", "unexpected_protocol", "expected"], expected.to_owned());
@@ -298,7 +300,12 @@ impl Check<'_> {
             connection_churn: ConnectionChurn {
                 window: self.threshold_span("connection_churn", "window", connection_churn.window, WINDOWS),
                 connections: self.threshold("connection_churn", "connections", connection_churn.connections, COUNTS),
-                shorter_than: self.threshold_span("connection_churn", "shorter_than", connection_churn.shorter_than, LIFETIMES),
+                shorter_than: self.threshold_span(
+                    "connection_churn",
+                    "shorter_than",
+                    connection_churn.shorter_than,
+                    LIFETIMES,
+                ),
             },
             icmp_flood: IcmpFlood {
                 window: self.threshold_span("icmp_flood", "window", icmp_flood.window, WINDOWS),

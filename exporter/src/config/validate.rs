@@ -45,7 +45,8 @@ pub(super) fn validate(
     figment: &Figment,
     variables: &Variables,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, anomalies, otlp, log, api } = raw;
+    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, anomalies, otlp, log, api } =
+        raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
     let listen = check.listen(&listen);

@@ -5,11 +5,7 @@ use tidewaiter_common::{
     api::ApiSlot,
 };
 
-use super::{
-    Kernel, KernelError,
-    events::from_bytes,
-    tables::name,
-};
+use super::{Kernel, KernelError, events::from_bytes, tables::name};
 
 /// Bytes of the ring of anomalies: for more than are told between two looks by a hundred CPUs.
 pub(super) const RING_BYTES: u32 = 1 << 18;

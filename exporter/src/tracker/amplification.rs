@@ -1,11 +1,7 @@
 //! Clients whose questions over UDP are answered with far more than they ask: most likely they have not asked, but somebody
 //! in their name who wants them flooded.
 
-use std::{
-    collections::HashMap,
-    hash::RandomState,
-    time::Instant,
-};
+use std::{collections::HashMap, hash::RandomState, time::Instant};
 
 use tidewaiter_common::{
     address::Address,
@@ -14,10 +10,7 @@ use tidewaiter_common::{
     packet::protocol,
 };
 
-use crate::{
-    anomaly::thresholds,
-    snapshot::Counters,
-};
+use crate::{anomaly::thresholds, snapshot::Counters};
 
 /// The most clients that are watched in a window, some 60 bytes each: those that come later are not looked at until the next.
 pub(super) const MOST: usize = 8192;
@@ -109,7 +102,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{ApiSlot, Amplifications, Counters, FULL, Flow, FlowKey, MOST, protocol, thresholds};
+    use super::{Amplifications, ApiSlot, Counters, FULL, Flow, FlowKey, MOST, protocol, thresholds};
 
     const LIMITS: thresholds::Amplification =
         thresholds::Amplification { window: Duration::from_mins(1), ratio: 10, bytes: 10_000 };

@@ -3,12 +3,7 @@
 use std::{net::TcpStream, sync::Arc};
 
 use rustix::process::Signal;
-use tidewaiter_tests::{
-    bpf_file_system::BpfFileSystem,
-    exporter::Exporter,
-    namespace::Namespace,
-    wait::wait_until,
-};
+use tidewaiter_tests::{bpf_file_system::BpfFileSystem, exporter::Exporter, namespace::Namespace, wait::wait_until};
 
 const CONFIGURATION: &str = r#"
     interfaces = ["lo"]

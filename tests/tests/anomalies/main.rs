@@ -52,9 +52,7 @@ impl Host {
 
     /// Sends `frames` to it, and waits until all are there.
     pub(crate) fn receive(&mut self, frames: &[Vec<u8>]) {
-        let seen = |accounting: &mut Accounting| {
-            counted(accounting).2.totals[Direction::Receive.index()].buffers
-        };
+        let seen = |accounting: &mut Accounting| counted(accounting).2.totals[Direction::Receive.index()].buffers;
         let before = seen(&mut self.accounting);
         // A veth device drops what its ring has no room for.
         for some in frames.chunks(100) {

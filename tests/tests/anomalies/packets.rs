@@ -9,7 +9,7 @@ use tidewaiter_common::packet::{
 };
 use tidewaiter_tests::{
     layers::{Ipv4, Layer, Ports, ethernet, extension, fragment, ipv6, tag, tcp, udp},
-    network::{INTERFACE, Network, send_frames},
+    network::{Network, send_frames},
     wait::wait_until,
 };
 
@@ -54,7 +54,8 @@ fn assert_found(kind: AnomalyKind, api: &str, frames: &[Vec<u8>], near: &[Vec<u8
 fn bad_tcp_flags() {
     let segment = |flags: &u8| to_server(&tcp(PORTS, *flags, 0, b"payload"));
     let bad = [0, FIN, FIN | PSH | URG, SYN | FIN, SYN | RST, FIN | RST | ACK, SYN | FIN | ACK, PSH, URG, 0xff];
-    let good = [SYN, SYN | ACK, SYN | ECE | CWR, ACK, PSH | ACK, FIN | ACK, FIN | PSH | URG | ACK, RST, RST | ACK, SYN | PSH];
+    let good =
+        [SYN, SYN | ACK, SYN | ECE | CWR, ACK, PSH | ACK, FIN | ACK, FIN | PSH | URG | ACK, RST, RST | ACK, SYN | PSH];
     let mut host = assert_found(
         AnomalyKind::BadTcpFlags,
         "orders",
@@ -64,7 +65,10 @@ fn bad_tcp_flags() {
     let told = host.told();
     assert_eq!(told.len(), 5, "{told:?}");
     let first = &told[0];
-    assert_eq!((first.kind, &*first.api, first.detail.as_str()), (AnomalyKind::BadTcpFlags, "orders", "no flag is set"));
+    assert_eq!(
+        (first.kind, &*first.api, first.detail.as_str()),
+        (AnomalyKind::BadTcpFlags, "orders", "no flag is set")
+    );
     assert_eq!(first.remote.unwrap(), (Network::CLIENT4, 40_000).into());
     assert_eq!(first.local.unwrap(), (Network::SERVER4, PORT).into());
     // From the IP header on, to the last byte.
@@ -80,10 +84,22 @@ fn land() {
     assert_found(
         AnomalyKind::Land,
         "orders",
-        &[at(server, server, same), udp6(Network::SERVER6, same), ethernet(&tag(0x8100, 7, &Ipv4 {
-            source: server, destination: server, options: &[], fragment: 0,
-        }.around(&tcp(same, SYN, 0, b""))))],
-        &[at(client, server, same), at(server, server, PORTS), udp6(Network::CLIENT6, same), udp6(Network::SERVER6, PORTS)],
+        &[
+            at(server, server, same),
+            udp6(Network::SERVER6, same),
+            ethernet(&tag(
+                0x8100,
+                7,
+                &Ipv4 { source: server, destination: server, options: &[], fragment: 0 }
+                    .around(&tcp(same, SYN, 0, b"")),
+            )),
+        ],
+        &[
+            at(client, server, same),
+            at(server, server, PORTS),
+            udp6(Network::CLIENT6, same),
+            udp6(Network::SERVER6, PORTS),
+        ],
     );
 }
 
@@ -130,7 +146,14 @@ fn tiny_fragment() {
     let mut host = assert_found(
         AnomalyKind::TinyFragment,
         "unmapped",
-        &[part(&tcp, 0, 8), part(&tcp, 8, 48), part(&tcp, 0, 16), part(&tcp, 0, 24), part6(&tcp, 0, 8), part6(&tcp, 8, 32)],
+        &[
+            part(&tcp, 0, 8),
+            part(&tcp, 8, 48),
+            part(&tcp, 0, 16),
+            part(&tcp, 0, 24),
+            part6(&tcp, 0, 8),
+            part6(&tcp, 8, 32),
+        ],
         &[
             part(&tcp, 0, 40),
             part(&tcp, 40, 80),
@@ -150,7 +173,8 @@ fn overlapping_fragment() {
     let other = Layer::new(protocol::GRE.into(), [0; 200]);
     let again = |frames: Vec<Vec<u8>>| [frames.clone(), frames].concat();
     // In any order, each of them twice; and those of another protocol, which are another datagram's.
-    let near = again(vec![part(&datagram, 96, 200), part(&datagram, 0, 48), part(&other, 0, 104), part6(&datagram, 0, 48)]);
+    let near =
+        again(vec![part(&datagram, 96, 200), part(&datagram, 0, 48), part(&other, 0, 104), part6(&datagram, 0, 48)]);
     let frames = [
         // "Teardrop" lies within another; the others reach in from either side.
         part(&datagram, 8, 32),
@@ -228,5 +252,4 @@ fn on_the_loopback_interface_a_packet_is_found_once() {
     };
     wait_until("it to be found", || !found().is_empty());
     assert_eq!(found(), [("orders".to_owned(), (AnomalyKind::BadTcpFlags, 1))]);
-    let _ = INTERFACE;
 }

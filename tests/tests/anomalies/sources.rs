@@ -61,7 +61,8 @@ fn a_scan_by_datagrams() {
 #[test]
 fn a_horizontal_scan() {
     let mut host = Host::new(&thresholds());
-    let at = |last: u8| between(Network::CLIENT4, Ipv4Addr::new(10, 77, 1, last), &tcp(Ports(40_000, PORT), SYN, 0, b""));
+    let at =
+        |last: u8| between(Network::CLIENT4, Ipv4Addr::new(10, 77, 1, last), &tcp(Ports(40_000, PORT), SYN, 0, b""));
     host.receive(&(0..9).map(at).collect::<Vec<_>>());
     // What goes to groups is for whoever listens.
     let group = |last: u8| between(Network::CLIENT4, Ipv4Addr::new(239, 1, 1, last), &udp(Ports(9, PORT), b"prices"));
