@@ -744,3 +744,50 @@ fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
         assert!(bad_command_line.stderr.contains(arguments[0]), "{bad_command_line:?}");
     }
 }
+
+#[test]
+fn thresholds_of_anomalies_are_what_the_file_says_and_else_the_defaults() {
+    let Configuration { anomalies, .. } = load(
+        "[anomalies.land]\nenabled = false\n[anomalies.port_scan]\nports = 30\n\
+         [anomalies.unexpected_protocol]\nexpected = [\"tcp\", \"gre\", 253]\n[anomalies.syn_flood]\nwindow = \"2s\"",
+    );
+    let mut expected = Thresholds { expected_protocols: vec![6, 47, 253], ..Thresholds::default() };
+    expected.enabled.retain(|kind| kind.as_str() != "land");
+    expected.port_scan.ports = 30;
+    expected.syn_flood.window = Duration::from_secs(2);
+    assert_eq!(anomalies, expected);
+}
+
+#[test]
+fn thresholds_that_cannot_be_are_told_with_what_can() {
+    for (contents, complaint) in [
+        ("[anomalies.port_scan]\nports = 1", "FILE:2: anomalies.port_scan.ports: found 1, expected 2 to 512"),
+        (
+            "[anomalies.port_scan]\naddresses = 129",
+            "FILE:2: anomalies.port_scan.addresses: found 129, expected 2 to 128",
+        ),
+        (
+            "[anomalies.icmp_flood]\nwindow = \"100ms\"",
+            r#"FILE:2: anomalies.icmp_flood.window: found "100ms", expected "1s" to "1h""#,
+        ),
+        (
+            "[anomalies.syn_flood]\ncompleted_percent = 101",
+            "FILE:2: anomalies.syn_flood.completed_percent: found 101, expected 0 to 100",
+        ),
+        (
+            "[anomalies.amplification]\nratio = -1",
+            "FILE:2: anomalies.amplification.ratio: found -1, expected 2 to 10000",
+        ),
+        (
+            "[anomalies.unexpected_protocol]\nexpected = [\"udp\"]",
+            "FILE:2: anomalies.unexpected_protocol.expected: expected \"tcp\" among them: this exporter is asked over it",
+        ),
+        ("[anomalies.land]\nports = 3", r#"FILE:2: anomalies.land.ports: unknown key, expected one of "enabled""#),
+    ] {
+        assert_eq!(problems(contents), complaint);
+    }
+    for protocol in ["\"tpc\"", "256"] {
+        let told = problems(&format!("[anomalies.unexpected_protocol]\nexpected = [{protocol}]"));
+        assert!(told.contains("expected a number from 0 to 255, or one of \"icmp\", \"igmp\""), "{told}");
+    }
+}
