@@ -43,12 +43,22 @@ impl Address {
         [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
 
-    /// A number that different addresses rarely share.
+    /// All of it in one number, of which the lowest bits differ between neighbours.
     #[inline(always)]
     #[must_use]
-    pub const fn folded(&self) -> u32 {
-        let Self([a, b, c, d]) = *self;
-        a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d
+    pub const fn fold(self) -> u32 {
+        let [a, b, c, d] = self.0;
+        u32::from_be(a ^ b ^ c ^ d)
+    }
+
+    /// Whether one host in particular has it: it is neither that of a group (RFC 5771, RFC 4291 section 2.7) nor that of all
+    /// hosts of a link.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        let [a, _, _, d] = self.0;
+        // The first byte: of IPv4 those from 224 on are groups, or of nobody.
+        if self.is_v4() { u32::from_be(d) >> 24 < 224 } else { u32::from_be(a) >> 24 != 0xff }
     }
 
     /// The bits that both have.

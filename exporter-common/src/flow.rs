@@ -53,6 +53,11 @@ pub const DATAGRAMS: u64 = 1 << 38;
 pub const OPENED_BY_TRANSMIT: u64 = 1 << 39;
 /// That it is a connection whose beginning was counted.
 pub const BEGUN: u64 = 1 << 56;
+/// That the side that asks has sent a datagram of [`FULL_DATAGRAM`] bytes: it is then of no use to who wants more sent to another
+/// than it sends itself. QUIC always begins so (RFC 9000 section 14.1).
+pub const FULL: u64 = 1 << 57;
+/// See [`FULL`]; bytes of the datagram's payload.
+pub const FULL_DATAGRAM: u32 = 1_200;
 /// Where the protocol stands that was found in what was received, plus one; 8 bits further on that of what was transmitted.
 const PROTOCOL_SHIFT: usize = 40;
 /// Bit of [`Flow::seen`] of a flow that is not established: it has moved to the flow table.
@@ -383,6 +388,22 @@ impl Flow {
                 last.write_volatile(tick);
             }
             Self::note(flow, bits)
+        }
+    }
+
+    /// Whether nothing was counted in it yet, nor taken out of it: it is as it was made.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn is_untouched(flow: *const Self) -> bool {
+        // SAFETY: as in `count`.
+        unsafe {
+            let [receive, transmit] = [&raw const (*flow).recent[0], &raw const (*flow).recent[1]];
+            (&raw const (*flow).seen).read_volatile() == 0
+                && receive.read_volatile().0 == 0
+                && transmit.read_volatile().0 == 0
         }
     }
 

@@ -10,7 +10,7 @@
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
-//! * [`anomaly`] names what should not be;
+//! * [`anomaly`] names what should not be, and finds it;
 //! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from; [`reject`] puts
 //!   together the answers that refuse a packet;
 //! * [`event`] lays out what the kernel tells of by itself;
@@ -71,8 +71,12 @@ pub const ACCOUNT_GUARDED_INDEX: u32 = 2;
 pub const GUARD_PAYLOAD: &str = "guard_payload";
 /// Its place among the programs that others end in.
 pub const GUARD_PAYLOAD_INDEX: u32 = 3;
+/// Name of the BPF program that those two go on in, for packets that may be anomalies: never attached.
+pub const INSPECT: &str = "inspect";
+/// Its place among the programs that others end in.
+pub const INSPECT_INDEX: u32 = 4;
 /// How many programs others end in.
-pub const PROGRAM_ENTRIES: u32 = 4;
+pub const PROGRAM_ENTRIES: u32 = 5;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been

@@ -6,6 +6,14 @@
 
 use crate::{
     PROGRAM_ENTRIES,
+    anomaly::{
+        AnomalyKind, ApiAnomalies,
+        fragments::{Datagram, DatagramKey, MAX_DATAGRAMS},
+        openings::Openings,
+        settings::Settings,
+        source::{MAX_SOURCES, Source},
+        told::ToldAnomaly,
+    },
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     direction::Direction,
@@ -28,7 +36,7 @@ use crate::{
 const REVISION: u64 = 3;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
-pub const SCRATCH_BYTES: u64 = 440;
+pub const SCRATCH_BYTES: u64 = 456;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
@@ -43,6 +51,15 @@ const fn layout() -> u64 {
         size_of::<ApiCounters>() as u64,
         size_of::<ApiDetails>() as u64,
         size_of::<ApiTransmission>() as u64,
+        size_of::<ApiAnomalies>() as u64,
+        size_of::<Openings>() as u64,
+        size_of::<Settings>() as u64,
+        size_of::<Source>() as u64,
+        MAX_SOURCES as u64,
+        size_of::<DatagramKey>() as u64,
+        size_of::<Datagram>() as u64,
+        MAX_DATAGRAMS as u64,
+        size_of::<ToldAnomaly>() as u64,
         size_of::<DropKey>() as u64,
         MAX_DROP_ENTRIES as u64,
         size_of::<InterfaceEntry>() as u64,
@@ -101,6 +118,11 @@ const fn layout() -> u64 {
     at = 0;
     while at < Lost::COUNT {
         digest = fold(digest, Lost::ALL[at].as_str().as_bytes());
+        at += 1;
+    }
+    at = 0;
+    while at < AnomalyKind::COUNT {
+        digest = fold(digest, AnomalyKind::ALL[at].as_str().as_bytes());
         at += 1;
     }
     at = 0;

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
+    anomaly::AnomalyKind,
     direction::Direction,
     event::{Lost, SAMPLE_BYTES, SAMPLED_REQUESTS, Sample, sample_kind},
     flow::{CLASSIFIED, DATAGRAMS, Flow, HTTP1, PAYLOAD, UNEXPECTED},
@@ -14,6 +15,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
+    anomaly::is_looked_for,
     connection::{NO_WAKEUP, details, lose},
     context::{captured_length, is_replay, precise_nanoseconds, samples_requests},
     flow::Sight,
@@ -112,6 +114,7 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         if is_unexpected && is_received_by_server(sight) {
             judge_later(buffer::UNEXPECTED);
         }
+        let is_unexpected = is_unexpected && is_looked_for(AnomalyKind::UnexpectedPayload as u8);
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
             sample(skb, sight, sample_kind::UNEXPECTED, found);

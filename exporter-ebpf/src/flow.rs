@@ -14,11 +14,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tidewaiter_common::{
-    GUARD_PAYLOAD_INDEX,
     api::{ApiSlot, Owner},
     counters::Counters,
     direction::Direction,
-    flow::{BEGUN, DATAGRAMS, Flow, FlowKey, HTTP1, OPENED_BY_TRANSMIT},
+    flow::{BEGUN, DATAGRAMS, FULL, FULL_DATAGRAM, Flow, FlowKey, HTTP1, OPENED_BY_TRANSMIT},
     frame::Frame,
     interface::guarded,
     packet::{Packet, protocol, tcp_flag},
@@ -28,11 +27,12 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    account::interface,
-    connection,
+    account::{FOLLOW, JUDGE, NOTHING, go_on, interface},
+    anomaly, connection,
     context::{is_replay, nanoseconds, precise_nanoseconds, ticks, tracks_flows},
     conversation,
-    maps::{API_COUNTERS, FLOWS, NEW_FLOWS, PROGRAMS, SCRATCH},
+    maps::{API_COUNTERS, FLOWS, NEW_FLOWS, SCRATCH},
+    source,
 };
 
 /// What the kernel answers to an insertion of a key that is there (`EEXIST`, `include/uapi/asm-generic/errno-base.h`).
@@ -40,13 +40,6 @@ const ALREADY_THERE: i32 = -17;
 
 /// It was not counted for its flow yet.
 const NOT_COUNTED: u64 = u64::MAX;
-
-/// What is left to be done for a packet after [`track`]: nothing,
-pub(crate) const NOTHING: u32 = 0;
-/// to [`follow`] it,
-pub(crate) const FOLLOW: u32 = 1;
-/// or to judge it.
-pub(crate) const JUDGE: u32 = 2;
 
 /// What is left to be done for a packet that was seen, or could not be.
 #[inline(always)]
@@ -60,7 +53,8 @@ const fn following(sight: Option<&Sight>) -> u32 {
 #[repr(C)]
 pub(crate) struct Sight {
     pub(crate) key: FlowKey,
-    reserved: u32,
+    /// Where the IP header begins.
+    pub(crate) network_offset: u32,
     pub(crate) tick: u64,
     pub(crate) bits: u64,
     /// What it says that is new ([`Flow::count`]), or [`NOT_COUNTED`].
@@ -99,6 +93,13 @@ impl Sight {
     #[inline(always)]
     pub(crate) const fn is_request(&self) -> bool {
         is_request(self.direction(), self.role())
+    }
+
+    /// The bit of [`Flow::seen`] that a datagram sets which is as large as its sender wants its answers.
+    #[inline(always)]
+    const fn full(&self) -> u64 {
+        let is_full = !self.is_tcp() && self.is_request() && self.segment.payload >= FULL_DATAGRAM;
+        if is_full { FULL } else { 0 }
     }
 
     /// Whether this host is the API's server.
@@ -194,6 +195,14 @@ pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
+    follow_sight(ctx, sight);
+    anomaly::tell(ctx.skb.skb, sight.network_offset);
+    judge_late(ctx, sight);
+}
+
+/// See [`follow`].
+#[inline(always)]
+fn follow_sight(ctx: &TcContext, sight: &Sight) {
     if sight.segment.payload > 0 {
         conversation::classify(ctx.skb.skb, sight);
     }
@@ -202,7 +211,7 @@ pub(crate) fn follow(ctx: &TcContext) {
         if sight.new == NOT_COUNTED {
             track_new(ctx.skb.skb, sight);
         }
-        return judge_late(ctx, sight);
+        return;
     };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
@@ -216,15 +225,13 @@ pub(crate) fn follow(ctx: &TcContext) {
         }
         connection::go_on(ctx.skb.skb, sight, flow, new);
     }
-    judge_late(ctx, sight);
 }
 
 /// Ends in the program that judges what is said, if there is anything to be judged.
 #[inline(always)]
 fn judge_late(ctx: &TcContext, sight: &Sight) {
     if late() != 0 && interface(sight.key.interface).guarded & guarded::PAYLOAD != 0 {
-        // SAFETY: the program there is of the same type. Where there is none, this one goes on, and there is nothing left to do.
-        unsafe { PROGRAMS.tail_call(ctx, GUARD_PAYLOAD_INDEX) };
+        go_on(ctx, JUDGE);
     }
 }
 
@@ -248,7 +255,7 @@ fn see(
         (&raw mut (*scratch).late).write_volatile(0);
         sight.write(Sight {
             key: *key,
-            reserved: 0,
+            network_offset: packet.network_offset as u32,
             tick,
             bits,
             new,
@@ -311,7 +318,7 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
     // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
     let Some(flow) = new_flow(sight) else {
         if sight.is_opening() {
-            connection::count_attempt(sight.api());
+            connection::count_attempt(sight);
         }
         return leave_untracked(sight.api(), wire.into());
     };
@@ -320,7 +327,11 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
         if sight.is_opening() {
             connection::attempt(sight, flow);
         }
-        let bits = connection::believe(sight, flow);
+        // The first datagram of a flow; segments of TCP say so themselves.
+        if Flow::is_untouched(flow) && key.protocol == protocol::UDP.into() {
+            source::attempt(sight);
+        }
+        let bits = connection::believe(sight, flow) | sight.full();
         let new = Flow::count(flow, sight.direction(), wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);
@@ -352,6 +363,9 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
                 }
             }
             Flow::set_moved(flow);
+            if key.protocol == protocol::UDP.into() {
+                source::complete(sight);
+            }
         }
         if let Some(established) = FLOWS.get_ptr_mut(key) {
             Flow::move_counters(flow, established);

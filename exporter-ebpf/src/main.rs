@@ -9,6 +9,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over by value")]
 
 mod account;
+mod anomaly;
 mod connection;
 mod context;
 mod conversation;
@@ -17,6 +18,7 @@ mod frame;
 mod guard;
 mod maps;
 mod reject;
+mod source;
 mod transmission;
 
 use aya_ebpf::{
@@ -108,6 +110,13 @@ fn clock(ctx: TcContext) -> i32 {
 #[classifier]
 fn follow(ctx: TcContext) -> i32 {
     flow::follow(&ctx);
+    NEXT
+}
+
+/// Looks at a received packet that may be an anomaly. Those that account packets go on in it, and it goes on in [`follow`].
+#[classifier]
+fn inspect(ctx: TcContext) -> i32 {
+    anomaly::inspect(&ctx);
     NEXT
 }
 

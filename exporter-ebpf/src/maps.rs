@@ -7,6 +7,15 @@ use aya_ebpf::{
 };
 use tidewaiter_common::{
     PROGRAM_ENTRIES,
+    address::Address,
+    anomaly::{
+        AnomalyKind, ApiAnomalies,
+        fragments::{Datagram, DatagramKey, MAX_DATAGRAMS},
+        openings::{Judged, Openings},
+        settings::Settings,
+        source::{MAX_SOURCES, Source},
+        told::{Allowance, EVIDENCE_BYTES, ToldAnomaly},
+    },
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     event::{Lost, SAMPLE_BYTES, Sample},
@@ -113,6 +122,8 @@ pub(crate) struct Scratch {
     pub(crate) beginning: u32,
     /// What of it is to be judged: see [`buffer`](crate::guard::buffer).
     pub(crate) late: u32,
+    /// What is to be looked at as an anomaly: see [`anomaly::leave`](crate::anomaly::leave).
+    pub(crate) suspect: u64,
 }
 
 const _: () = assert!(size_of::<Scratch>() as u64 == SCRATCH_BYTES);
@@ -144,6 +155,59 @@ pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 /// What found no room in these, by [`Lost`](tidewaiter_common::event::Lost), a set for each CPU.
 #[map]
 pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Lost::COUNT as u32, 0);
+
+/// What is an anomaly. Written by userspace.
+#[map]
+pub(crate) static ANOMALY_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Anomalies of each API, a set for each CPU. Userspace makes it zeros before an API gets the slot.
+#[map]
+pub(crate) static API_ANOMALIES: PerCpuArray<ApiAnomalies> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
+
+/// Connections that each API is asked for. Whoever has had the slot before makes no difference for long.
+#[map]
+pub(crate) static API_OPENINGS: Array<Openings> = Array::with_max_entries(MAX_APIS as u32, 0);
+
+/// Who has sent something of late that one may send too much of; the address of nobody stands for all of them. Those that were
+/// not seen for longest are forgotten for new ones.
+#[map]
+pub(crate) static SOURCES: LruHashMap<Address, Source> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
+
+/// Datagrams of which not all parts have come; those that were not seen for longest are forgotten for new ones.
+#[map]
+pub(crate) static DATAGRAMS: LruHashMap<DatagramKey, Datagram> = LruHashMap::with_max_entries(MAX_DATAGRAMS, 0);
+
+/// Amplified questions of each API, as userspace finds them in flows: for it alone, and for the next exporter.
+#[map]
+static AMPLIFICATIONS: Array<u64> = Array::with_max_entries(MAX_APIS as u32, 0);
+
+/// Anomalies, each with the first bytes of a packet. Userspace says how long it is.
+#[map]
+pub(crate) static ANOMALIES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// How much was told of each kind.
+#[map]
+pub(crate) static ALLOWANCES: PerCpuArray<Allowance> = PerCpuArray::with_max_entries(AnomalyKind::COUNT as u32, 0);
+
+/// What the functions that find anomalies leave for each other.
+#[map]
+pub(crate) static ANOMALY_SCRATCH: PerCpuArray<AnomalyScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`ANOMALY_SCRATCH`].
+#[repr(C)]
+pub(crate) struct AnomalyScratch {
+    /// An anomaly that is about to be told, and the bytes that go with it.
+    pub(crate) told: ToldAnomaly,
+    pub(crate) bytes: [u8; EVIDENCE_BYTES],
+    /// Whether there is one.
+    pub(crate) is_found: u64,
+    /// A source that is about to be written to its table: nothing is ever counted in it.
+    pub(crate) source: Source,
+    /// A datagram, likewise.
+    pub(crate) datagram: Datagram,
+    pub(crate) key: DatagramKey,
+    pub(crate) judged: Judged,
+}
 
 /// What the payload of each API may look like: a bit for each [`Protocol`](tidewaiter_common::protocol::Protocol) by its
 /// number; none if it may be anything. Written by userspace.

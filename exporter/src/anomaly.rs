@@ -1,5 +1,9 @@
 //! What is out of the ordinary, told one by one: the counts say how often, these say who.
 
+pub(crate) mod detail;
+pub(crate) mod protocols;
+pub mod thresholds;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 
 use crate::{
+    anomaly::AnomalyKind,
     api::{Api, join},
     config::{
         ApiSource, Audit, AuditSync, Configuration, Discovery, Flows, InterfaceSelection,
@@ -29,6 +30,7 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
         persist,
         flows,
         apis,
+        anomalies,
         guard,
         otlp,
         audit,
@@ -74,6 +76,11 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
     line("", &format_args!("told in parts of {active_timeout} if they go on for longer"))?;
     line("clients", &format_args!("at most {clients} of each API"))?;
+    let off: Vec<_> = AnomalyKind::ALL.iter().filter(|kind| !anomalies.is_enabled(**kind)).collect();
+    match off.as_slice() {
+        [] => line("anomalies", &"all kinds")?,
+        off => line("anomalies", &format_args!("all kinds but {}", join(off.iter().map(|kind| kind.as_str()))))?,
+    }
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;
     }

@@ -99,6 +99,7 @@ pub enum DaemonError {
 /// Everything that can be refused is asked for in an order that leaves nothing behind: configuration, permissions and
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
+#[expect(clippy::too_many_lines, reason = "the steps of a start and of an end, in their order")]
 pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
     let access = Access::open(&configuration)?;
     let Configuration {
@@ -109,6 +110,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         persist,
         flows,
         apis,
+        anomalies,
         guard,
         otlp,
         audit,
@@ -146,6 +148,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
         accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
+    accounting.set_anomaly_thresholds(&anomalies)?;
     let sources = sources(&otlp, &mut accounting);
     let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())

@@ -9,6 +9,7 @@ use std::{
 };
 
 pub use tidewaiter_common::{
+    anomaly::AnomalyKind,
     api::ApiCounters,
     counters::Counters,
     details::{ApiDetails, CloseReason},
@@ -75,6 +76,8 @@ pub struct ApiSnapshot {
     pub counters: ApiCounters,
     /// Connections, latencies and protocols; nothing for what has no slot of its own (`removed`), and while no flows are kept.
     pub details: Option<Box<ApiDetails>>,
+    /// What should not be, by kind: from zero for kinds that there can be of this API.
+    pub anomalies: Vec<(AnomalyKind, u64)>,
     /// How transmission goes.
     pub transmission: TransmissionSnapshot,
     /// Its clients; nothing where no flows are followed, and for what is no API.

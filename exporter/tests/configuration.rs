@@ -14,6 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tidewaiter::{
+    anomaly::thresholds::Thresholds,
     api::{Api, PortRange, Protocol, Role, Transport},
     cli::{LogOverrides, Overrides},
     config::{
@@ -108,7 +109,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "otlp", "audit", "log", "api", "rule"""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "anomalies", "guard", "otlp", "audit", "log", "api", "rule"""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -487,12 +488,15 @@ fn an_empty_file_has_the_defaults() {
         persist,
         flows,
         apis,
+        anomalies,
+        guard: _,
         otlp,
         audit,
         log,
         fingerprint,
     } = load("");
     assert_eq!((web_config, api_token_file), (None, None));
+    assert_eq!(anomalies, Thresholds::default());
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
@@ -638,6 +642,7 @@ persist     false
 flows       at most 262144, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
@@ -675,6 +680,7 @@ persist     true
 flows       at most 4096, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
 otlp        nothing is sent: no endpoint for a signal that is enabled
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
@@ -727,7 +733,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "otlp", "audit", "log", "api", "rule"""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "anomalies", "guard", "otlp", "audit", "log", "api", "rule"""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {
@@ -761,5 +767,52 @@ fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
         let bad_command_line = check("", NONE, arguments);
         assert_eq!((bad_command_line.code, bad_command_line.stdout.as_str()), (Some(2), ""), "{bad_command_line:?}");
         assert!(bad_command_line.stderr.contains(arguments[0]), "{bad_command_line:?}");
+    }
+}
+
+#[test]
+fn thresholds_of_anomalies_are_what_the_file_says_and_else_the_defaults() {
+    let Configuration { anomalies, .. } = load(
+        "[anomalies.land]\nenabled = false\n[anomalies.port_scan]\nports = 30\n\
+         [anomalies.unexpected_protocol]\nexpected = [\"tcp\", \"gre\", 253]\n[anomalies.syn_flood]\nwindow = \"2s\"",
+    );
+    let mut expected = Thresholds { expected_protocols: vec![6, 47, 253], ..Thresholds::default() };
+    expected.enabled.retain(|kind| kind.as_str() != "land");
+    expected.port_scan.ports = 30;
+    expected.syn_flood.window = Duration::from_secs(2);
+    assert_eq!(anomalies, expected);
+}
+
+#[test]
+fn thresholds_that_cannot_be_are_told_with_what_can() {
+    for (contents, complaint) in [
+        ("[anomalies.port_scan]\nports = 1", "FILE:2: anomalies.port_scan.ports: found 1, expected 2 to 512"),
+        (
+            "[anomalies.port_scan]\naddresses = 129",
+            "FILE:2: anomalies.port_scan.addresses: found 129, expected 2 to 128",
+        ),
+        (
+            "[anomalies.icmp_flood]\nwindow = \"100ms\"",
+            r#"FILE:2: anomalies.icmp_flood.window: found "100ms", expected "1s" to "1h""#,
+        ),
+        (
+            "[anomalies.syn_flood]\ncompleted_percent = 101",
+            "FILE:2: anomalies.syn_flood.completed_percent: found 101, expected 0 to 100",
+        ),
+        (
+            "[anomalies.amplification]\nratio = -1",
+            "FILE:2: anomalies.amplification.ratio: found -1, expected 2 to 10000",
+        ),
+        (
+            "[anomalies.unexpected_protocol]\nexpected = [\"udp\"]",
+            "FILE:2: anomalies.unexpected_protocol.expected: expected \"tcp\" among them: this exporter is asked over it",
+        ),
+        ("[anomalies.land]\nports = 3", r#"FILE:2: anomalies.land.ports: unknown key, expected one of "enabled""#),
+    ] {
+        assert_eq!(problems(contents), complaint);
+    }
+    for protocol in ["\"tpc\"", "256"] {
+        let told = problems(&format!("[anomalies.unexpected_protocol]\nexpected = [{protocol}]"));
+        assert!(told.contains("expected a number from 0 to 255, or one of \"icmp\", \"igmp\""), "{told}");
     }
 }

@@ -10,7 +10,7 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, Counters, Direction, GONE,
+        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, Counters, Direction, GONE,
         InterfaceCounters, InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot,
         TableSnapshot, TransmissionSnapshot,
     },
@@ -26,7 +26,7 @@ pub fn snapshot() -> Snapshot {
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
         tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
-        lost: Some([1, 2, 3]),
+        lost: Some([1, 2, 3, 4]),
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
         event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
         otlp: vec![OtlpSnapshot {
@@ -82,9 +82,11 @@ pub fn orders() -> Api {
 /// What a snapshot says of `api`.
 #[must_use]
 pub fn api_snapshot(api: Api, packets: u64, details: ApiDetails) -> ApiSnapshot {
+    let unexpected = (!api.expect.is_empty()).then_some((AnomalyKind::UnexpectedPayload, details.unexpected));
     ApiSnapshot {
         name: api.name.clone(),
         role: Some(api.role),
+        anomalies: unexpected.into_iter().collect(),
         api: Some(Arc::new(api)),
         details: Some(Box::new(details)),
         ..nameless(packets)
@@ -99,6 +101,7 @@ fn nameless(packets: u64) -> ApiSnapshot {
         api: None,
         counters: ApiCounters { wire, untracked: Counters { packets: packets / 10, bytes: packets * 10 } },
         details: None,
+        anomalies: Vec::new(),
         clients: None,
         transmission: TransmissionSnapshot {
             retransmitted: Some(packets / 5),
@@ -133,7 +136,12 @@ fn apis() -> Vec<ApiSnapshot> {
     let mut unmapped = ApiDetails { attempts: 3, refused: 2, reset_packets: [2, 0], ..ApiDetails::default() };
     unmapped.protocols[Protocol::Unknown.index()] = 1;
     vec![
-        ApiSnapshot { name: reserved::UNMAPPED.to_owned(), details: Some(Box::new(unmapped)), ..nameless(10) },
+        ApiSnapshot {
+            name: reserved::UNMAPPED.to_owned(),
+            details: Some(Box::new(unmapped)),
+            anomalies: vec![(AnomalyKind::PortScan, 3), (AnomalyKind::Malformed, 0)],
+            ..nameless(10)
+        },
         api_snapshot(orders(), 20, details()),
         // Nothing but packets yet.
         api_snapshot(database, 9_007_199_254_740_991 / 200, ApiDetails::default()),

@@ -15,7 +15,7 @@ use tidewaiter_common::{
     wire::Wire,
 };
 
-use super::{READ, decide, in_force, judges_packets, see, see_flow};
+use super::{Arrives, READ, decide, in_force, judges_packets, see, see_flow};
 use crate::{
     account::{interface, read_paged},
     context::{buffer, interface_index, ticks},
@@ -38,7 +38,9 @@ pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
     let stage = if entry.guarded & guarded::BUFFERS != 0 { Stage::Buffer } else { Stage::Marks };
     let framing = Framing::from_number(entry.framing);
     let decided = match in_force(tick) {
-        Some((half, header)) if judges_packets(header) => judge_buffer(ctx, index, tick, half, framing, stage),
+        Some((half, header)) if judges_packets(header) => {
+            judge_buffer(ctx, index, tick, (half, header.judges), framing, stage)
+        }
         _ => decision::PASS,
     };
     if stage == Stage::Buffer
@@ -73,16 +75,24 @@ fn packets(ctx: &TcContext) -> u64 {
 
 /// Reads a buffer, and judges it.
 #[inline(always)]
-fn judge_buffer(ctx: &TcContext, interface: u32, tick: u64, half: u32, framing: Framing, stage: Stage) -> u32 {
+fn judge_buffer(
+    ctx: &TcContext,
+    interface: u32,
+    tick: u64,
+    (half, judges): (u32, u32),
+    framing: Framing,
+    stage: Stage,
+) -> u32 {
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     if packet.read_plain(&linear, framing) {
         let mut buffer = buffer(ctx, Direction::Receive);
         buffer.wire_length = 0;
-        see(&packet, &linear, READ, interface, tick, Wire::of(buffer, packet.headers as u32));
+        let wire = Wire::of(buffer, packet.headers as u32);
+        see(&packet, &linear, READ, &Arrives { interface, tick, wire, judges });
     } else {
         read_paged(ctx.skb.skb);
-        see_buffer(ctx.skb.skb, interface, tick);
+        see_buffer(ctx.skb.skb, interface, tick, judges);
     }
     judge_seen_buffer(ctx.skb.skb, half, stage as u32)
 }
@@ -99,13 +109,13 @@ extern "C" fn judge_seen_buffer(skb: *mut __sk_buff, half: u32, stage: u32) -> u
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn see_buffer(skb: *mut __sk_buff, interface: u32, tick: u64) {
+extern "C" fn see_buffer(skb: *mut __sk_buff, interface: u32, tick: u64, judges: u32) {
     let ctx = TcContext::new(skb);
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, written to a moment ago.
     let Scratch { packet, reason, .. } = unsafe { &*scratch };
     let wire = Wire::of(buffer(&ctx, Direction::Receive), packet.headers as u32);
-    see(packet, &Paged(&ctx), *reason, interface, tick, wire);
+    see(packet, &Paged(&ctx), *reason, &Arrives { interface, tick, wire, judges });
 }
 
 /// Judges a buffer that was accounted, for what its flow says of it in [`SCRATCH`]: a verdict of TC.

@@ -15,7 +15,7 @@ use tidewaiter_common::{
     wire::Wire,
 };
 
-use super::{READ, decide, in_force, judges_packets, leave, left, see};
+use super::{Arrives, READ, decide, in_force, judges_packets, leave, left, see};
 use crate::{account::interface, maps::INTERFACE_GUARD, reject::reject_frame};
 
 /// The linear part of a frame, read directly.
@@ -71,7 +71,7 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
     let tick = unsafe { bpf_jiffies64() };
     let decided = match in_force(tick) {
-        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half),
+        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half, header.judges),
         _ => decision::PASS,
     };
     let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) else { return XDP_PASS };
@@ -98,15 +98,15 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32) -> u32 {
+fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32, judges: u32) -> u32 {
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     if packet.read_plain(&linear, Framing::Ethernet) {
         let wire = Wire { packets: 1, bytes: linear.length() as u64 };
-        see(&packet, &linear, READ, interface, tick, wire);
+        see(&packet, &linear, READ, &Arrives { interface, tick, wire, judges });
     } else {
         read_any_frame(ctx.ctx);
-        see_frame(ctx.ctx, interface, tick);
+        see_frame(ctx.ctx, interface, tick, judges);
     }
     judge_seen(ctx.ctx, half)
 }
@@ -134,8 +134,9 @@ extern "C" fn read_any_frame(ctx: *mut xdp_md) {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn see_frame(ctx: *mut xdp_md, interface: u32, tick: u64) {
+extern "C" fn see_frame(ctx: *mut xdp_md, interface: u32, tick: u64, judges: u32) {
     let ctx = XdpContext::new(ctx);
     let Some((packet, reason)) = left() else { return };
-    see(packet, &Paged(&ctx), reason, interface, tick, Wire { packets: 1, bytes: length(&ctx) });
+    let wire = Wire { packets: 1, bytes: length(&ctx) };
+    see(packet, &Paged(&ctx), reason, &Arrives { interface, tick, wire, judges });
 }

@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use tidewaiter_common::{
     address::Address,
-    api::{AddressKey, port_index},
+    anomaly::stateless::{NONE, stateless_kind},
+    api::{AddressKey, ApiSlot, port_index},
     flow::{FlowKey, OPENED_BY_TRANSMIT},
     frame::Frame,
     guard::{
@@ -30,6 +31,7 @@ use tidewaiter_common::{
 };
 
 use crate::{
+    anomaly::{find_by_guard, settings},
     context::{is_replay, nanoseconds, precise_nanoseconds, tracks_flows},
     maps::{
         API_LIMITS, BLOCKED, BLOCKS, CLIENT_LIMITS, CLIENT_LIMITS_MADE, FLOWS, GUARD_ADDRESSES, GUARD_CLASSES,
@@ -135,6 +137,9 @@ impl<M: Mark> Judged for Arrival<'_, M> {
         if verdict != Verdict::Pass {
             note_hit(pair, verdict as u8);
         }
+        if matches!(verdict, Verdict::Drop | Verdict::Reject) && self.seen.anomaly != NONE {
+            count_anomaly();
+        }
     }
 
     #[inline(always)]
@@ -205,7 +210,7 @@ extern "C" fn note_hit(pair: u16, verdict: u8) {
     let Some(seen) = seen() else { return };
     let (client, packets) = (&seen.source, seen.packets);
     let interval = number(word::INTERVAL) as u32;
-    let place = (client.folded() ^ u32::from(pair)).wrapping_mul(0x9e37_79b1) >> 20;
+    let place = (client.fold() ^ u32::from(pair)).wrapping_mul(0x9e37_79b1) >> 20;
     let Some(hit) = HITS.get_ptr_mut(place % HIT_ENTRIES) else { return };
     // SAFETY: this CPU's own entry; userspace reads it when the interval is over.
     unsafe {
@@ -222,6 +227,17 @@ extern "C" fn note_hit(pair: u16, verdict: u8) {
             (*hit).others += packets;
         }
     }
+}
+
+/// Counts the packet as the anomaly that it is: nobody else will see it.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_anomaly() {
+    let Some(seen) = seen() else { return };
+    let entry = seen.transport().and_then(|transport| PORTS.get(port_index(transport, seen.destination_port)));
+    // Of ports that have several APIs it is not asked which one it was.
+    find_by_guard(entry.map_or(ApiSlot::UNMAPPED, |entry| entry.server), seen.anomaly);
 }
 
 /// Whether the packet is let in whatever rules say.
@@ -451,9 +467,6 @@ extern "C" fn ask_about_buffer(skb: *mut __sk_buff, half: u32, step: u32, how: u
 /// That a packet was read; any other number is that of the [`Reason`] why not.
 pub(crate) const READ: u8 = u8::MAX;
 
-/// No anomaly.
-pub(crate) const NO_ANOMALY: u8 = u8::MAX;
-
 /// A packet as far as the guard asks. In a map: to the verifier what comes out of one is always the same unknown, however it got
 /// there.
 #[repr(C)]
@@ -476,7 +489,7 @@ pub(crate) struct Seen {
     pub(crate) icmp: u8,
     /// See [`READ`].
     pub(crate) reason: u8,
-    /// See [`NO_ANOMALY`].
+    /// The [`AnomalyKind`](tidewaiter_common::anomaly::AnomalyKind) that it is by itself, as its number, or [`NONE`].
     pub(crate) anomaly: u8,
 }
 
@@ -554,9 +567,19 @@ pub(crate) struct GuardScratch {
     pub(crate) client: ClientKey,
 }
 
+/// How a packet arrives.
+#[derive(Clone, Copy)]
+struct Arrives {
+    interface: u32,
+    tick: u64,
+    wire: Wire,
+    /// What is judged, see [`judges`].
+    judges: u32,
+}
+
 /// Leaves what matters of a packet for the rest.
 #[inline(always)]
-fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, interface: u32, tick: u64, wire: Wire) {
+fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, arrival: &Arrives) {
     let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own entry.
     unsafe {
@@ -564,10 +587,10 @@ fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, interface: u32, tick: u
         seen.write(Seen {
             source: Address::default(),
             destination: Address::default(),
-            tick,
-            packets: wire.packets,
-            bytes: wire.bytes,
-            interface,
+            tick: arrival.tick,
+            packets: arrival.wire.packets,
+            bytes: arrival.wire.bytes,
+            interface: arrival.interface,
             is_unmapped: 0,
             source_port: packet.source_port,
             destination_port: packet.destination_port,
@@ -577,7 +600,7 @@ fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, interface: u32, tick: u
             icmp: 0,
             // Unless it is found out who has sent it.
             reason: Reason::Internal as u8,
-            anomaly: NO_ANOMALY,
+            anomaly: NONE,
         });
         // What could not be read stays as it is: the compiler would carry undefined values from one branch to another.
         let Some(source) = packet.source_address(frame) else { return };
@@ -585,6 +608,13 @@ fn see<F: Frame>(packet: &Packet, frame: &F, reason: u8, interface: u32, tick: u
         let Some(destination) = packet.destination_address(frame) else { return };
         (&raw mut (*seen).destination).write_volatile(destination);
         (&raw mut (*seen).reason).write_volatile(reason);
+        if arrival.judges & judges::ANOMALIES != 0 {
+            let read = Reason::from_index(reason).map_or(Ok(()), Err);
+            // Until userspace has said what is expected, everything is.
+            let expects = |number| settings().is_none_or(|settings| settings.expected.contains(number));
+            let kind = stateless_kind(packet, frame, read, expects, arrival.interface == LOOPBACK_INDEX);
+            (&raw mut (*seen).anomaly).write_volatile(kind);
+        }
         if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6)
             && reason == READ
             && let Some([icmp, _]) = frame.read::<2>(packet.headers)
@@ -616,7 +646,7 @@ fn see_flow(key: &FlowKey, tick: u64, wire: Wire) {
             tcp_flags: 0,
             icmp: 0,
             reason: READ,
-            anomaly: NO_ANOMALY,
+            anomaly: NONE,
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Accounting: the kernel side, which APIs and interfaces it counts for, and what it has counted.
 
+mod anomalies;
 mod apis;
 mod flows;
 pub mod guard;
@@ -25,7 +26,7 @@ use self::{
     interfaces::InterfaceRegistry,
 };
 use crate::{
-    anomaly::AnomalyLog,
+    anomaly::{AnomalyLog, thresholds::Thresholds},
     api::Api,
     chain::chain,
     config::{AttachMode, guard::Guard},
@@ -54,6 +55,8 @@ pub struct Accounting {
     /// What the kernel has not read of first payloads.
     greetings: Greetings,
     anomalies: AnomalyLog,
+    /// What is one.
+    thresholds: Thresholds,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -67,6 +70,11 @@ impl Accounting {
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let guard = GuardRegistry::restore(&mut kernel)?;
         let flows = FlowSweeper::new(idle_timeout);
+        let thresholds = Thresholds::default();
+        // What an exporter before us has said holds until somebody says otherwise.
+        if !kernel.took_over() {
+            kernel.set_anomaly_settings(&thresholds.settings())?;
+        }
         Ok(Self {
             kernel,
             apis,
@@ -76,6 +84,7 @@ impl Accounting {
             tracker: None,
             greetings: Greetings::default(),
             anomalies: AnomalyLog::default(),
+            thresholds,
             discovery: None,
         })
     }
@@ -193,7 +202,7 @@ impl Accounting {
 
     /// What was counted for each API at this moment.
     pub fn apis(&self) -> Result<Vec<ApiSnapshot>, KernelError> {
-        self.apis.snapshot(&self.kernel, self.tracker.as_ref())
+        self.apis.snapshot(&self.kernel, self.tracker.as_ref(), &self.thresholds)
     }
 
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].

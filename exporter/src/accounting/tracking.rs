@@ -40,6 +40,8 @@ impl Accounting {
         for slot in self.apis.slots() {
             tracker.begin(slot, 0, untracked_bytes(&self.apis.counters(&self.kernel, slot)?));
         }
+        let is_enabled = self.thresholds.is_enabled(AnomalyKind::Amplification);
+        tracker.set_amplification(is_enabled.then_some(self.thresholds.amplification));
         self.tracker = Some(tracker);
         Ok(())
     }
@@ -122,6 +124,7 @@ impl Accounting {
         // After flows that are over, because others may have their ends by now. Samples are of flows that go on, but for those whose
         // ends another connection has taken within the last tenth of a second: what these said may be taken for the other's.
         self.read_samples(MOST_SAMPLES);
+        self.read_anomalies();
         drained
     }
 

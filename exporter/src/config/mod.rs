@@ -4,6 +4,7 @@
 //! [`raw`] is what a user may write, `validate` turns it into the model that the rest of the program works with, and
 //! [`error`] says what was wrong, where, and what was expected.
 
+pub mod anomalies;
 mod audit;
 pub mod error;
 mod file;
@@ -41,7 +42,7 @@ use self::{
     otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
 };
-use crate::{api::Api, cli::Overrides};
+use crate::{anomaly::thresholds::Thresholds, api::Api, cli::Overrides};
 
 /// Where a configuration is looked for when none is named; it need not be there.
 pub const DEFAULT_PATH: &str = "/etc/tidewaiter/tidewaiter.toml";
@@ -74,6 +75,8 @@ pub struct Configuration {
     pub apis: ApiSource,
     /// What is let in.
     pub guard: Guard,
+    /// What is an anomaly.
+    pub anomalies: Thresholds,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: Otlp,
     /// The audit log, if there is to be one.

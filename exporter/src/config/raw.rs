@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
 use super::{
+    anomalies::RawAnomalies,
     audit::RawAudit,
     guard::raw::{RawGuard, RawRule},
     one_or_many::OneOrMany,
@@ -45,6 +46,8 @@ pub struct RawConfiguration {
     pub discovery: RawDiscovery,
     /// How the guard is kept.
     pub guard: RawGuard,
+    /// What is an anomaly.
+    pub anomalies: RawAnomalies,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
     /// The audit log.
@@ -81,6 +84,7 @@ impl Default for RawConfiguration {
                 forget_after: Interval(Duration::from_mins(5)),
             },
             guard: RawGuard::default(),
+            anomalies: RawAnomalies::default(),
             otlp: RawOtlp::default(),
             audit: RawAudit::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },

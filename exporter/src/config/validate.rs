@@ -57,6 +57,7 @@ pub(super) fn validate(
         persist,
         flows,
         discovery,
+        anomalies,
         guard,
         otlp,
         audit,
@@ -79,6 +80,7 @@ pub(super) fn validate(
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
     let guard = check.guard(guard, rule, &apis, flows, listen);
+    let anomalies = check.anomalies(&anomalies);
     let otlp = check.otlp(otlp);
     let audit = check.audit(audit, flows.capacity > 0);
     check.problems.extend(variables.mistakes().cloned());
@@ -98,6 +100,7 @@ pub(super) fn validate(
         flows,
         apis,
         guard,
+        anomalies,
         otlp,
         audit,
         fingerprint,

@@ -2,6 +2,7 @@
 //!
 //! Nothing outside this module names `aya`.
 
+mod anomalies;
 mod attach;
 mod btf;
 pub mod error;
@@ -27,8 +28,8 @@ use aya::{
 };
 use tidewaiter_common::{
     ACCOUNT_GUARDED, ACCOUNT_GUARDED_INDEX, ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX,
-    GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
-    TRACK_FLOWS,
+    GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, INSPECT, INSPECT_INDEX, KERNEL_LAYOUT,
+    REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     guard::HALVES,
@@ -263,6 +264,7 @@ fn load_object(
     load_program(&mut ebpf, FOLLOW)?;
     set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
     for (index, name) in [
+        (INSPECT_INDEX, INSPECT),
         (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
         (ACCOUNT_GUARDED_INDEX, ACCOUNT_GUARDED),
         (GUARD_BUFFER_INDEX, GUARD_BUFFER),
@@ -279,7 +281,7 @@ fn load_object(
 /// The maps whose size is the configuration's, with their entries: bytes, of a ring.
 fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
     let tables = [(tables::name::FLOWS, flows.established.max(1)), (tables::name::NEW_FLOWS, flows.new.max(1))];
-    tables.into_iter().chain(rings(flows))
+    tables.into_iter().chain(rings(flows)).chain([(tables::name::ANOMALIES, anomalies::RING_BYTES)])
 }
 
 /// Makes the folder ready, and says whether there is something in it to take over; and whether that is without the flows that

@@ -44,6 +44,13 @@ pub(super) mod name {
     pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
+    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = "ANOMALY_SETTINGS";
+    pub(in crate::kernel) const API_ANOMALIES: &str = "API_ANOMALIES";
+    pub(in crate::kernel) const API_OPENINGS: &str = "API_OPENINGS";
+    pub(in crate::kernel) const SOURCES: &str = "SOURCES";
+    pub(in crate::kernel) const DATAGRAMS: &str = "DATAGRAMS";
+    pub(in crate::kernel) const AMPLIFICATIONS: &str = "AMPLIFICATIONS";
+    pub(in crate::kernel) const ANOMALIES: &str = "ANOMALIES";
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
@@ -73,7 +80,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 39] = [
+    pub(in crate::kernel) const ALL: [&str; 46] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -91,6 +98,13 @@ pub(super) mod name {
         SCRATCH,
         LOST,
         EXPECTATIONS,
+        ANOMALY_SETTINGS,
+        API_ANOMALIES,
+        API_OPENINGS,
+        SOURCES,
+        DATAGRAMS,
+        AMPLIFICATIONS,
+        ANOMALIES,
         INSTANCE,
         API_RECORDS,
         INTERFACE_RECORDS,

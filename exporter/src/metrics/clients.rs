@@ -105,6 +105,7 @@ mod tests {
             api: None,
             counters: ApiCounters::default(),
             details: None,
+            anomalies: Vec::new(),
             clients: Some(ClientsSnapshot { named, other, distinct: 12_345, created: at(1_700_000_005) }),
             created: at(1_600_000_000),
         }

@@ -93,6 +93,7 @@ mod tests {
             api: None,
             counters: ApiCounters::default(),
             details: None,
+            anomalies: Vec::new(),
             transmission: TransmissionSnapshot::default(),
             clients: None,
             created: UNIX_EPOCH + Duration::from_secs(created),
