@@ -151,14 +151,13 @@ extern "C" fn overlaps(scratch: *mut AnomalyScratch, packet: &Packet, now: u64) 
             protocol: if packet.network == Network::Ipv4 { packet.protocol.into() } else { 0 },
             interface,
         });
-        let datagram = match DATAGRAMS.get_ptr_mut(&*key) {
-            Some(datagram) => datagram,
-            None => {
-                Datagram::begin(&raw mut (*scratch).datagram, now);
-                let _: Result<(), i32> = DATAGRAMS.insert(&*key, &(*scratch).datagram, BPF_NOEXIST.into());
-                let Some(datagram) = DATAGRAMS.get_ptr_mut(&*key) else { return 0 };
-                datagram
-            }
+        let datagram = if let Some(datagram) = DATAGRAMS.get_ptr_mut(&*key) {
+            datagram
+        } else {
+            Datagram::begin(&raw mut (*scratch).datagram, now);
+            let _: Result<(), i32> = DATAGRAMS.insert(&*key, &(*scratch).datagram, BPF_NOEXIST.into());
+            let Some(datagram) = DATAGRAMS.get_ptr_mut(&*key) else { return 0 };
+            datagram
         };
         let found = Datagram::add(datagram, packet.fragment, now);
         if found == verdict::COMPLETES {

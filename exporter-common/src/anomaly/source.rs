@@ -15,7 +15,7 @@ pub const SCANNED_PORTS: usize = 1024;
 /// Addresses that are told apart, likewise.
 pub const SCANNED_ADDRESSES: usize = 256;
 
-/// What [`Source::tell`] is asked for in a window.
+/// What [`Source::tell_scan`] is asked for in a window.
 pub mod scan {
     /// Many ports.
     pub const VERTICAL: u64 = 1;
