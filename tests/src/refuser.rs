@@ -75,7 +75,7 @@ impl Refuser {
 
     /// Tells the program that frames of the interface with `index` begin with their IP header.
     pub fn has_no_link_layer(&mut self, index: u32) {
-        let entry = InterfaceEntry { index, slot: InterfaceSlot::GONE.0, framing: Framing::Ip as u16 };
+        let entry = InterfaceEntry { index, slot: InterfaceSlot::GONE.0, framing: Framing::Ip as u8, guarded: 0 };
         let place = interface_places(index).next().expect("there are some");
         let slots = self.ebpf.map_mut("INTERFACE_SLOTS").expect("is there");
         Array::try_from(slots).and_then(|mut slots| slots.set(place, entry, 0)).expect("is written");

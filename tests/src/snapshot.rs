@@ -29,6 +29,7 @@ pub fn snapshot() -> Snapshot {
         lost: Some([1, 2, 3, 4]),
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
         event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
+        guard: None,
         otlp: vec![OtlpSnapshot {
             signal: Signal::Traces,
             exports: vec![("success", 4), ("partial", 1), ("retried", 2), ("rejected", 0)],
@@ -199,11 +200,12 @@ fn interfaces() -> Vec<InterfaceSnapshot> {
         InterfaceSnapshot {
             name: "eth0".to_owned(),
             counters,
+            guard: None,
             created,
             kernel: Some([900, 1250]),
             // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
             coverage: [Some(1.0), None],
         },
-        InterfaceSnapshot { name: GONE.to_owned(), counters, created, kernel: None, coverage: [None; 2] },
+        InterfaceSnapshot { name: GONE.to_owned(), counters, guard: None, created, kernel: None, coverage: [None; 2] },
     ]
 }

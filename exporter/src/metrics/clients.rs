@@ -116,6 +116,7 @@ mod tests {
         let snapshot = Snapshot {
             taken: UNIX_EPOCH,
             event_sinks: Vec::new(),
+            guard: None,
             otlp: Vec::new(),
             audit: None,
             lost: None,

@@ -111,6 +111,7 @@ mod tests {
             tables: Vec::new(),
             sinks: Vec::new(),
             event_sinks: Vec::new(),
+            guard: None,
             otlp: Vec::new(),
             audit: None,
             process: None,

@@ -184,7 +184,7 @@ impl Check<'_> {
                 Condition::Always
             }
             (None, Some(_)) => Condition::UnexpectedPayload,
-            (Some(OneOrMany(kinds)), None) => self.anomalies(&key("anomaly"), &kinds),
+            (Some(OneOrMany(kinds)), None) => self.anomalies_of_rule(&key("anomaly"), &kinds),
             (None, None) => Condition::Always,
         };
         let limit = limit.and_then(|limit| self.limit(&key("limit"), &limit));
@@ -245,7 +245,7 @@ impl Check<'_> {
         }
     }
 
-    fn anomalies(&mut self, key: &str, kinds: &[RawAnomaly]) -> Condition {
+    fn anomalies_of_rule(&mut self, key: &str, kinds: &[RawAnomaly]) -> Condition {
         if kinds.is_empty() {
             self.problem(key, "found an empty list, expected at least one anomaly, or no key at all".to_owned());
         }

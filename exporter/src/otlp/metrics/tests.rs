@@ -57,6 +57,7 @@ fn snapshot(apis: Vec<ApiSnapshot>) -> Arc<Snapshot> {
         tables: Vec::new(),
         sinks: Vec::new(),
         event_sinks: Vec::new(),
+        guard: None,
         otlp: Vec::new(),
         audit: None,
         process: Some(ProcessSnapshot {
