@@ -64,9 +64,9 @@ impl Address {
     /// The bits that both have.
     #[inline(always)]
     #[must_use]
-    pub const fn and(&self, Self([e, f, g, h]): &Self) -> Self {
-        let Self([a, b, c, d]) = self;
-        Self([*a & *e, *b & *f, *c & *g, *d & *h])
+    pub const fn and(&self, other: &Self) -> Self {
+        let (mine, theirs) = (&self.0, &other.0);
+        Self([mine[0] & theirs[0], mine[1] & theirs[1], mine[2] & theirs[2], mine[3] & theirs[3]])
     }
 
     /// The first `length` bits, for [`Address::and`]; an IPv4 address has 96 before its own.

@@ -667,7 +667,7 @@ fn exceeds<J: Judged>(judged: &J, rule: &GuardRule, step: Step, facts: &Facts) -
     } else if Unit::Packets.is(rule.unit) {
         facts.packets
     } else if Unit::Connections.is(rule.unit) {
-        facts.is_opening as u64
+        facts.is_opening.into()
     } else {
         1
     };

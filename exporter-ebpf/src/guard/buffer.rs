@@ -18,7 +18,7 @@ use tidewaiter_common::{
 use super::{Arrives, READ, decide, in_force, judges_packets, see, see_flow};
 use crate::{
     account::{interface, read_paged},
-    context::{buffer, interface_index, ticks},
+    context::{buffer, interface_index, is_replay, ticks},
     frame::{Linear, Paged},
     maps::{FLOWS, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
     reject::{reject_buffer, reset_both},
@@ -58,6 +58,8 @@ pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
     }
     match decided {
         decision::DROP => TC_ACT_SHOT,
+        // Nobody is there to be answered.
+        decision::REJECT if is_replay() => TC_ACT_SHOT,
         decision::REJECT => reject_buffer(ctx.skb.skb),
         _ => {
             // SAFETY: the program there is of the same type. Where there is none, the packet passes, and is not counted.
@@ -143,6 +145,7 @@ pub(crate) fn guard_payload(ctx: &TcContext) -> i32 {
                 unsafe { Flow::forget_payload(flow, Direction::Receive) };
             }
             match decided {
+                decision::REJECT if is_replay() => TC_ACT_SHOT,
                 decision::REJECT if sight.is_tcp() => reset_both(ctx.skb.skb),
                 decision::REJECT => reject_buffer(ctx.skb.skb),
                 _ => TC_ACT_SHOT,

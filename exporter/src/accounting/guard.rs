@@ -85,18 +85,21 @@ pub(super) struct GuardRegistry {
 /// Who has which place among the pairs of a rule and an API.
 #[derive(Debug, Default)]
 struct PairRegistry {
-    places: HashMap<(Arc<str>, Arc<str>), u16>,
+    places: HashMap<Names, u16>,
     records: BTreeMap<u16, PairRecord>,
     /// Those that rules in force have.
     current: HashSet<u16>,
 }
 
+/// Names of a rule and of an API.
+type Names = (Arc<str>, Arc<str>);
+
 /// Gives out places, and keeps in mind who is new.
 struct Taking<'a> {
     registry: &'a PairRegistry,
     free: Vec<u16>,
-    taken: HashMap<(Arc<str>, Arc<str>), u16>,
-    new: Vec<((Arc<str>, Arc<str>), u16)>,
+    taken: HashMap<Names, u16>,
+    new: Vec<(Names, u16)>,
 }
 
 impl Pairs for Taking<'_> {
@@ -105,13 +108,12 @@ impl Pairs for Taking<'_> {
         if let Some(place) = self.taken.get(&key) {
             return Some(*place);
         }
-        let place = match self.registry.places.get(&key) {
-            Some(place) => *place,
-            None => {
-                let place = self.free.pop()?;
-                self.new.push((key.clone(), place));
-                place
-            }
+        let place = if let Some(place) = self.registry.places.get(&key) {
+            *place
+        } else {
+            let place = self.free.pop()?;
+            self.new.push((key.clone(), place));
+            place
         };
         self.taken.insert(key, place);
         Some(place)
@@ -278,6 +280,11 @@ impl GuardRegistry {
         self.interval_began = Some(now);
         let hits = kernel.hits(over)?;
         Ok(self.fold(&hits, since))
+    }
+
+    /// Whose packets were decided about in the interval that goes on.
+    pub(super) fn all_hits(&self, kernel: &Kernel) -> Result<Vec<RuleHits>, KernelError> {
+        Ok(self.fold(&kernel.hits(self.interval)?, kernel.created()))
     }
 
     fn fold(&self, hits: &[Hit], since: SystemTime) -> Vec<RuleHits> {

@@ -16,7 +16,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
+use tidewaiter_common::{
+    api::MAX_APIS,
+    direction::Direction,
+    interface::{MAX_INTERFACES, guarded},
+};
 use tracing::{error, warn};
 
 use self::{
@@ -30,7 +34,7 @@ use crate::{
     api::Api,
     chain::chain,
     config::{AttachMode, guard::Guard},
-    event::Happening,
+    event::{Happening, RuleHits},
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
@@ -131,6 +135,12 @@ impl Accounting {
         self.guard.note_paired(paired);
     }
 
+    /// As [`Accounting::apply_guard`], without attaching anything.
+    pub fn set_guard(&mut self, guard: Arc<Guard>) -> Result<(), GuardError> {
+        self.guard.set(guard);
+        self.guard.apply(&mut self.kernel, &self.apis.known())
+    }
+
     /// Lets the kernel know that the exporter is there.
     pub fn beat(&mut self) -> Result<(), KernelError> {
         let ticks = self.kernel.ticks()?;
@@ -143,6 +153,19 @@ impl Accounting {
             self.anomalies.pass_on(&Happening::RuleHits(hits));
         }
         Ok(())
+    }
+
+    /// Has packets judged that are said to pass an interface to which nothing is attached, because captures are replayed.
+    pub fn pretend_guard(&mut self) -> Result<(), KernelError> {
+        for Interface { index, .. } in self.interfaces.current() {
+            self.kernel.set_guarded_buffers(*index, guarded::BUFFERS | guarded::PAYLOAD)?;
+        }
+        Ok(())
+    }
+
+    /// What rules have decided since the beginning, by client as far as those could be told apart.
+    pub fn all_hits(&self) -> Result<Vec<RuleHits>, KernelError> {
+        self.guard.all_hits(&self.kernel)
     }
 
     fn place_guard(&mut self) -> Vec<KernelError> {

@@ -159,7 +159,7 @@ impl Kernel {
         let made: PerCpuArray<_, u64> = self.map(name::CLIENT_LIMITS_MADE)?;
         let made = made.get(&0, 0).map_err(read(name::CLIENT_LIMITS_MADE))?.iter().sum();
         let limits: HashMap<_, tidewaiter_common::guard::ClientKey, u64> = self.map(name::CLIENT_LIMITS)?;
-        let there = limits.keys().take(self.guard.clients as usize).filter(Result::is_ok).count();
+        let there = limits.keys().take(self.guard.clients as usize).flatten().count();
         Ok((made, there as u64))
     }
 

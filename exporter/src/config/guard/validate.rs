@@ -43,6 +43,10 @@ const LEAST_HOLD: Duration = Duration::from_secs(5);
 /// How many clients limits may be kept for: each takes some 100 bytes of the kernel's memory.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
+/// Rates are told to the kernel in so many seconds, to the unit: that is exact enough for any, and lets one be once in a quarter of an
+/// hour.
+const PERIOD: u32 = 1000;
+
 /// Anomalies that a single packet is: what rules can be about. The others are found over time, and can be responded to.
 const OF_PACKETS: [AnomalyKind; 5] = [
     AnomalyKind::BadTcpFlags,
@@ -51,6 +55,12 @@ const OF_PACKETS: [AnomalyKind; 5] = [
     AnomalyKind::TinyFragment,
     AnomalyKind::UnexpectedProtocol,
 ];
+
+/// A number that is known to be whole, and in range.
+#[expect(clippy::cast_sign_loss, reason = "it is not below 1")]
+const fn whole(number: f64) -> u64 {
+    number as u64
+}
 
 impl Check<'_> {
     /// What the guard is to do. `listen` is where the exporter serves HTTP.
@@ -274,11 +284,9 @@ impl Check<'_> {
             self.problem(key, format!("expected exactly one of {}", all.join(", ")));
             return None;
         };
-        // In thousandths, which are exact enough for any rate and let one be once in a quarter of an hour.
-        const PERIOD: u64 = 1000;
-        let units = (rate * PERIOD as f64).round();
+        let thousandths = (rate * f64::from(PERIOD)).round();
         let name = format!("{key}.{}", unit.as_str());
-        if !(units >= 1.0 && units < 1e18) {
+        if !(1.0..1e18).contains(&thousandths) {
             self.problem(name, format!("found {rate}, expected at least 0.001"));
             return None;
         }
@@ -288,7 +296,7 @@ impl Check<'_> {
             _ => 1,
         };
         let burst = match raw.burst {
-            None => (rate.ceil() as u64).max(least),
+            None => whole(rate.ceil()).max(least),
             Some(burst) => u64::try_from(burst).ok().filter(|burst| *burst >= least).unwrap_or_else(|| {
                 let why = if least > 1 { ": the stack may see as much at once" } else { "" };
                 self.problem(format!("{key}.burst"), format!("found {burst}, expected at least {least}{why}"));
@@ -296,7 +304,7 @@ impl Check<'_> {
             }),
         };
         let per = self.per(key, raw);
-        match Limit::new(units as u64, Duration::from_secs(PERIOD), burst) {
+        match Limit::new(whole(thousandths), Duration::from_secs(PERIOD.into()), burst) {
             Ok(limit) => Some(RuleLimit { unit, rate, burst, per, limit }),
             Err(error) => {
                 self.problem(name, error.to_string());
