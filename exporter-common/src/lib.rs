@@ -85,6 +85,8 @@ pub const CLOCK: &str = "clock";
 pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+/// Name of the BPF program of XDP that does nothing: likewise.
+pub const BASELINE_FRAME: &str = "baseline_frame";
 /// Name of the BPF program that refuses each frame that can be answered: for tests alone, as are the next two.
 pub const ALWAYS_REJECT: &str = "always_reject";
 /// Name of the BPF program that refuses each received buffer that can be answered.

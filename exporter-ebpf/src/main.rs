@@ -133,6 +133,12 @@ fn baseline(_ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// Lets every frame pass: what benchmarks compare the guard with. The daemon never loads it.
+#[xdp(frags)]
+fn baseline_frame(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 /// Refuses each frame that can be answered, and lets the others pass. For tests: the daemon never loads it.
 #[xdp]
 fn always_reject(ctx: XdpContext) -> u32 {

@@ -6,13 +6,13 @@ use aya::{
     Pod,
     maps::{HashMap, PerCpuArray},
     programs::{
-        ProgramError, Xdp, XdpMode,
+        ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::{XdpLink, XdpLinkId},
     },
 };
 use tidewaiter_common::{
-    GUARD_FRAME,
+    BASELINE_FRAME, GUARD_FRAME,
     guard::{
         BlockKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters,
         MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
@@ -24,7 +24,7 @@ use tidewaiter_common::{
 use tracing::debug;
 
 use super::{
-    Kernel, KernelError,
+    Kernel, KernelError, TestRun,
     attach::has_kind,
     system::{update_array, wait_for_programs},
     tables::{name, read, write},
@@ -205,7 +205,7 @@ impl Kernel {
             source: source.into(),
         };
         let pin = self.pins.as_ref().map(|pins| pins.guard(index));
-        let program = xdp(&mut self.ebpf)?;
+        let program = xdp(&mut self.ebpf, GUARD_FRAME)?;
         if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
             match take_over(program, pin) {
                 Ok(link) => {
@@ -256,16 +256,46 @@ impl Kernel {
     }
 }
 
-/// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
-pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
-    xdp(ebpf)?.load().map_err(|source| KernelError::Refused { program: GUARD_FRAME, source: source.into() })?;
-    Ok(())
+impl Kernel {
+    /// Runs the program that judges frames on `frame`, `repeat` times, as if `lo` had received it.
+    ///
+    /// # Errors
+    /// [`KernelError::TestRun`] if the kernel refuses the frame.
+    pub fn test_run_guard(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+        test_run_frame(&mut self.ebpf, GUARD_FRAME, frame, repeat)
+    }
+
+    /// Runs a program of XDP that does nothing, for comparison; otherwise as [`Kernel::test_run_guard`].
+    pub fn test_run_guard_baseline(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+        let program = xdp(&mut self.ebpf, BASELINE_FRAME)?;
+        if program.fd().is_err() {
+            load_frame_program(&mut self.ebpf, BASELINE_FRAME)?;
+        }
+        test_run_frame(&mut self.ebpf, BASELINE_FRAME, frame, repeat)
+    }
 }
 
-pub(super) fn xdp(ebpf: &mut aya::Ebpf) -> Result<&mut Xdp, KernelError> {
-    ebpf.program_mut(GUARD_FRAME)
+fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
+    let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+    let result = xdp(ebpf, name)?
+        .test_run(options)
+        .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;
+    Ok(TestRun { verdict: result.return_value.cast_signed(), duration: result.duration })
+}
+
+/// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
+pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
+    load_frame_program(ebpf, GUARD_FRAME)
+}
+
+fn load_frame_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), KernelError> {
+    xdp(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
+}
+
+fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
+    ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or(KernelError::Missing { kind: "program", name: GUARD_FRAME })
+        .ok_or(KernelError::Missing { kind: "program", name })
 }
 
 fn take_over(program: &mut Xdp, pin: &std::path::Path) -> Result<FdLink, ProgramError> {
