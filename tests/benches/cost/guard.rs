@@ -49,7 +49,7 @@ const LISTED6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 9, 9, 
 const OTHER: &str = r#"
     [[rule]]
     name = "other"
-    api = "other"
+    api = "another"
     action = "drop"
     mode = "enforce"
 "#;
@@ -118,7 +118,7 @@ fn accounting() -> Accounting {
 fn apply(accounting: &mut Accounting, directory: &Path, rules: &str) {
     let file = directory.join("tidewaiter.toml");
     let apis =
-        format!("[[api]]\nname = \"any\"\nports = [{PORT}]\n[[api]]\nname = \"other\"\nports = [{}]\n", PORT + 1);
+        format!("[[api]]\nname = \"any\"\nports = [{PORT}]\n[[api]]\nname = \"another\"\nports = [{}]\n", PORT + 1);
     fs::write(&file, format!("{apis}{rules}")).expect("can be written");
     let configuration = Configuration::load(Some(&file), &Overrides::default()).expect("is one");
     let ApiSource::Configured(apis) = &configuration.apis else { panic!("there are APIs") };
