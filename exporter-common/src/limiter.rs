@@ -59,11 +59,15 @@ pub const LEAST_BYTE_BURST: u64 = 128 << 10;
 /// bytes are 46, and in those of 1,024, which are less than any path of today makes, 64.
 pub const LEAST_PACKET_BURST: u64 = 64;
 
-/// How often the word is tried to be moved on at each clock's time, before what conforms passes uncounted.
+/// How often the word is tried to be moved on at the coarse clock's time, before the precise one is asked.
+const COARSE_ATTEMPTS: u32 = 2;
+
+/// How often it is tried at the precise clock's time, before what conforms passes uncounted.
 ///
 /// An attempt fails only if another CPU's has succeeded meanwhile. So for this to happen, that many others must have taken from
-/// the same bucket within less than a microsecond, which still had enough for one more: traffic is not hurt for that.
-pub const ATTEMPTS: u32 = 16;
+/// the same bucket within less than a microsecond, which still had enough for one more: traffic is not hurt for that. More
+/// attempts cost whoever loads the programs: the verifier follows each.
+const PRECISE_ATTEMPTS: u32 = 8;
 
 /// A rate and a burst, in the terms of the word: worked out in userspace, so that the kernel has nothing to divide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,24 +182,25 @@ impl Limit {
         Some(if next == 0 { 1 } else { next })
     }
 
-    /// Takes what costs `cost` from the bucket, if it conforms at the time `now`, and says whether it did.
+    /// Takes what costs `cost` from the bucket, if it conforms at the time `now`, and says whether it did; `None` if others were
+    /// faster in each of so many attempts.
     ///
     /// # Safety
     /// As for [`atomic::add`].
     #[inline(always)]
-    unsafe fn take(&self, word: *mut u64, cost: u64, now: u64) -> bool {
+    unsafe fn take(&self, word: *mut u64, cost: u64, now: u64, attempts: u32) -> Option<bool> {
         // SAFETY: the caller's.
         let mut seen = unsafe { word.read_volatile() };
-        for _ in 0..ATTEMPTS {
-            let Some(next) = self.next(seen, now, cost) else { return false };
+        for _ in 0..attempts {
+            let Some(next) = self.next(seen, now, cost) else { return Some(false) };
             // SAFETY: the caller's.
             let found = unsafe { atomic::compare_exchange(word, seen, next) };
             if found == seen {
-                return true;
+                return Some(true);
             }
             seen = found;
         }
-        true
+        None
     }
 
     /// Whether `units` at once are within this limit; then they are taken from the bucket whose word it is. Times are in
@@ -212,6 +217,9 @@ impl Limit {
         }
         let cost = (units * self.multiplier) >> self.shift;
         // SAFETY: the caller's.
-        unsafe { self.take(word, cost, coarse << STEP_SHIFT) || self.take(word, cost, precise() << STEP_SHIFT) }
+        let is_taken = unsafe { self.take(word, cost, coarse << STEP_SHIFT, COARSE_ATTEMPTS) };
+        // SAFETY: the caller's.
+        is_taken == Some(true)
+            || unsafe { self.take(word, cost, precise() << STEP_SHIFT, PRECISE_ATTEMPTS) }.unwrap_or(true)
     }
 }
