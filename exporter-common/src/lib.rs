@@ -75,8 +75,18 @@ pub const GUARD_PAYLOAD_INDEX: u32 = 3;
 pub const INSPECT: &str = "inspect";
 /// Its place among the programs that others end in.
 pub const INSPECT_INDEX: u32 = 4;
+/// Name of the BPF program that asks one rule about a buffer, and ends in itself to ask the next: never attached.
+pub const ASK_BUFFER: &str = "ask_rule_buffer";
+/// Its place among the programs that others end in.
+pub const ASK_BUFFER_INDEX: u32 = 5;
 /// How many programs others end in.
-pub const PROGRAM_ENTRIES: u32 = 5;
+pub const PROGRAM_ENTRIES: u32 = 6;
+/// Name of the BPF program of XDP that asks one rule about a frame, likewise.
+pub const ASK_FRAME: &str = "ask_rule_frame";
+/// Its place among the programs of XDP that others end in.
+pub const ASK_FRAME_INDEX: u32 = 0;
+/// How many programs of XDP others end in.
+pub const FRAME_PROGRAM_ENTRIES: u32 = 1;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been

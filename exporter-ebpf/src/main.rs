@@ -58,6 +58,18 @@ fn guard_frame(ctx: XdpContext) -> u32 {
     guard::frame::guard_frame(&ctx)
 }
 
+/// Asks a rule about a frame. [`guard_frame`] ends in it, and so does it itself for the next rule.
+#[xdp(frags)]
+fn ask_rule_frame(ctx: XdpContext) -> u32 {
+    guard::frame::ask_rule_frame(&ctx)
+}
+
+/// Asks a rule about a socket buffer, likewise.
+#[classifier]
+fn ask_rule_buffer(ctx: TcContext) -> i32 {
+    guard::buffer::ask_rule_buffer(&ctx)
+}
+
 /// Judges received socket buffers where frames cannot be judged, and marks them. [`account_receive`] ends in it.
 #[classifier]
 fn guard_buffer(ctx: TcContext) -> i32 {

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use tidewaiter_common::{
-    PROGRAM_ENTRIES,
+    FRAME_PROGRAM_ENTRIES, PROGRAM_ENTRIES,
     address::Address,
     anomaly::{
         AnomalyKind, ApiAnomalies,
@@ -38,6 +38,10 @@ use crate::{flow::Sight, guard::GuardScratch};
 /// Programs that others end in. Written by userspace.
 #[map]
 pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAM_ENTRIES, 0);
+
+/// Programs of XDP that others end in. Written by userspace.
+#[map]
+pub(crate) static FRAME_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(FRAME_PROGRAM_ENTRIES, 0);
 
 /// The least that a ring can be: a page.
 const RING_BYTES: u32 = 4096;

@@ -5,22 +5,22 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tidewaiter_common::{
-    ACCOUNT_GUARDED_INDEX,
+    ACCOUNT_GUARDED_INDEX, ASK_BUFFER_INDEX,
     direction::Direction,
     flow::Flow,
     frame::Framing,
     guard::{Stage, decision, judges},
-    interface::guarded,
+    interface::{InterfaceEntry, guarded},
     packet::Packet,
     wire::Wire,
 };
 
-use super::{Arrives, READ, decide, in_force, judges_packets, see, see_flow};
+use super::{ASK, ASK_NEXT, Arrives, READ, ask_one, decide, in_force, judges_packets, see, see_flow};
 use crate::{
     account::{interface, read_paged},
     context::{buffer, interface_index, is_replay, ticks},
     frame::{Linear, Paged},
-    maps::{FLOWS, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
+    maps::{FLOWS, GUARD_SCRATCH, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
     reject::{reject_buffer, reset_both},
 };
 
@@ -43,9 +43,45 @@ pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
         }
         _ => decision::PASS,
     };
-    if stage == Stage::Buffer
-        && let Some(counters) = INTERFACE_GUARD.get_ptr_mut(entry.slot.into())
-    {
+    if decided == ASK {
+        ask(ctx);
+    }
+    conclude(ctx, entry, stage == Stage::Buffer, decided)
+}
+
+/// Has the rules asked about the buffer that was seen, by another program.
+#[inline(always)]
+fn ask(ctx: &TcContext) {
+    // SAFETY: the program there is of the same type. Where there is none, the buffer passes.
+    unsafe { PROGRAMS.tail_call(ctx, ASK_BUFFER_INDEX) };
+}
+
+/// Asks the next rule about the buffer that was seen: a verdict of TC.
+#[inline(always)]
+pub(crate) fn ask_rule_buffer(ctx: &TcContext) -> i32 {
+    let decided = ask_one();
+    if decided == ASK_NEXT {
+        ask(ctx);
+    }
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry; and `skb` is the context that the kernel gave this program, of which it may write this field.
+    let stage = unsafe {
+        let mark = (&raw const (*scratch).mark).read_volatile();
+        if mark != 0 {
+            (&raw mut (*ctx.skb.skb).mark).write_volatile(mark);
+        }
+        (*scratch).walk.stage()
+    };
+    match stage {
+        Stage::Request | Stage::Payload => conclude_payload(ctx, decided),
+        _ => conclude(ctx, interface(interface_index(ctx)), stage == Stage::Buffer, decided),
+    }
+}
+
+/// Counts what became of a received buffer, if it was not judged before, and does it; goes on to account what is let in.
+#[inline(always)]
+fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) -> i32 {
+    if counts && let Some(counters) = INTERFACE_GUARD.get_ptr_mut(entry.slot.into()) {
         let packets = packets(ctx);
         // SAFETY: this CPU's own entry; no other program that writes to it runs before this one has ended.
         unsafe {
@@ -96,15 +132,19 @@ fn judge_buffer(
         read_paged(ctx.skb.skb);
         see_buffer(ctx.skb.skb, interface, tick, judges);
     }
-    judge_seen_buffer(ctx.skb.skb, half, stage as u32)
+    judge_buffer_seen(half, stage as u32)
 }
 
 /// Judges the buffer that was seen: as for frames.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_seen_buffer(skb: *mut __sk_buff, half: u32, stage: u32) -> u32 {
-    decide(&TcContext::new(skb), half, Stage::from_number(stage as u8))
+extern "C" fn judge_buffer_seen(half: u32, stage: u32) -> u32 {
+    if let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry.
+        unsafe { (&raw mut (*scratch).mark).write_volatile(0) };
+    }
+    decide(half, stage)
 }
 
 /// Leaves what matters of what was read so.
@@ -134,7 +174,19 @@ pub(crate) fn guard_payload(ctx: &TcContext) -> i32 {
     see_flow(key, sight.tick, sight.wire());
     // A request that is not expected is none.
     let stage = if late & UNEXPECTED != 0 { Stage::Payload } else { Stage::Request };
-    let decided = judge_seen_buffer(ctx.skb.skb, half, stage as u32);
+    if judge_buffer_seen(half, stage as u32) == ASK {
+        ask(ctx);
+    }
+    TC_ACT_UNSPEC
+}
+
+/// Does what was decided about what a buffer says.
+#[inline(always)]
+fn conclude_payload(ctx: &TcContext, decided: u32) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry, as in `guard_payload`.
+    let sight = unsafe { &(*scratch).sight };
+    let key = &sight.key;
     match decided {
         decision::PASS => TC_ACT_UNSPEC,
         decided => {

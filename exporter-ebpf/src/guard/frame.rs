@@ -9,14 +9,19 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use tidewaiter_common::{
+    ASK_FRAME_INDEX,
     frame::{Frame, Framing},
     guard::{Stage, decision},
     packet::Packet,
     wire::Wire,
 };
 
-use super::{Arrives, READ, decide, in_force, judges_packets, leave, left, see};
-use crate::{account::interface, maps::INTERFACE_GUARD, reject::reject_frame};
+use super::{ASK, ASK_NEXT, Arrives, READ, ask_one, decide, in_force, judges_packets, leave, left, see};
+use crate::{
+    account::interface,
+    maps::{FRAME_PROGRAMS, INTERFACE_GUARD},
+    reject::reject_frame,
+};
 
 /// The linear part of a frame, read directly.
 struct Linear<'a>(&'a XdpContext);
@@ -74,6 +79,27 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
         Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half, header.judges),
         _ => decision::PASS,
     };
+    if decided == ASK {
+        // SAFETY: the program there is of the same type. Where there is none, the frame passes.
+        unsafe { FRAME_PROGRAMS.tail_call(ctx, ASK_FRAME_INDEX) };
+    }
+    conclude(ctx, slot, decided)
+}
+
+/// Asks the next rule about the frame that was seen: a verdict of XDP.
+#[inline(always)]
+pub(crate) fn ask_rule_frame(ctx: &XdpContext) -> u32 {
+    let decided = ask_one();
+    if decided == ASK_NEXT {
+        // SAFETY: it is this program itself. Where it is not there, the frame passes.
+        unsafe { FRAME_PROGRAMS.tail_call(ctx, ASK_FRAME_INDEX) };
+    }
+    conclude(ctx, interface(ctx.ingress_ifindex() as u32).slot, decided)
+}
+
+/// Counts what became of a frame, and does it: a verdict of XDP.
+#[inline(always)]
+fn conclude(ctx: &XdpContext, slot: u16, decided: u32) -> u32 {
     let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) else { return XDP_PASS };
     // SAFETY: this CPU's own entry; no other program that writes to it runs before this one has ended.
     let counters = unsafe { &mut *counters };
@@ -108,15 +134,15 @@ fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32, judges: u
         read_any_frame(ctx.ctx);
         see_frame(ctx.ctx, interface, tick, judges);
     }
-    judge_seen(ctx.ctx, half)
+    judge_seen(half)
 }
 
 /// Judges the frame that was seen. A function of its own: the verifier would follow each way of reading one to the end.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_seen(ctx: *mut xdp_md, half: u32) -> u32 {
-    decide(&XdpContext::new(ctx), half, Stage::Frame)
+extern "C" fn judge_seen(half: u32) -> u32 {
+    decide(half, Stage::Frame as u32)
 }
 
 /// Reads the headers of whatever has not the usual shape.

@@ -6,10 +6,7 @@
 pub(crate) mod buffer;
 pub(crate) mod frame;
 
-use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST, xdp_md},
-    programs::{TcContext, XdpContext},
-};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use tidewaiter_common::{
     address::Address,
     anomaly::stateless::{NONE, stateless_kind},
@@ -18,8 +15,8 @@ use tidewaiter_common::{
     frame::Frame,
     guard::{
         BLOCKED_LENGTHS, BlockKey, ClassEntry, ClientKey, Facts, GuardAddressKey, GuardHeader, GuardRule, HIT_ENTRIES,
-        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, MAX_STEPS, PROTECTED, Stage, Step, Verdict, ask, class,
-        class_place, decision, judges, match_place, outcome, word,
+        Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES, PROTECTED, Stage, Verdict, ask, class, class_place, decision,
+        judges, match_place, outcome, word,
     },
     interface::LOOPBACK_INDEX,
     packet::{Packet, protocol, tcp_flag},
@@ -63,44 +60,13 @@ fn judges_packets(header: &GuardHeader) -> bool {
     header.judges & (judges::PACKETS | judges::MARKS) != 0 || blocks_anything()
 }
 
-/// Marks a packet, or cannot; and asks rules about it.
-trait Mark {
-    fn mark(&self, mark: u32);
-
-    fn ask(&self, half: u32, step: u32, how: u32) -> u32;
-}
-
-impl Mark for XdpContext {
-    #[inline(always)]
-    fn mark(&self, _: u32) {}
-
-    #[inline(always)]
-    fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
-        ask_about_frame(self.ctx, half, step, how)
-    }
-}
-
-impl Mark for TcContext {
-    #[inline(always)]
-    fn mark(&self, mark: u32) {
-        // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows writing to this field.
-        unsafe { (&raw mut (*self.skb.skb).mark).write_volatile(mark) };
-    }
-
-    #[inline(always)]
-    fn ask(&self, half: u32, step: u32, how: u32) -> u32 {
-        ask_about_buffer(self.skb.skb, half, step, how)
-    }
-}
-
 /// A packet that is judged, as [`see`] has left it.
-struct Arrival<'a, M> {
+struct Arrival {
     seen: &'static Seen,
-    context: &'a M,
     half: u32,
 }
 
-impl<M: Mark> Judged for Arrival<'_, M> {
+impl Judged for Arrival {
     #[inline(always)]
     fn rule(&self, index: u16) -> Option<&GuardRule> {
         GUARD_RULES.get(self.half * MAX_RULES as u32 + index as u32)
@@ -144,7 +110,10 @@ impl<M: Mark> Judged for Arrival<'_, M> {
 
     #[inline(always)]
     fn mark(&self, mark: u32) {
-        self.context.mark(mark);
+        if let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) {
+            // SAFETY: this CPU's own entry.
+            unsafe { (&raw mut (*scratch).mark).write_volatile(mark) };
+        }
     }
 }
 
@@ -172,15 +141,18 @@ extern "C" fn take_from_client() -> u32 {
     // SAFETY: this CPU's own entry, written to a moment ago.
     let scratch = unsafe { &*scratch };
     let key = &scratch.client;
-    if CLIENT_LIMITS.get_ptr_mut(key).is_none()
+    let mut word = CLIENT_LIMITS.get_ptr_mut(key);
+    if word.is_none() {
         // Another CPU may be faster: then its entry is as good.
-        && CLIENT_LIMITS.insert(key, &0, BPF_NOEXIST.into()).is_ok()
-        && let Some(made) = CLIENT_LIMITS_MADE.get_ptr_mut(0)
-    {
-        // SAFETY: this CPU's own entry; who interrupts this one may be counted for it, or the other way round.
-        unsafe { *made += 1 };
+        if CLIENT_LIMITS.insert(key, &0, BPF_NOEXIST.into()).is_ok()
+            && let Some(made) = CLIENT_LIMITS_MADE.get_ptr_mut(0)
+        {
+            // SAFETY: this CPU's own entry; who interrupts this one may be counted for it, or the other way round.
+            unsafe { *made += 1 };
+        }
+        word = CLIENT_LIMITS.get_ptr_mut(key);
     }
-    match CLIENT_LIMITS.get_ptr_mut(key) {
+    match word {
         Some(word) => take(word, scratch),
         None => 1,
     }
@@ -379,7 +351,7 @@ fn entry_of(half: u32, class: u16) -> Option<&'static ClassEntry> {
 
 /// What is to become of the packet that was seen, by blocks and rules: see [`decision`].
 #[inline(always)]
-fn decide<M: Mark>(context: &M, half: u32, stage: Stage) -> u32 {
+fn decide(half: u32, stage: u32) -> u32 {
     let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return decision::PASS };
     // SAFETY: this CPU's own entry, written to a moment ago.
     let seen = unsafe { &(*scratch).seen };
@@ -398,7 +370,7 @@ fn decide<M: Mark>(context: &M, half: u32, stage: Stage) -> u32 {
     if list == PROTECTED {
         return decision::PASS;
     }
-    let blocks = !matches!(stage, Stage::Marks | Stage::Request | Stage::Payload);
+    let blocks = stage == Stage::Frame as u32 || stage == Stage::Buffer as u32;
     let is_blocked = blocks && blocks_anything() && is_blocked() != 0;
     if list == 0 && !is_blocked {
         return decision::PASS;
@@ -406,62 +378,90 @@ fn decide<M: Mark>(context: &M, half: u32, stage: Stage) -> u32 {
     let Some(entry) = entry_of(half, class) else { return decision::PASS };
     // SAFETY: as above.
     unsafe { (&raw mut (*scratch).seen.is_unmapped).write_volatile(entry.is_unmapped.into()) };
-    let arrival = Arrival { seen, context, half };
+    let mut was_observed = 0;
     if is_blocked && is_exempt(half) == 0 {
         if header.judges & judges::ENFORCES_BLOCKS != 0 {
-            arrival.note(entry.block_pair, Verdict::Drop);
+            Arrival { seen, half }.note(entry.block_pair, Verdict::Drop);
             return decision::DROP;
         }
-        arrival.note(entry.block_pair, Verdict::WouldDrop);
+        Arrival { seen, half }.note(entry.block_pair, Verdict::WouldDrop);
+        was_observed = 1;
     }
-    let Some(list) = rules_of(half, list) else { return decision::PASS };
-    let mut was_observed = 0;
-    for place in 0..MAX_STEPS {
-        if place as u32 >= list.count {
-            break;
-        }
-        let Step { rule, pair } = list.steps[place];
-        match M::ask(context, half, u32::from(rule) | u32::from(pair) << 16, stage as u32 | was_observed << 8) {
-            outcome::NEXT => {}
-            outcome::OBSERVED => was_observed = 1,
-            outcome::DROP => return decision::DROP,
-            outcome::REJECT => return decision::REJECT,
-            _ => break,
-        }
+    if list == 0 {
+        return decision::PASS;
     }
-    decision::PASS
+    // SAFETY: as above; volatile, so that the verifier sees one unknown.
+    unsafe {
+        (&raw mut (*scratch).walk).write_volatile(Walk {
+            list: list.into(),
+            half,
+            stage,
+            was_observed,
+            place: 0,
+            reserved: 0,
+        });
+    }
+    ASK
 }
 
-/// Asks one rule about the packet that was seen: `step` is the rule's place and, above it, that of the pair; `how` is the stage
-/// and, above it, whether another rule was observed before.
+/// That the rules of a list are to be asked, besides what a [`decision`] can be.
+const ASK: u32 = 3;
+/// Likewise, that the next one is.
+const ASK_NEXT: u32 = ASK;
+
+/// How far asking the rules of a list has come.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Walk {
+    /// Its place in the half.
+    list: u32,
+    half: u32,
+    /// A [`Stage`], as its number.
+    stage: u32,
+    /// Whether a rule would have decided that is only observed.
+    was_observed: u32,
+    /// The rule that is next.
+    place: u32,
+    reserved: u32,
+}
+
+impl Walk {
+    #[inline(always)]
+    const fn stage(&self) -> Stage {
+        Stage::from_number(self.stage as u8)
+    }
+}
+
+/// Asks the next rule about the packet that was seen: answers with a [`decision`], or with [`ASK_NEXT`]. Each is asked by a
+/// program that ends in itself: the verifier follows that once, where it would follow a loop as often as that goes round.
 #[inline(always)]
-fn ask_seen<M: Mark>(context: &M, half: u32, step: u32, how: u32) -> u32 {
-    let Some(seen) = seen() else { return outcome::PASS };
+fn ask_one() -> u32 {
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return decision::PASS };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let (seen, walk) = unsafe { (&(*scratch).seen, &mut (*scratch).walk) };
+    let Some(list) = rules_of(walk.half, walk.list as u16) else { return decision::PASS };
+    let place = walk.place;
+    let Some(step) = list.steps.get(place as usize) else { return decision::PASS };
+    if place >= list.count {
+        return decision::PASS;
+    }
+    walk.place = place + 1;
+    let is_last = place + 1 >= list.count;
     let facts = Facts {
         source: seen.source,
         packets: seen.packets,
         is_opening: seen.protocol == protocol::TCP && seen.is_opening(),
         anomaly: seen.anomaly,
     };
-    let step = Step { rule: step as u16, pair: (step >> 16) as u16 };
-    ask(&Arrival { seen, context, half }, step, &facts, Stage::from_number(how as u8), how >> 8 != 0)
-}
-
-/// As [`ask_seen`], of a frame. A function of its own: the verifier would follow each rule's ways from each of those of the one
-/// before it.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn ask_about_frame(ctx: *mut xdp_md, half: u32, step: u32, how: u32) -> u32 {
-    ask_seen(&XdpContext::new(ctx), half, step, how)
-}
-
-/// As [`ask_about_frame`], of a buffer.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn ask_about_buffer(skb: *mut __sk_buff, half: u32, step: u32, how: u32) -> u32 {
-    ask_seen(&TcContext::new(skb), half, step, how)
+    let stage = walk.stage();
+    match ask(&Arrival { seen, half: walk.half }, *step, &facts, stage, walk.was_observed != 0) {
+        outcome::OBSERVED => walk.was_observed = 1,
+        outcome::DROP => return decision::DROP,
+        outcome::REJECT => return decision::REJECT,
+        outcome::PASS => return decision::PASS,
+        _ => {}
+    }
+    if is_last { decision::PASS } else { ASK_NEXT }
 }
 
 /// That a packet was read; any other number is that of the [`Reason`] why not.
@@ -563,6 +563,9 @@ pub(crate) struct GuardScratch {
     pub(crate) units: u64,
     /// from that of a rule,
     pub(crate) rule: u32,
+    /// What the packet is to be marked with; 0 if it is not.
+    pub(crate) mark: u32,
+    pub(crate) walk: Walk,
     /// and of a client, or of the API alone.
     pub(crate) client: ClientKey,
 }

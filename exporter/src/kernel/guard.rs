@@ -4,7 +4,7 @@ use std::io;
 
 use aya::{
     Pod,
-    maps::{HashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray, ProgramArray},
     programs::{
         ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -12,7 +12,7 @@ use aya::{
     },
 };
 use tidewaiter_common::{
-    BASELINE_FRAME, GUARD_FRAME,
+    ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME,
     guard::{
         BlockKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters,
         MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
@@ -285,7 +285,21 @@ fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat
 
 /// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
 pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
+    load_frame_program(ebpf, ASK_FRAME)?;
+    set_frame_program(ebpf, ASK_FRAME_INDEX, ASK_FRAME)?;
     load_frame_program(ebpf, GUARD_FRAME)
+}
+
+/// Puts a loaded program among those of XDP that others end in.
+fn set_frame_program(ebpf: &mut aya::Ebpf, index: u32, name: &'static str) -> Result<(), KernelError> {
+    let refused = |source: ProgramError| KernelError::Refused { program: name, source: source.into() };
+    let program = xdp(ebpf, name)?.fd().map_err(refused)?;
+    let program = program.try_clone().map_err(|source| refused(source.into()))?;
+    let map =
+        ebpf.map_mut(name::FRAME_PROGRAMS).ok_or(KernelError::Missing { kind: "map", name: name::FRAME_PROGRAMS })?;
+    ProgramArray::try_from(map)
+        .and_then(|mut programs| programs.set(index, &program, 0))
+        .map_err(write(name::FRAME_PROGRAMS))
 }
 
 fn load_frame_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), KernelError> {

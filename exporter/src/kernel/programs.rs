@@ -166,8 +166,7 @@ impl Kernel {
 }
 
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
-    classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })?;
-    Ok(())
+    classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
 }
 
 /// Puts a loaded program among those that others end in.
