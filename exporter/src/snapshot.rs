@@ -141,6 +141,8 @@ pub struct TransmissionSnapshot {
 pub struct GuardSnapshot {
     /// By rule and API.
     pub pairs: Vec<PairSnapshot>,
+    /// Whether there is anything to judge by: rules, or blocks.
+    pub is_on: bool,
     /// Whether rules are enforced that are to be.
     pub enforces: bool,
     /// Whether somebody has switched it off.
@@ -164,6 +166,8 @@ pub struct PairSnapshot {
     pub api: Arc<str>,
     /// Packets, by [`Verdict`].
     pub packets: [u64; Verdict::COUNT],
+    /// Verdicts that there can be, as the rule is now.
+    pub verdicts: Vec<Verdict>,
     /// Since when.
     pub created: SystemTime,
 }

@@ -314,12 +314,14 @@ impl GuardRegistry {
             }
             let mut packets = kernel.guard_counters(*place)?.packets;
             packets.iter_mut().zip(record.base.packets).for_each(|(count, base)| *count = count.saturating_sub(base));
-            pairs.push(PairSnapshot { rule, api, packets, created: from_nanoseconds(record.created) });
+            let verdicts = guard.verdicts(&rule);
+            pairs.push(PairSnapshot { rule, api, packets, verdicts, created: from_nanoseconds(record.created) });
         }
         pairs.sort_by(|one, other| (&one.api, &one.rule).cmp(&(&other.api, &other.rule)));
         let (clients_made, clients) = kernel.client_limits()?;
         Ok(Some(GuardSnapshot {
             pairs,
+            is_on: guard.is_on() || self.blocks,
             enforces: guard.enforces,
             is_switched_off: kernel.guard_word(word::SWITCHED_OFF)? != 0,
             generation: self.generation,

@@ -35,7 +35,7 @@ use crate::{
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
     kernel::{FlowCapacity, Kernel, KernelError},
-    snapshot::{ApiSnapshot, CollectorSnapshot, Snapshot, TableSnapshot},
+    snapshot::{ApiSnapshot, CollectorSnapshot, GuardSnapshot, Snapshot, TableSnapshot},
     tracker::FlowTracker,
 };
 
@@ -223,7 +223,7 @@ impl Accounting {
         });
         let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
         let process = collect(&mut collectors, "process", process::snapshot);
-        let tables = vec![
+        let mut tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
             TableSnapshot {
                 name: "interfaces",
@@ -241,6 +241,10 @@ impl Accounting {
                 capacity: self.kernel.flow_capacity().new as usize,
             },
         ];
+        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().flatten().find(|guard| guard.is_on) {
+            let (entries, capacity) = (*clients as usize, *client_capacity as usize);
+            tables.push(TableSnapshot { name: "client_limits", entries, capacity });
+        }
         Snapshot {
             taken,
             apis: apis.unwrap_or_default(),
