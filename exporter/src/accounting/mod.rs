@@ -131,6 +131,11 @@ impl Accounting {
         self.guard.note_paired(paired);
     }
 
+    /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
+    pub fn note_frame_counting(&mut self, counting: HashSet<u32>) {
+        self.guard.note_frame_counting(counting);
+    }
+
     /// Lets the kernel know that the exporter is there.
     pub fn beat(&mut self) -> Result<(), KernelError> {
         let ticks = self.kernel.ticks()?;
@@ -169,7 +174,12 @@ impl Accounting {
 
     /// Takes note of what the devices of interfaces count from now on, by the interface's index.
     pub fn note_units(&mut self, units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>) -> Result<(), KernelError> {
-        self.interfaces.note_units(&mut self.kernel, units)
+        let units = units.iter().map(|(index, [received, transmitted])| {
+            // What is merged after a frame was judged was counted by then.
+            let received = if self.guard.counts_frames(*index) { Some(Unit::Segments) } else { *received };
+            (*index, [received, *transmitted])
+        });
+        self.interfaces.note_units(&mut self.kernel, &units.collect())
     }
 
     /// Names of the interfaces that are accounted.
