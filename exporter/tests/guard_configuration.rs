@@ -532,3 +532,28 @@ rule        odd payload: mark with 7 unexpected payload of orders from everybody
     let refused = check(&format!("{APIS}[[rule]]\nname = \"r\"\naction = \"mark\""), NONE, &[]);
     assert_eq!((refused.code, &*refused.stdout), (Some(78), ""));
 }
+
+#[test]
+fn the_example_of_the_readme_comes_to_what_it_says() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, section) = readme.split_once("## The guard: rules and limits").unwrap();
+    let (_, section) = section.split_once("```toml\n").unwrap();
+    let (example, section) = section.split_once("```\n").unwrap();
+    let (_, section) = section.split_once("```\n").unwrap();
+    let (expected, _) = section.split_once("```\n").unwrap();
+    let folder = TempDir::new().unwrap();
+    let list = folder.path().join("drop.txt");
+    fs::write(&list, "192.0.2.0/24\n203.0.113.0/24\n").unwrap();
+    let checked = check(&example.replace("/etc/tidewaiter/drop.txt", &list.display().to_string()), NONE, &[]);
+    assert_eq!((checked.code, &*checked.stderr), (Some(0), ""));
+    assert!(checked.stdout.contains(expected), "{}\n{expected}", checked.stdout);
+}
+
+#[test]
+fn everything_in_the_readme_is_a_key() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, everything) = readme.split_once("[guard]                          # what is let in").unwrap();
+    let (guard, _) = everything.split_once("[anomalies.port_scan]").unwrap();
+    let rule = load(&format!("{APIS}[guard]{guard}"), &[]).unwrap().guard.rules.remove(0);
+    assert_eq!((&*rule.name, rule.action, rule.is_enforced), ("connections", Action::Reject, false));
+}
