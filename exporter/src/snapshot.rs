@@ -186,7 +186,8 @@ pub struct InterfaceSnapshot {
     /// What the kernel itself has counted since our programs were attached, by [`Direction::index`]; `None` for [`GONE`],
     /// and where it could not be read.
     pub kernel: Option<[u64; Direction::COUNT]>,
-    /// Our packets for each of the kernel's, where it is known what the kernel counts, by [`Direction::index`].
+    /// Our packets, those that the guard dropped as frames included, for each of the kernel's, where it is known what the kernel
+    /// counts, by [`Direction::index`].
     pub coverage: [Option<f64>; Direction::COUNT],
 }
 

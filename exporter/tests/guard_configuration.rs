@@ -18,7 +18,7 @@ use tidewaiter::{
 };
 use tidewaiter_common::{
     anomaly::AnomalyKind,
-    guard::{Action, Unit},
+    guard::{Action, Unit, Verdict},
 };
 
 use self::check::{NONE, check};
@@ -489,6 +489,21 @@ fn everything_together_means_what_it_says() {
 }
 
 #[test]
+fn what_a_rule_can_decide_is_known_before_it_does() {
+    use Verdict::{Drop, Mark, Pass, Reject, WouldDrop, WouldMark, WouldReject};
+    let guard = example();
+    let decided: Vec<_> = guard.rules.iter().map(|rule| guard.verdicts(&rule.name)).collect();
+    let expected: [&[Verdict]; 6] =
+        [&[Pass], &[Pass, Drop], &[Pass, WouldDrop], &[Pass, Reject], &[Pass, WouldReject], &[Mark]];
+    assert_eq!(decided, expected);
+    assert_eq!(guard.verdicts("block"), [Drop]);
+    let observed = Guard { enforces: false, ..guard };
+    assert_eq!(observed.verdicts("block"), [WouldDrop]);
+    let marks = self::guard(&rules(["limit = { packets_per_second = 1 }\naction = \"mark\"\nmark = 1"]));
+    assert_eq!(marks.verdicts("r0"), [Pass, WouldMark]);
+}
+
+#[test]
 fn rules_observe_unless_both_say_otherwise() {
     for (mode, own, is_enforced) in [
         ("", "", false),
@@ -554,6 +569,6 @@ fn everything_in_the_readme_is_a_key() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let (_, everything) = readme.split_once("[guard]                          # what is let in").unwrap();
     let (guard, _) = everything.split_once("[anomalies.port_scan]").unwrap();
-    let rule = load(&format!("{APIS}[guard]{guard}"), &[]).unwrap().guard.rules.remove(0);
+    let rule = load(&format!("{APIS}[guard] # {guard}"), &[]).unwrap().guard.rules.remove(0);
     assert_eq!((&*rule.name, rule.action, rule.is_enforced), ("connections", Action::Reject, false));
 }
