@@ -2,6 +2,9 @@
 
 use std::fmt::{self, Display, Write as _};
 
+mod guard;
+
+use self::guard::guarded;
 use crate::{
     anomaly::AnomalyKind,
     api::{Api, join},
@@ -38,7 +41,6 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
         fingerprint,
     } = configuration;
     let mut text = String::new();
-    let _ = guard;
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
     match file {
@@ -80,6 +82,9 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
     match off.as_slice() {
         [] => line("anomalies", &"all kinds")?,
         off => line("anomalies", &format_args!("all kinds but {}", join(off.iter().map(|kind| kind.as_str()))))?,
+    }
+    for (part, how) in guarded(guard) {
+        line(part, &how)?;
     }
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;

@@ -501,8 +501,11 @@ impl Following {
         let units = told.map(|(index, units)| (index, units.map(Result::ok))).collect();
         let is_paired = |interface: &&Interface| links.device(interface).kind.as_deref() == Some("veth");
         let paired = selected.iter().filter(is_paired).map(|interface| interface.index).collect();
+        let counts_frames = |interface: &&Interface| links.counts_frames(interface);
+        let counting = selected.iter().filter(counts_frames).map(|interface| interface.index).collect();
         let mut accounting = shared.accounting();
         accounting.note_paired(paired);
+        accounting.note_frame_counting(counting);
         let mut failures = accounting.apply_interfaces(&selected);
         failures.extend(accounting.note_units(&units).err());
         failures

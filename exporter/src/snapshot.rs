@@ -141,6 +141,8 @@ pub struct TransmissionSnapshot {
 pub struct GuardSnapshot {
     /// By rule and API.
     pub pairs: Vec<PairSnapshot>,
+    /// Whether there is anything to judge by: rules, or blocks.
+    pub is_on: bool,
     /// Whether rules are enforced that are to be.
     pub enforces: bool,
     /// Whether somebody has switched it off.
@@ -164,6 +166,8 @@ pub struct PairSnapshot {
     pub api: Arc<str>,
     /// Packets, by [`Verdict`].
     pub packets: [u64; Verdict::COUNT],
+    /// Verdicts that there can be, as the rule is now.
+    pub verdicts: Vec<Verdict>,
     /// Since when.
     pub created: SystemTime,
 }
@@ -182,7 +186,8 @@ pub struct InterfaceSnapshot {
     /// What the kernel itself has counted since our programs were attached, by [`Direction::index`]; `None` for [`GONE`],
     /// and where it could not be read.
     pub kernel: Option<[u64; Direction::COUNT]>,
-    /// Our packets for each of the kernel's, where it is known what the kernel counts, by [`Direction::index`].
+    /// Our packets, those that the guard dropped as frames included, for each of the kernel's, where it is known what the kernel
+    /// counts, by [`Direction::index`].
     pub coverage: [Option<f64>; Direction::COUNT],
 }
 

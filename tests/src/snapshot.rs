@@ -11,8 +11,8 @@ use tidewaiter::{
     otlp::Signal,
     snapshot::{
         AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, Counters, Direction, GONE,
-        InterfaceCounters, InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot,
-        TableSnapshot, TransmissionSnapshot,
+        GuardSnapshot, InterfaceCounters, InterfaceGuardCounters, InterfaceSnapshot, OtlpSnapshot, PairSnapshot,
+        ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot, TransmissionSnapshot, Verdict,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -25,11 +25,14 @@ pub fn snapshot() -> Snapshot {
         apis: apis(),
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
-        tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
+        tables: vec![
+            TableSnapshot { name: "apis", entries: 2, capacity: 1023 },
+            TableSnapshot { name: "client_limits", entries: 12, capacity: 65_536 },
+        ],
         lost: Some([1, 2, 3, 4]),
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
         event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
-        guard: None,
+        guard: Some(guard()),
         otlp: vec![OtlpSnapshot {
             signal: Signal::Traces,
             exports: vec![("success", 4), ("partial", 1), ("retried", 2), ("rejected", 0)],
@@ -59,6 +62,32 @@ pub fn snapshot() -> Snapshot {
             CollectorSnapshot { name: "apis", success: true, duration: Duration::from_micros(120) },
             CollectorSnapshot { name: "interfaces", success: false, duration: Duration::from_micros(80) },
         ],
+    }
+}
+
+/// A guard with rules that are enforced and others, and one that was enforced and is not any more.
+fn guard() -> GuardSnapshot {
+    use Verdict::{Drop, Mark, Pass, Reject, WouldDrop, WouldReject};
+    let pair = |rule: &str, api: &str, verdicts: &[Verdict], counted: &[(Verdict, u64)]| {
+        let mut packets = [0; Verdict::COUNT];
+        counted.iter().for_each(|(verdict, count)| packets[*verdict as usize] = *count);
+        let created = UNIX_EPOCH + Duration::from_secs(1_700_000_002);
+        PairSnapshot { rule: rule.into(), api: api.into(), packets, verdicts: verdicts.to_vec(), created }
+    };
+    GuardSnapshot {
+        pairs: vec![
+            pair("limit", "orders", &[Pass, Reject], &[(Pass, 800), (Reject, 5)]),
+            pair("list \"a\"", "orders", &[Pass, WouldDrop], &[(WouldDrop, 7), (Drop, 40)]),
+            pair("list \"a\"", reserved::UNMAPPED, &[Pass, WouldReject], &[]),
+            pair("office", reserved::UNMAPPED, &[Mark], &[(Mark, 3)]),
+        ],
+        is_on: true,
+        enforces: true,
+        is_switched_off: false,
+        generation: 3,
+        clients: 12,
+        client_capacity: 65_536,
+        clients_evicted: 2,
     }
 }
 
@@ -200,7 +229,7 @@ fn interfaces() -> Vec<InterfaceSnapshot> {
         InterfaceSnapshot {
             name: "eth0".to_owned(),
             counters,
-            guard: None,
+            guard: Some(InterfaceGuardCounters { passed: 900, dropped: 40, rejected: 5, answered: 4 }),
             created,
             kernel: Some([900, 1250]),
             // As of a device that counts buffers on receipt, and of which it is not known what it transmits.

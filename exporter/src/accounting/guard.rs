@@ -8,8 +8,9 @@ use std::{
 };
 
 use tidewaiter_common::{
-    guard::{Hit, MAX_PAIRS, Verdict, judges, word},
-    interface::{LOOPBACK_INDEX, guarded},
+    direction::Direction,
+    guard::{Hit, InterfaceGuardCounters, MAX_PAIRS, Verdict, judges, word},
+    interface::{InterfaceTotals, LOOPBACK_INDEX, guarded},
     record::{PAIR_NAME_BYTES, PairRecord},
 };
 use tracing::{info, warn};
@@ -76,7 +77,11 @@ pub(super) struct GuardRegistry {
     blocks: bool,
     /// Interfaces that are one end of a pair (veth), by index.
     paired: HashSet<u32>,
+    /// Interfaces whose devices count each frame that reaches a program of XDP, by index.
+    counting: HashSet<u32>,
     places: BTreeMap<u32, GuardPlace>,
+    /// Interfaces whose packets were ever judged as socket buffers, by index.
+    were_buffers: HashSet<u32>,
     generation: u64,
     interval: u32,
     interval_began: Option<SystemTime>,
@@ -187,6 +192,41 @@ impl GuardRegistry {
         self.paired = paired;
     }
 
+    /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
+    pub(super) fn note_frame_counting(&mut self, counting: HashSet<u32>) {
+        self.counting = counting;
+    }
+
+    /// Whether packets of an interface are judged as frames, each of which its device has counted.
+    pub(super) fn counts_frames(&self, index: u32) -> bool {
+        self.place_of(index) == Some(GuardPlace::Xdp) && self.counting.contains(&index)
+    }
+
+    /// All that was seen on an interface in `direction`, of which `accounted` has passed the guard; `None` if that cannot be said
+    /// in what its device counts.
+    pub(super) fn seen(
+        &self,
+        index: u32,
+        direction: Direction,
+        accounted: InterfaceTotals,
+        judged: &InterfaceGuardCounters,
+    ) -> Option<InterfaceTotals> {
+        let InterfaceGuardCounters { dropped, rejected, answered, .. } = judged;
+        match (direction, dropped + rejected, answered) {
+            (Direction::Receive, 0, _) | (Direction::Transmit, _, 0) => Some(accounted),
+            // A driver may count them late, or elsewhere.
+            (Direction::Transmit, ..) => None,
+            // How many socket buffers they were was not counted.
+            (Direction::Receive, ..) if self.were_buffers.contains(&index) || !self.counting.contains(&index) => None,
+            (Direction::Receive, gone, _) => {
+                let mut seen = accounted;
+                seen.wire.packets += gone;
+                seen.buffers += gone;
+                Some(seen)
+            }
+        }
+    }
+
     /// Whether there is anything to judge when a packet comes in.
     const fn judges_packets(&self) -> bool {
         self.blocks || self.judges & (judges::PACKETS | judges::MARKS) != 0
@@ -231,6 +271,9 @@ impl GuardRegistry {
                     }
                 };
             let place = if is_xdp { GuardPlace::Xdp } else { GuardPlace::Tc };
+            if !is_xdp {
+                self.were_buffers.insert(*index);
+            }
             let bits = payload | if is_xdp { marks } else { guarded::BUFFERS };
             failures.extend(kernel.set_guarded_buffers(*index, bits).err());
             if !is_xdp {
@@ -244,6 +287,7 @@ impl GuardRegistry {
             kernel.detach_guard(index);
         }
         self.places.retain(|index, _| there.contains(index));
+        self.were_buffers.retain(|index| there.contains(index));
         failures
     }
 
@@ -321,12 +365,14 @@ impl GuardRegistry {
             }
             let mut packets = kernel.guard_counters(*place)?.packets;
             packets.iter_mut().zip(record.base.packets).for_each(|(count, base)| *count = count.saturating_sub(base));
-            pairs.push(PairSnapshot { rule, api, packets, created: from_nanoseconds(record.created) });
+            let verdicts = guard.verdicts(&rule);
+            pairs.push(PairSnapshot { rule, api, packets, verdicts, created: from_nanoseconds(record.created) });
         }
         pairs.sort_by(|one, other| (&one.api, &one.rule).cmp(&(&other.api, &other.rule)));
         let (clients_made, clients) = kernel.client_limits()?;
         Ok(Some(GuardSnapshot {
             pairs,
+            is_on: guard.is_on() || self.blocks,
             enforces: guard.enforces,
             is_switched_off: kernel.guard_word(word::SWITCHED_OFF)? != 0,
             generation: self.generation,

@@ -251,9 +251,10 @@ impl InterfaceRegistry {
                 guard: is_judged.then_some(judged),
                 created: from_nanoseconds(record.created),
                 kernel: theirs,
-                coverage: Direction::ALL.map(Direction::index).map(|direction| {
-                    let unit = recorded::to_unit(record.units[direction]);
-                    coverage(unit, counters.totals[direction], theirs?[direction])
+                coverage: Direction::ALL.map(|direction| {
+                    let at = direction.index();
+                    let seen = guard.seen(interface.index, direction, counters.totals[at], &judged)?;
+                    coverage(recorded::to_unit(record.units[at]), seen, theirs?[at])
                 }),
             });
         }

@@ -39,7 +39,7 @@ use crate::{
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
     kernel::{FlowCapacity, Kernel, KernelError},
-    snapshot::{ApiSnapshot, CollectorSnapshot, Snapshot, TableSnapshot},
+    snapshot::{ApiSnapshot, CollectorSnapshot, GuardSnapshot, Snapshot, TableSnapshot},
     tracker::FlowTracker,
 };
 
@@ -141,6 +141,11 @@ impl Accounting {
         self.guard.apply(&mut self.kernel, &self.apis.known())
     }
 
+    /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
+    pub fn note_frame_counting(&mut self, counting: HashSet<u32>) {
+        self.guard.note_frame_counting(counting);
+    }
+
     /// Lets the kernel know that the exporter is there.
     pub fn beat(&mut self) -> Result<(), KernelError> {
         let ticks = self.kernel.ticks()?;
@@ -192,7 +197,12 @@ impl Accounting {
 
     /// Takes note of what the devices of interfaces count from now on, by the interface's index.
     pub fn note_units(&mut self, units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>) -> Result<(), KernelError> {
-        self.interfaces.note_units(&mut self.kernel, units)
+        let units = units.iter().map(|(index, [received, transmitted])| {
+            // What is merged after a frame was judged was counted by then.
+            let received = if self.guard.counts_frames(*index) { Some(Unit::Segments) } else { *received };
+            (*index, [received, *transmitted])
+        });
+        self.interfaces.note_units(&mut self.kernel, &units.collect())
     }
 
     /// Names of the interfaces that are accounted.
@@ -246,7 +256,7 @@ impl Accounting {
         });
         let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
         let process = collect(&mut collectors, "process", process::snapshot);
-        let tables = vec![
+        let mut tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
             TableSnapshot {
                 name: "interfaces",
@@ -264,6 +274,10 @@ impl Accounting {
                 capacity: self.kernel.flow_capacity().new as usize,
             },
         ];
+        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().flatten().find(|guard| guard.is_on) {
+            let (entries, capacity) = (*clients as usize, *client_capacity as usize);
+            tables.push(TableSnapshot { name: "client_limits", entries, capacity });
+        }
         Snapshot {
             taken,
             apis: apis.unwrap_or_default(),

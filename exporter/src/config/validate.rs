@@ -129,6 +129,11 @@ impl Check<'_> {
         self.note(problem);
     }
 
+    /// Whether nothing was found that is wrong.
+    pub(super) fn is_fine(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// Notes a problem, once.
     pub(super) fn note(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {

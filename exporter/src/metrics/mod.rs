@@ -8,6 +8,7 @@ mod connection;
 mod created;
 mod exporter;
 pub mod exposition;
+mod guard;
 mod histogram;
 mod http;
 mod interface;
@@ -49,6 +50,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(transmission::TransmissionCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(guard::GuardCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(otlp::OtlpCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(audit::AuditCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));

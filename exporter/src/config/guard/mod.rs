@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use tidewaiter_common::{
     anomaly::AnomalyKind,
-    guard::{Action, Unit},
+    guard::{Action, Unit, Verdict},
     limiter::Limit,
 };
 
@@ -129,5 +129,24 @@ impl Guard {
     #[must_use]
     pub fn is_on(&self) -> bool {
         !self.rules.is_empty()
+    }
+
+    /// What the rule called `name` can decide about a packet, or blocks if no rule is called so.
+    #[must_use]
+    pub fn verdicts(&self, name: &str) -> Vec<Verdict> {
+        let rule = self.rules.iter().find(|rule| &*rule.name == name);
+        let (action, is_enforced) = rule.map_or((Action::Drop, self.enforces), |rule| (rule.action, rule.is_enforced));
+        let decided = match (action, is_enforced) {
+            (Action::Allow, _) => return vec![Verdict::Pass],
+            (Action::Drop, true) => Verdict::Drop,
+            (Action::Drop, false) => Verdict::WouldDrop,
+            (Action::Reject, true) => Verdict::Reject,
+            (Action::Reject, false) => Verdict::WouldReject,
+            (Action::Mark, true) => Verdict::Mark,
+            (Action::Mark, false) => Verdict::WouldMark,
+        };
+        // Packets pass that are within a limit, or exempt: but those may be marked, and are not told of where they are blocked.
+        let passes = rule.is_some_and(|rule| rule.limit.is_some() || action != Action::Mark);
+        passes.then_some(Verdict::Pass).into_iter().chain([decided]).collect()
     }
 }

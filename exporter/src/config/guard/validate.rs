@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tidewaiter_common::{
     anomaly::AnomalyKind,
     guard::{Action, MAX_PROTECTED_PORTS, MAX_RULES, Unit},
-    limiter::{LEAST_BYTE_BURST, LEAST_PACKET_BURST, Limit},
+    limiter::{LEAST_BYTE_BURST, LEAST_PACKET_BURST, Limit, LimitError, MOST_PER_SECOND},
 };
 
 use super::{
@@ -29,6 +29,7 @@ use crate::{
         validate::Check,
     },
     guard::{
+        compile::{NewPairs, compile},
         prefix_file::{LineProblem, PrefixFileError, parse_prefix, read_prefixes},
         reserved as reserved_rules,
     },
@@ -111,7 +112,18 @@ impl Check<'_> {
             checked.push(self.rule(place, rule, enforces, flows));
         }
         self.contradictions(&checked);
-        Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, rules: checked }
+        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, rules: checked };
+        self.tables(&guard, known);
+        guard
+    }
+
+    /// Sees that the kernel's tables have room for `guard`, as far as it is known for which APIs.
+    fn tables(&mut self, guard: &Guard, apis: Option<&[crate::api::Api]>) {
+        // What is wrong with single rules would be told twice, or once more as nonsense.
+        let Some(apis) = apis.filter(|_| guard.is_on() && self.is_fine()) else { return };
+        if let Err(error) = compile(guard, apis, usize::MAX, &mut NewPairs::default()) {
+            self.problem("rule", error.to_string());
+        }
     }
 
     fn rule_name(&mut self, place: usize, name: &str, names: &mut HashSet<String>) {
@@ -286,8 +298,14 @@ impl Check<'_> {
         };
         let thousandths = (rate * f64::from(PERIOD)).round();
         let name = format!("{key}.{}", unit.as_str());
-        if !(1.0..1e18).contains(&thousandths) {
-            self.problem(name, format!("found {rate}, expected at least 0.001"));
+        let complaint = if rate > MOST_PER_SECOND as f64 {
+            Some(format!("found {rate}, expected at most {MOST_PER_SECOND}"))
+        } else {
+            // What is no number is in no range.
+            (!(1.0..).contains(&thousandths)).then(|| format!("found {rate}, expected at least 0.001"))
+        };
+        if let Some(complaint) = complaint {
+            self.problem(name, complaint);
             return None;
         }
         let least = match unit {
@@ -307,7 +325,8 @@ impl Check<'_> {
         match Limit::new(whole(thousandths), Duration::from_secs(PERIOD.into()), burst) {
             Ok(limit) => Some(RuleLimit { unit, rate, burst, per, limit }),
             Err(error) => {
-                self.problem(name, error.to_string());
+                let is_of_burst = matches!(error, LimitError::TooSlow { .. }) && raw.burst.is_some();
+                self.problem(if is_of_burst { format!("{key}.burst") } else { name }, error.to_string());
                 None
             }
         }
