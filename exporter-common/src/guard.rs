@@ -607,7 +607,10 @@ pub fn ask<J: Judged>(judged: &J, step: Step, facts: &Facts, stage: Stage, was_o
         return outcome::NEXT;
     }
     if rule.action == ALLOW {
-        judged.note(pair, Verdict::Pass);
+        // Once a packet, though it is judged again later.
+        if matches!(stage, Stage::Frame | Stage::Buffer) {
+            judged.note(pair, Verdict::Pass);
+        }
         return outcome::PASS;
     }
     if !exceeds(judged, rule, step, facts) {
@@ -623,7 +626,8 @@ pub fn ask<J: Judged>(judged: &J, step: Step, facts: &Facts, stage: Stage, was_o
     }
     if judged.is_exempt() {
         judged.note(pair, Verdict::Pass);
-        return outcome::PASS;
+        // What is only observed changes nothing for those that come next.
+        return if is_enforced { outcome::PASS } else { outcome::OBSERVED };
     }
     judged.note(pair, verdict);
     match verdict {

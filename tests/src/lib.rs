@@ -23,6 +23,7 @@ pub mod connections;
 pub mod corpus;
 pub mod exporter;
 pub mod frames;
+pub mod guarded;
 pub mod hooks;
 pub mod layers;
 pub mod measure;

@@ -1,6 +1,7 @@
 //! The guard: rules worked out into what the kernel can look up.
 
 pub mod compile;
+pub mod lookup;
 pub mod prefix_file;
 pub mod prefixes;
 
