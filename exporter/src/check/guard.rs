@@ -44,50 +44,47 @@ fn prefixes(prefixes: &[ipnet::IpNet]) -> String {
 
 fn ruled(rule: &Rule) -> String {
     let Rule { name, from, except, apis, transports, ports, condition, limit, action, mark, is_enforced } = rule;
-    let mut text = format!("{name}: {}", action.as_str());
+    let mut words = vec![format!("{name}: {}", action.as_str())];
     if *action == Action::Mark {
-        text += &format!(" with {mark}");
+        words.push(format!("with {mark}"));
     }
-    text += match condition {
-        Condition::Always => " packets",
-        Condition::Anomalies(_) => " packets that are ",
-        Condition::UnexpectedPayload => " unexpected payload",
-    };
-    if let Condition::Anomalies(kinds) = condition {
-        text += &join(kinds.iter().map(|kind| kind.as_str()));
-    }
+    words.push(match condition {
+        Condition::Always => "packets".to_owned(),
+        Condition::Anomalies(kinds) => format!("packets that are {}", join(kinds.iter().map(|kind| kind.as_str()))),
+        Condition::UnexpectedPayload => "unexpected payload".to_owned(),
+    });
     match apis {
         ApiMatch::Everything => {}
-        ApiMatch::Any => text += " of any API",
-        ApiMatch::Named(names) => text += &format!(" of {}", join(names)),
+        ApiMatch::Any => words.push("of any API".to_owned()),
+        ApiMatch::Named(names) => words.push(format!("of {}", join(names))),
     }
     if !transports.is_empty() {
-        text += &format!(" by {}", join(transports.iter().map(|transport| transport.as_str())));
+        words.push(format!("by {}", join(transports.iter().map(|transport| transport.as_str()))));
     }
     if !ports.is_empty() {
-        text += &format!(" to port {}", join(ports));
+        words.push(format!("to port {}", join(ports)));
     }
-    match from {
-        None => text += " from everybody",
-        Some(from) => text += &format!(" from {}", prefixes(from)),
-    }
+    words.push(from.as_ref().map_or("from everybody".to_owned(), |from| format!("from {}", prefixes(from))));
     if !except.is_empty() {
-        text += &format!(" but {}", prefixes(except));
+        words.push(format!("but {}", prefixes(except)));
     }
-    if let Some(RuleLimit { unit, rate, burst, per, limit: _ }) = limit {
-        text += &format!(" beyond {rate} {} (burst {burst}) ", unit.as_str().replace('_', " "));
-        text += &match per {
-            Per::Api => "per API".to_owned(),
-            Per::Client { ipv4_length: 32, ipv6_length: 128 } => "per client".to_owned(),
-            Per::Client { ipv4_length, ipv6_length } => {
-                format!("per client (/{ipv4_length} of IPv4, /{ipv6_length} of IPv6)")
-            }
-        };
-    }
-    if *action != Action::Allow {
-        text += if *is_enforced { ", enforced" } else { ", observed alone" };
-    }
-    text
+    words.extend(limit.as_ref().map(limited));
+    let mode = match (action, is_enforced) {
+        (Action::Allow, _) => "",
+        (_, true) => ", enforced",
+        (_, false) => ", observed alone",
+    };
+    words.join(" ") + mode
+}
+
+fn limited(limit: &RuleLimit) -> String {
+    let RuleLimit { unit, rate, burst, per, limit: _ } = limit;
+    let per = match per {
+        Per::Api => "API".to_owned(),
+        Per::Client { ipv4_length: 32, ipv6_length: 128 } => "client".to_owned(),
+        Per::Client { ipv4_length, ipv6_length } => format!("client (/{ipv4_length} of IPv4, /{ipv6_length} of IPv6)"),
+    };
+    format!("beyond {rate} {} (burst {burst}) per {per}", unit.as_str().replace('_', " "))
 }
 
 /// `values`, with commas between them.

@@ -44,9 +44,13 @@ const LEAST_HOLD: Duration = Duration::from_secs(5);
 /// How many clients limits may be kept for: each takes some 100 bytes of the kernel's memory.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
-/// Rates are told to the kernel in so many seconds, to the unit: that is exact enough for any, and lets one be once in a quarter of an
-/// hour.
+/// Seconds that rates are reckoned in: thousandths of a unit a second are exact enough for any rate, and let one be once in a quarter
+/// of an hour.
 const PERIOD: u32 = 1000;
+
+/// The highest rate.
+#[expect(clippy::cast_precision_loss, reason = "2^8 times 10^9, which a float holds exactly")]
+const MOST_RATE: f64 = MOST_PER_SECOND as f64;
 
 /// Anomalies that a single packet is: what rules can be about. The others are found over time, and can be responded to.
 const OF_PACKETS: [AnomalyKind; 5] = [
@@ -56,12 +60,6 @@ const OF_PACKETS: [AnomalyKind; 5] = [
     AnomalyKind::TinyFragment,
     AnomalyKind::UnexpectedProtocol,
 ];
-
-/// A number that is known to be whole, and in range.
-#[expect(clippy::cast_sign_loss, reason = "it is not below 1")]
-const fn whole(number: f64) -> u64 {
-    number as u64
-}
 
 impl Check<'_> {
     /// What the guard is to do. `listen` is where the exporter serves HTTP.
@@ -296,13 +294,15 @@ impl Check<'_> {
             self.problem(key, format!("expected exactly one of {}", all.join(", ")));
             return None;
         };
-        let thousandths = (rate * f64::from(PERIOD)).round();
+        let units = (rate * f64::from(PERIOD)).round();
         let name = format!("{key}.{}", unit.as_str());
-        let complaint = if rate > MOST_PER_SECOND as f64 {
+        let complaint = if rate > MOST_RATE {
             Some(format!("found {rate}, expected at most {MOST_PER_SECOND}"))
+        } else if units >= 1.0 {
+            None
         } else {
-            // What is no number is in no range.
-            (!(1.0..).contains(&thousandths)).then(|| format!("found {rate}, expected at least 0.001"))
+            // What is no number too.
+            Some(format!("found {rate}, expected at least 0.001"))
         };
         if let Some(complaint) = complaint {
             self.problem(name, complaint);
@@ -313,8 +313,10 @@ impl Check<'_> {
             Unit::Packets => LEAST_PACKET_BURST,
             _ => 1,
         };
+        #[expect(clippy::cast_sign_loss, reason = "above 0 and below 2^63, as was just seen")]
+        let [units, in_a_second] = [units, rate.ceil()].map(|number| number as u64);
         let burst = match raw.burst {
-            None => whole(rate.ceil()).max(least),
+            None => in_a_second.max(least),
             Some(burst) => u64::try_from(burst).ok().filter(|burst| *burst >= least).unwrap_or_else(|| {
                 let why = if least > 1 { ": the stack may see as much at once" } else { "" };
                 self.problem(format!("{key}.burst"), format!("found {burst}, expected at least {least}{why}"));
@@ -322,7 +324,7 @@ impl Check<'_> {
             }),
         };
         let per = self.per(key, raw);
-        match Limit::new(whole(thousandths), Duration::from_secs(PERIOD.into()), burst) {
+        match Limit::new(units, Duration::from_secs(PERIOD.into()), burst) {
             Ok(limit) => Some(RuleLimit { unit, rate, burst, per, limit }),
             Err(error) => {
                 let is_of_burst = matches!(error, LimitError::TooSlow { .. }) && raw.burst.is_some();
