@@ -174,9 +174,9 @@ impl GuardRegistry {
         Ok(())
     }
 
-    /// Says that anything may be blocked at any time, or that nothing is.
-    pub(super) fn set_blocks(&mut self, blocks: bool) {
-        self.blocks = blocks;
+    /// Says that anything may be blocked at any time, or that nothing is. Answers with whether that is new.
+    pub(super) const fn set_blocks(&mut self, blocks: bool) -> bool {
+        std::mem::replace(&mut self.blocks, blocks) != blocks
     }
 
     /// Takes note of which interfaces are one end of a pair: what is answered there as a frame reaches the other end only if that
