@@ -10,7 +10,7 @@ use super::{Accounting, guard::warn_all};
 use crate::{
     blocks::{BlockError, LONGEST, SHORTEST, key},
     chain::chain,
-    config::guard::Guard,
+    config::guard::{BlockSettings, Guard},
     event::{Block, BlockedBy, Happening, Unblocked},
     kernel::KernelError,
 };
@@ -64,6 +64,12 @@ impl Accounting {
         info!(%network, why = why.as_str(), "blocked no more");
         self.note_blocks();
         Ok(removed)
+    }
+
+    /// How blocks are kept, once that is known.
+    #[must_use]
+    pub fn block_settings(&self) -> Option<&BlockSettings> {
+        self.guard.settings().map(|guard| &guard.blocks)
     }
 
     /// The blocks that there are, by network.

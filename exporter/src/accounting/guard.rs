@@ -152,6 +152,11 @@ impl GuardRegistry {
         self.guard = Some(guard);
     }
 
+    /// What the rules are.
+    pub(super) fn settings(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
     /// Puts the rules in force for these APIs, all at once.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, apis: &[Api]) -> Result<(), GuardError> {
         let Some(guard) = self.guard.clone() else { return Ok(()) };

@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod blocks;
 mod connections;
 mod landing;
 mod local;
@@ -92,7 +93,7 @@ pub fn router(shared: Shared, access: &Access) -> Router {
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(readyz));
     // What changes something, or tells what no stranger may know, belongs here, with its whole path.
-    let changes = Router::new();
+    let changes = Router::new().merge(blocks::router());
     access.protect(seen, changes).with_state(shared)
 }
 
