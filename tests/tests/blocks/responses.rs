@@ -30,7 +30,7 @@ fn a_scanner_is_blocked() {
     assert!(host.gets_through(Network::SERVER6));
     let listed = host.done(&["blocks"]);
     assert!(listed.contains("port_scan") && listed.contains("unmapped: 12 ports in "), "{listed}");
-    assert_eq!(exporter.log().matches("blocked network").count() + exporter.log().matches(" blocked ").count(), 1);
+    assert_eq!(exporter.log().matches("INFO blocked network=10.77.0.2/32").count(), 1, "once");
     host.done(&["unblock", "10.77.0.2"]);
     assert!(host.gets_through(Network::SERVER4));
 

@@ -7,7 +7,7 @@ use tidewaiter_tests::{network::Network, wait::wait_until};
 
 use crate::Host;
 
-const RULE: &str = "[[rule]]\nname = \"closed\"\napi = \"orders\"\naction = \"drop\"\n";
+const RULE: &str = "[[rule]]\nname = \"closed\"\napi = \"orders\"\naction = \"drop\"\nmode = \"enforce\"\n";
 
 #[test]
 fn off_works_at_once_though_the_exporter_hangs_and_the_configuration_is_broken() {
@@ -41,6 +41,7 @@ fn off_works_at_once_though_the_exporter_hangs_and_the_configuration_is_broken()
 fn without_pins_the_exporter_is_asked() {
     let host = Host::new();
     let _exporter = host.start("", RULE);
+    assert!(!host.gets_through(Network::SERVER4));
     let elsewhere = host.folder.path().join("nothing").display().to_string();
     let said = host.done(&["guard", "off", "--pin-path", &elsewhere]);
     assert!(said.contains("nothing is pinned at ") && said.contains("says that the guard is off"), "{said}");
