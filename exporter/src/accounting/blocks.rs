@@ -1,6 +1,9 @@
 //! Blocks, put in force; and whether the guard is on at all.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use ipnet::IpNet;
 use tidewaiter_common::guard::word;
@@ -103,10 +106,9 @@ impl Accounting {
                 }
             }
         }
-        for (there, _) in self.kernel.blocks()? {
-            if self.blocks.iter().all(|block| key(&block.network) != there) {
-                self.kernel.set_block(&there, None)?;
-            }
+        let wanted: HashSet<_> = self.blocks.iter().map(|block| key(&block.network)).collect();
+        for (there, _) in self.kernel.blocks()?.into_iter().filter(|(there, _)| !wanted.contains(there)) {
+            self.kernel.set_block(&there, None)?;
         }
         self.note_lengths(true)?;
         self.note_lengths(false)?;
