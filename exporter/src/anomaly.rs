@@ -18,6 +18,7 @@ pub use tidewaiter_common::anomaly::AnomalyKind;
 
 use crate::{
     api::Role,
+    blocks::response::Responder,
     event::{Event, Happening},
     flow::Protocol,
     sinks::{NoRoom, Sinks},
@@ -57,6 +58,7 @@ pub struct Anomaly {
 pub struct AnomalyLog {
     window: Option<Window>,
     sinks: Sinks<Event>,
+    responder: Responder,
 }
 
 /// The window that the first anomaly in it has begun.
@@ -91,6 +93,11 @@ impl AnomalyLog {
         self.sinks.snapshot()
     }
 
+    /// Who finds out whom to block.
+    pub const fn responder(&mut self) -> &mut Responder {
+        &mut self.responder
+    }
+
     /// Hands what has happened to those who want events: whatever is no anomaly.
     pub fn pass_on(&mut self, what: &Happening) {
         let time = SystemTime::now();
@@ -100,6 +107,7 @@ impl AnomalyLog {
     /// Tells of `anomaly` unless there were many of its kind and API of late.
     pub fn tell(&mut self, anomaly: &Anomaly, now: Instant) {
         self.tick(now);
+        self.responder.note(anomaly);
         if !self.admits(anomaly.kind, &anomaly.api, now) {
             return;
         }

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
@@ -15,8 +15,10 @@ use tracing::{error, info, warn};
 use crate::{
     accounting::{Accounting, guard::GuardError},
     audit::{self, Audit, AuditError},
+    blocks::state::StateFile,
     capabilities::{self, CapabilityError},
     config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, guard::Guard, otlp::Otlp},
+    control::server::ControlSocket,
     discovery::{self, Scan, helper::HelperError},
     event::Happening,
     guard::compile::prefix_capacity,
@@ -152,7 +154,9 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let sources = sources(&otlp, &mut accounting);
     let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
-        .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()));
+        .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()))
+        .with_state(StateFile::new(guard.blocks.state.clone()));
+    let socket = guard.blocks.socket.clone();
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
         let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
@@ -161,6 +165,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     });
     let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
     tell_start(&shared, fingerprint.hash());
+    let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
     {
@@ -177,6 +182,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     info!(%address, tls = is_encrypted.then_some(true), "serving metrics");
     return_memory();
 
+    let mut keeping = None;
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
     let mut announce = audit.as_ref().map(|_| interval(audit::ANNOUNCEMENTS));
     let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
@@ -197,6 +203,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => {
                 look_after_guard(&shared);
+                keep_blocks(&shared, &mut keeping);
                 look_after_flows(&shared, Accounting::sweep_flows).await;
             }
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
@@ -212,6 +219,10 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         }
     }
 
+    if let Some(control) = control {
+        control.abort();
+    }
+    shared.save_blocks().await;
     let ended = end(&shared, persist, exporter, audit).await;
     drop(stop_serving);
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
@@ -266,7 +277,11 @@ fn start_accounting(
         }
         ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
     };
-    shared.accounting().apply_guard(Arc::new(guard))?;
+    let blocks = StateFile::new(guard.blocks.state.clone()).load();
+    let mut accounting = shared.accounting();
+    accounting.apply_guard(Arc::new(guard))?;
+    accounting.restore_blocks(blocks)?;
+    drop(accounting);
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()
     {
@@ -384,6 +399,28 @@ fn look_after_guard(shared: &Shared) {
     let mut accounting = shared.accounting();
     if let Err(error) = accounting.beat().and_then(|()| accounting.tell_hits()) {
         warn!(%error, "cannot look after the guard");
+    }
+    if let Err(error) = accounting.look_after_blocks() {
+        warn!(%error, "cannot look after blocks");
+    }
+}
+
+/// Has the command line reach the exporter. Without, everything else goes on.
+fn open_control(socket: &Path, shared: &Shared) -> Option<JoinHandle<()>> {
+    match ControlSocket::bind(socket) {
+        Ok(control) => Some(tokio::spawn(control.serve(shared.clone()))),
+        Err(error) => {
+            warn!(%error, "the command line cannot ask this exporter for anything");
+            None
+        }
+    }
+}
+
+/// Has blocks kept over a restart, unless that is still under way: a disk that is slow holds nothing else up.
+fn keep_blocks(shared: &Shared, keeping: &mut Option<JoinHandle<()>>) {
+    if keeping.as_ref().is_none_or(JoinHandle::is_finished) {
+        let shared = shared.clone();
+        *keeping = Some(tokio::spawn(async move { shared.save_blocks().await }));
     }
 }
 

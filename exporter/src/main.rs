@@ -12,10 +12,12 @@ use tidewaiter::{
     chain::chain,
     check,
     cli::{
-        AuditCommand, CheckArguments, Cli, Command, DetachArguments, Overrides, ReplayArguments, RunArguments,
+        AuditCommand, BlockArguments, BlocksArguments, CheckArguments, Cli, Command, DetachArguments, GuardArguments,
+        GuardSwitch, ListFormat, Overrides, ReplayArguments, RunArguments, TargetArguments, UnblockArguments,
         VerifyArguments,
     },
     config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
+    control::command::{self, Switched, Target},
     daemon::{self, DaemonError},
     discovery::helper,
     doctor::{self, Verdict},
@@ -42,6 +44,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check(&arguments),
         Command::Replay(arguments) => replay(arguments),
         Command::Detach(arguments) => detach(arguments),
+        Command::Block(arguments) => block(arguments),
+        Command::Unblock(arguments) => unblock(arguments),
+        Command::Blocks(arguments) => blocks(arguments),
+        Command::Guard(arguments) => guard(arguments),
         Command::Audit(AuditCommand::Verify(arguments)) => verify(arguments),
         Command::Doctor => doctor(),
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
@@ -109,6 +115,38 @@ fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Resu
         None => print(&format!("nothing is pinned in {}\n", path.display())).map(drop)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn target(TargetArguments { config, socket }: TargetArguments) -> anyhow::Result<Target> {
+    Ok(Target::find(config.as_deref(), socket, None)?)
+}
+
+fn block(BlockArguments { address, period, reason, target }: BlockArguments) -> anyhow::Result<ExitCode> {
+    print(&command::block(&self::target(target)?, address, period, reason)?)
+}
+
+fn unblock(UnblockArguments { address, target }: UnblockArguments) -> anyhow::Result<ExitCode> {
+    print(&command::unblock(&self::target(target)?, address)?)
+}
+
+fn blocks(BlocksArguments { format, target }: BlocksArguments) -> anyhow::Result<ExitCode> {
+    let rows = command::blocks(&self::target(target)?)?;
+    match format {
+        ListFormat::Table => print(&command::table(&rows)),
+        ListFormat::Json => print(&(serde_json::to_string(&rows)? + "\n")),
+    }
+}
+
+fn guard(GuardArguments { what, target, pin_path }: GuardArguments) -> anyhow::Result<ExitCode> {
+    let target = Target::find(target.config.as_deref(), target.socket, pin_path)?;
+    let on = match what {
+        GuardSwitch::Status => return print(&command::status(&target)?),
+        GuardSwitch::On => true,
+        GuardSwitch::Off => false,
+    };
+    let Switched { text, is_done } = command::switch(&target, on);
+    print(&text)?;
+    Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> anyhow::Result<ExitCode> {

@@ -449,7 +449,7 @@ fn example() -> Guard {
 
 #[test]
 fn everything_together_means_what_it_says() {
-    let Guard { enforces, attach, hold, protect, protected_ports, clients, rules } = example();
+    let Guard { enforces, attach, hold, protect, protected_ports, clients, blocks: _, rules } = example();
     assert!(enforces);
     assert_eq!((attach, hold, clients), (GuardAttach::Tc, Duration::from_mins(2), 4096));
     assert_eq!(protect, networks(&["192.0.2.0/24", "2001:db8::1/128"]));

@@ -117,6 +117,9 @@ impl<'a> Exporter<'a> {
         let file = directory.path().join("tidewaiter.toml");
         fs::write(&file, configuration).expect("can be written");
         let mut command = namespace.command(binary());
+        // Others run at the same time.
+        command.env("TIDEWAITER_GUARD__SOCKET", directory.path().join("control.sock"));
+        command.env("TIDEWAITER_GUARD__STATE", directory.path().join("blocks.json"));
         // Arguments go over it.
         command.env("TIDEWAITER_LISTEN", ADDRESS).arg("--config").arg(&file);
         change(&mut command);

@@ -159,6 +159,11 @@ impl GuardRegistry {
         self.guard = Some(guard);
     }
 
+    /// What the rules are.
+    pub(super) fn settings(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
     /// Puts the rules in force for these APIs, all at once.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, apis: &[Api]) -> Result<(), GuardError> {
         let Some(guard) = self.guard.clone() else { return Ok(()) };
@@ -181,9 +186,9 @@ impl GuardRegistry {
         Ok(())
     }
 
-    /// Says that anything may be blocked at any time, or that nothing is.
-    pub(super) fn set_blocks(&mut self, blocks: bool) {
-        self.blocks = blocks;
+    /// Says that anything may be blocked at any time, or that nothing is. Answers with whether that is new.
+    pub(super) const fn set_blocks(&mut self, blocks: bool) -> bool {
+        std::mem::replace(&mut self.blocks, blocks) != blocks
     }
 
     /// Takes note of which interfaces are one end of a pair: what is answered there as a frame reaches the other end only if that

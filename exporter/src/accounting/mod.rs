@@ -2,6 +2,7 @@
 
 mod anomalies;
 mod apis;
+mod blocks;
 mod flows;
 pub mod guard;
 mod interfaces;
@@ -19,6 +20,7 @@ use std::{
 use tidewaiter_common::{
     api::MAX_APIS,
     direction::Direction,
+    guard::word,
     interface::{MAX_INTERFACES, guarded},
 };
 use tracing::{error, warn};
@@ -32,6 +34,7 @@ use self::{
 use crate::{
     anomaly::{AnomalyLog, thresholds::Thresholds},
     api::Api,
+    blocks::Blocks,
     chain::chain,
     config::{AttachMode, guard::Guard},
     event::{Happening, RuleHits},
@@ -53,6 +56,9 @@ pub struct Accounting {
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
     guard: GuardRegistry,
+    blocks: Blocks,
+    /// Whether the guard was on when this was last looked at.
+    was_guard_on: bool,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
@@ -73,6 +79,10 @@ impl Accounting {
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let guard = GuardRegistry::restore(&mut kernel)?;
+        let was_guard_on = kernel.guard_word(word::SWITCHED_OFF)? == 0;
+        if !was_guard_on {
+            warn!("the guard is switched off: everything passes (tidewaiter guard on)");
+        }
         let flows = FlowSweeper::new(idle_timeout);
         let thresholds = Thresholds::default();
         // What an exporter before us has said holds until somebody says otherwise.
@@ -84,6 +94,8 @@ impl Accounting {
             apis,
             interfaces,
             guard,
+            blocks: Blocks::default(),
+            was_guard_on,
             flows,
             tracker: None,
             greetings: Greetings::default(),
@@ -124,9 +136,10 @@ impl Accounting {
     /// # Errors
     /// [`GuardError`]; then what was in force still is.
     pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
-        self.guard.set(guard);
+        self.guard.set(Arc::clone(&guard));
         self.guard.apply(&mut self.kernel, &self.apis.known())?;
         self.beat()?;
+        self.configure_blocks(&guard);
         Ok(self.place_guard())
     }
 

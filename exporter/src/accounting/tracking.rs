@@ -125,6 +125,7 @@ impl Accounting {
         // ends another connection has taken within the last tenth of a second: what these said may be taken for the other's.
         self.read_samples(MOST_SAMPLES);
         self.read_anomalies();
+        self.respond();
         drained
     }
 

@@ -12,6 +12,7 @@ mod fingerprint;
 pub mod guard;
 mod one_or_many;
 pub mod otlp;
+mod paths;
 pub mod raw;
 pub mod token;
 mod validate;
@@ -34,6 +35,7 @@ use globset::GlobSet;
 pub(crate) use self::audit::shown;
 pub use self::audit::{Audit, AuditSync};
 pub use self::fingerprint::Fingerprint;
+pub use self::paths::Paths;
 pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},

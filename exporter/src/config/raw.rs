@@ -9,7 +9,10 @@ use tidewaiter_common::flow::DEFAULT_CAPACITY;
 use super::{
     anomalies::RawAnomalies,
     audit::RawAudit,
-    guard::raw::{RawGuard, RawRule},
+    guard::{
+        blocks::RawResponse,
+        raw::{RawGuard, RawRule},
+    },
     one_or_many::OneOrMany,
     otlp::raw::RawOtlp,
 };
@@ -60,6 +63,9 @@ pub struct RawConfiguration {
     /// What is let in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RawRule>,
+    /// What anomalies are responded to with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response: Vec<RawResponse>,
 }
 
 impl Default for RawConfiguration {
@@ -90,6 +96,7 @@ impl Default for RawConfiguration {
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
             rule: Vec::new(),
+            response: Vec::new(),
         }
     }
 }

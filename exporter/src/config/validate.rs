@@ -64,6 +64,7 @@ pub(super) fn validate(
         log,
         api,
         rule,
+        response,
     } = raw;
     let mut check = Check { problems: Vec::new(), file, figment, variables };
 
@@ -79,7 +80,7 @@ pub(super) fn validate(
     check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
-    let guard = check.guard(guard, rule, &apis, flows, listen);
+    let guard = check.guard(guard, rule, response, &apis, flows, listen);
     let anomalies = check.anomalies(&anomalies);
     let otlp = check.otlp(otlp);
     let audit = check.audit(audit, flows.capacity > 0);

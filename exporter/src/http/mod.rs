@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod blocks;
 mod connections;
 mod landing;
 mod local;
@@ -23,7 +24,10 @@ pub use self::{
     access::{Access, AccessError, Caller},
     server::serve,
 };
-use crate::{accounting::Accounting, audit, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
+use crate::{
+    accounting::Accounting, audit, blocks::state::StateFile, metrics::exposition::Format, otlp::Statistics,
+    snapshot::Snapshot,
+};
 
 /// What the handlers share with the rest of the program.
 #[derive(Clone, Debug)]
@@ -31,19 +35,37 @@ pub struct Shared {
     accounting: Arc<Mutex<Accounting>>,
     otlp: Arc<[Arc<Statistics>]>,
     audit: Option<Arc<audit::Statistics>>,
+    /// Where blocks are kept, if they are.
+    state: Option<Arc<tokio::sync::Mutex<StateFile>>>,
 }
 
 impl Shared {
     /// Shares `accounting`, and counts of what is sent over OTLP.
     #[must_use]
     pub fn new(accounting: Accounting, otlp: Vec<Arc<Statistics>>) -> Self {
-        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into(), audit: None }
+        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into(), audit: None, state: None }
     }
 
     /// The same, with counts of what is written to the audit log.
     #[must_use]
     pub fn with_audit(self, audit: Option<Arc<audit::Statistics>>) -> Self {
         Self { audit, ..self }
+    }
+
+    /// The same, with where blocks are kept over a restart.
+    #[must_use]
+    pub fn with_state(self, state: StateFile) -> Self {
+        Self { state: Some(Arc::new(tokio::sync::Mutex::new(state))), ..self }
+    }
+
+    /// Keeps blocks over a restart, if they have changed. Whoever waits for the disk is not the thread that all else waits for.
+    pub async fn save_blocks(&self) {
+        let Some(state) = &self.state else { return };
+        let mut state = Arc::clone(state).lock_owned().await;
+        let Some(blocks) = self.accounting().changed_blocks() else { return };
+        if !tokio::task::spawn_blocking(move || state.save(&blocks)).await.unwrap_or_default() {
+            self.accounting().blocks_not_kept();
+        }
     }
 
     /// All counts at this moment.
@@ -71,7 +93,7 @@ pub fn router(shared: Shared, access: &Access) -> Router {
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(readyz));
     // What changes something, or tells what no stranger may know, belongs here, with its whole path.
-    let changes = Router::new();
+    let changes = Router::new().merge(blocks::router());
     access.protect(seen, changes).with_state(shared)
 }
 

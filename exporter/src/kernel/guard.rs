@@ -1,10 +1,10 @@
 //! The guard's maps, and what attaches it.
 
-use std::io;
+use std::{io, os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{HashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray},
     programs::{
         ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -14,8 +14,8 @@ use aya::{
 use tidewaiter_common::{
     ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME,
     guard::{
-        BlockKey, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters,
-        MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, HALVES,
+        HIT_ENTRIES, Hit, InterfaceGuardCounters, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
     },
     interface::InterfaceSlot,
     prefix::PREFIX_FILTER_WORDS,
@@ -26,6 +26,7 @@ use tracing::debug;
 use super::{
     Kernel, KernelError, TestRun,
     attach::has_kind,
+    pins::PinError,
     system::{update_array, wait_for_programs},
     tables::{name, read, write},
 };
@@ -185,6 +186,37 @@ impl Kernel {
         })
     }
 
+    /// Says which lengths of prefixes are blocked, of one version of IP. Where lengths go that others come after, these are not
+    /// looked at for a moment: what they block passes rather than that anybody else is blocked.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`] if there are too many: then it is as it was.
+    pub fn set_blocked_lengths(&mut self, is_v4: bool, lengths: &[u8]) -> Result<(), KernelError> {
+        if lengths.len() > BLOCKED_LENGTHS {
+            let what = format!("the {} different lengths of blocked prefixes", lengths.len());
+            return Err(KernelError::Full { what, limit: BLOCKED_LENGTHS });
+        }
+        let (first, count) = if is_v4 { (0, word::BLOCKED_IPV4) } else { (BLOCKED_LENGTHS, word::BLOCKED_IPV6) };
+        let wanted: Vec<_> = lengths.iter().map(|length| BlockedLength::new(*length, is_v4)).collect();
+        let before = self.guard_word(count)?;
+        let mut same = 0;
+        for (place, length) in wanted.iter().enumerate().take(before as usize) {
+            if self.get::<BlockedLength>(name::BLOCKED, (first + place) as u16)? != *length {
+                break;
+            }
+            same = place + 1;
+        }
+        if same as u64 != before {
+            self.set_guard_word(count, same as u64)?;
+            // An entry is not written in one step: nobody may read it by then.
+            wait_for_programs();
+        }
+        for (place, length) in wanted.iter().enumerate().skip(same) {
+            self.set(name::BLOCKED, (first + place) as u16, length)?;
+        }
+        self.set_guard_word(count, wanted.len() as u64)
+    }
+
     /// All that is blocked, and until which tick.
     pub fn blocks(&self) -> Result<Vec<(BlockKey, u64)>, KernelError> {
         let blocks: HashMap<_, BlockKey, u64> = self.map(name::BLOCKS)?;
@@ -256,6 +288,38 @@ impl Kernel {
     }
 }
 
+/// Switches the guard that is pinned in `folder`, without its lock: whoever has that may hang. Answers with whether there is one.
+///
+/// # Errors
+/// [`KernelError::Pins`] if others could have put something else there, or that of the map.
+pub fn switch_pinned_guard(folder: &Path, on: bool) -> Result<bool, KernelError> {
+    let Some(mut words) = pinned_words(folder)? else { return Ok(false) };
+    words.set(word::SWITCHED_OFF, u64::from(!on), 0).map_err(write(name::GUARD_WORDS))?;
+    Ok(true)
+}
+
+/// Whether the guard that is pinned in `folder` is on; `None` if there is none.
+pub fn is_pinned_guard_on(folder: &Path) -> Result<Option<bool>, KernelError> {
+    let Some(words) = pinned_words(folder)? else { return Ok(None) };
+    Ok(Some(words.get(&word::SWITCHED_OFF, 0).map_err(read(name::GUARD_WORDS))? == 0))
+}
+
+fn pinned_words(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelError> {
+    let path = folder.join(name::GUARD_WORDS);
+    let of_folder = match std::fs::metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        of_folder => of_folder.map_err(|source| PinError::Io { action: "look at", path: folder.to_owned(), source })?,
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    if of_folder.uid() != rustix::process::geteuid().as_raw() || of_folder.mode() & 0o022 != 0 {
+        return Err(PinError::Unsafe { path: folder.to_owned() }.into());
+    }
+    let data = MapData::from_pin(&path).map_err(read(name::GUARD_WORDS))?;
+    Array::try_from(Map::Array(data)).map(Some).map_err(read(name::GUARD_WORDS))
+}
+
 impl Kernel {
     /// Runs the program that judges frames on `frame`, `repeat` times, as if `lo` had received it.
     ///
@@ -312,7 +376,7 @@ fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, K
         .ok_or(KernelError::Missing { kind: "program", name })
 }
 
-fn take_over(program: &mut Xdp, pin: &std::path::Path) -> Result<FdLink, ProgramError> {
+fn take_over(program: &mut Xdp, pin: &Path) -> Result<FdLink, ProgramError> {
     let link = FdLink::from(PinnedLink::from_pin(pin).map_err(super::attach::link_error)?);
     let id = program.attach_to_link(XdpLink::try_from(link).map_err(super::attach::link_error)?)?;
     take(program, id)

@@ -50,7 +50,7 @@ pub use self::{
     error::KernelError,
     events::QuietSince,
     flows::{FlowTable, Walk},
-    guard::GuardCapacity,
+    guard::{GuardCapacity, is_pinned_guard_on, switch_pinned_guard},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
     tracepoints::{Drops, OTHER_REASON},
 };

@@ -1,5 +1,6 @@
 //! Configuration of the guard: `[guard]` and `[[rule]]`.
 
+pub mod blocks;
 pub mod raw;
 mod validate;
 
@@ -12,7 +13,10 @@ use tidewaiter_common::{
     limiter::Limit,
 };
 
-pub use self::raw::GuardAttach;
+pub use self::{
+    blocks::{BlockSettings, Response},
+    raw::GuardAttach,
+};
 use crate::api::{PortRange, Transport, reserved};
 
 /// How the guard is kept.
@@ -30,6 +34,8 @@ pub struct Guard {
     pub protected_ports: Vec<u16>,
     /// How many clients limits are kept for at a time; memory for them is taken at the start.
     pub clients: u32,
+    /// How blocks are kept.
+    pub blocks: BlockSettings,
     /// The rules, in their order.
     pub rules: Vec<Rule>,
 }

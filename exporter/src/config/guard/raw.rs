@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidewaiter_common::{anomaly::AnomalyKind, guard::Action};
 
+use super::blocks::DEFAULT_SOCKET;
 use crate::{
     api::PortRange,
     config::{
@@ -29,6 +30,16 @@ pub struct RawGuard {
     pub protect_ports: Vec<u16>,
     /// How many clients limits are kept for.
     pub clients: i64,
+    /// How many blocks there can be.
+    pub max_blocks: i64,
+    /// Where blocks are kept over a restart.
+    pub state: PathBuf,
+    /// Where the command line finds the exporter.
+    pub socket: PathBuf,
+    /// The label of Alertmanager's alerts that says whom to block.
+    pub alert_label: String,
+    /// How long an alert blocks, unless it says so itself.
+    pub alert_block_for: Interval,
 }
 
 impl Default for RawGuard {
@@ -40,6 +51,11 @@ impl Default for RawGuard {
             protect: OneOrMany(Vec::new()),
             protect_ports: vec![22],
             clients: 65_536,
+            max_blocks: 10_000,
+            state: "/var/lib/tidewaiter/blocks.json".into(),
+            socket: DEFAULT_SOCKET.into(),
+            alert_label: "client".to_owned(),
+            alert_block_for: Interval(Duration::from_mins(10)),
         }
     }
 }

@@ -17,6 +17,7 @@ use tidewaiter_common::{
 
 use super::{
     ApiMatch, Condition, Guard, Per, Rule, RuleLimit,
+    blocks::{RawBlocks, RawResponse},
     raw::{GuardMode, RawAnomaly, RawGuard, RawLimit, RawPer, RawRule},
 };
 use crate::{
@@ -67,11 +68,26 @@ impl Check<'_> {
         &mut self,
         raw: RawGuard,
         rules: Vec<RawRule>,
+        responses: Vec<RawResponse>,
         apis: &ApiSource,
         flows: Flows,
         listen: SocketAddr,
     ) -> Guard {
-        let RawGuard { mode, attach, hold, protect, protect_ports, clients } = raw;
+        let RawGuard {
+            mode,
+            attach,
+            hold,
+            protect,
+            protect_ports,
+            clients,
+            max_blocks,
+            state,
+            socket,
+            alert_label,
+            alert_block_for,
+        } = raw;
+        let blocks = RawBlocks { max_blocks, state, socket, alert_label, alert_block_for };
+        let blocks = self.blocks(blocks, responses, apis);
         if hold.0 < LEAST_HOLD {
             let found = humantime::format_duration(hold.0);
             self.problem("guard.hold", format!("found \"{found}\", expected at least \"5s\""));
@@ -110,7 +126,7 @@ impl Check<'_> {
             checked.push(self.rule(place, rule, enforces, flows));
         }
         self.contradictions(&checked);
-        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, rules: checked };
+        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, blocks, rules: checked };
         self.tables(&guard, known);
         guard
     }
