@@ -2,6 +2,7 @@
 
 mod anomalies;
 mod apis;
+pub mod change;
 mod flows;
 pub mod guard;
 mod interfaces;
@@ -253,6 +254,7 @@ impl Accounting {
             guard: guard.flatten(),
             otlp: Vec::new(),
             audit: None,
+            configuration: None,
             process,
             collectors,
         }

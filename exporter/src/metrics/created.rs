@@ -114,6 +114,7 @@ mod tests {
             guard: None,
             otlp: Vec::new(),
             audit: None,
+            configuration: None,
             process: None,
             collectors: Vec::new(),
         };
