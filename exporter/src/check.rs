@@ -31,6 +31,7 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
         attach,
         pin_path,
         persist,
+        watch,
         flows,
         apis,
         anomalies,
@@ -73,6 +74,7 @@ pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -
     let path = pin_path.as_ref().map_or("one for this network namespace".to_owned(), |path| path.display().to_string());
     line("pin_path", &path)?;
     line("persist", persist)?;
+    line("watch", watch)?;
     let Flows { capacity, idle_timeout, active_timeout, clients } = flows;
     let [idle_timeout, active_timeout] = [idle_timeout, active_timeout].map(|time| humantime::format_duration(*time));
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;

@@ -1,5 +1,7 @@
 //! The daemon: everything put together, from start to end.
 
+pub mod reload;
+
 use std::{future::pending, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use thiserror::Error;
@@ -12,6 +14,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::reload::{Reloads, Renewal};
 use crate::{
     accounting::{Accounting, guard::GuardError},
     audit::{self, Audit, AuditError},
@@ -102,8 +105,9 @@ pub enum DaemonError {
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
 #[expect(clippy::too_many_lines, reason = "the steps of a start and of an end, in their order")]
-pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
+pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) -> Result<(), DaemonError> {
     let access = Access::open(&configuration)?;
+    let (mut reloads, asks_to_reload) = Reloads::new(renewal, &configuration)?;
     let Configuration {
         listen,
         interfaces: selection,
@@ -121,7 +125,6 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
-    let mut hang_up = on_signal(SignalKind::hangup())?;
 
     let follower = Follower::new().map_err(|source| DaemonError::Io { action: "open netlink", source })?;
     let links = follower.links().await?;
@@ -155,7 +158,8 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
     let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
         .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()))
-        .with_state(StateFile::new(guard.blocks.state.clone()));
+        .with_state(StateFile::new(guard.blocks.state.clone()))
+        .with_reloads(reloads.standing(), asks_to_reload);
     let socket = guard.blocks.socket.clone();
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
     let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
@@ -196,8 +200,12 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            // Unheard, the signal would end the process, and others take it for the wish to reload.
-            _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
+            loaded = reloads.next(&shared) => {
+                reloads.take(loaded, &shared, &mut following).await;
+                if reloads.has_configured_apis() {
+                    discovered = None;
+                }
+            }
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,

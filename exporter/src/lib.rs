@@ -30,6 +30,7 @@ pub mod kernel;
 pub mod logging;
 pub mod metrics;
 pub mod otlp;
+pub mod reload;
 pub mod replay;
 pub mod report;
 pub mod sinks;

@@ -18,7 +18,10 @@ use tidewaiter::{
     },
     config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
     control::command::{self, Switched, Target},
-    daemon::{self, DaemonError},
+    daemon::{
+        self, DaemonError,
+        reload::{Renewal, Source},
+    },
     discovery::helper,
     doctor::{self, Verdict},
     http::{Access, AccessError},
@@ -59,9 +62,11 @@ fn main() -> ExitCode {
 }
 
 fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
-    let configuration = Configuration::load(config.as_deref(), overrides)?;
-    logging::start(configuration.log);
-    runtime()?.block_on(daemon::run(configuration, *fresh))?;
+    let source = Source { file: config.clone(), overrides: overrides.clone() };
+    let (configuration, files) = source.load();
+    let configuration = configuration?;
+    let level = logging::start(configuration.log);
+    runtime()?.block_on(daemon::run(configuration, *fresh, Renewal { source, files, level }))?;
     Ok(ExitCode::SUCCESS)
 }
 

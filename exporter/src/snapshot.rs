@@ -57,10 +57,23 @@ pub struct Snapshot {
     pub otlp: Vec<OtlpSnapshot>,
     /// What is written to the audit log, if there is one.
     pub audit: Option<AuditSnapshot>,
+    /// How the configuration stands; `None` where none is read but once.
+    pub configuration: Option<ConfigurationSnapshot>,
     /// The exporter itself.
     pub process: Option<ProcessSnapshot>,
     /// How reading each of these went.
     pub collectors: Vec<CollectorSnapshot>,
+}
+
+/// How the configuration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigurationSnapshot {
+    /// The number of the one in force: that of the start is 1, and each change adds one.
+    pub generation: u64,
+    /// Whether it could be taken when it was last read.
+    pub is_successful: bool,
+    /// When that was so last.
+    pub last_success: SystemTime,
 }
 
 /// What was counted for one API.

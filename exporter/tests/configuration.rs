@@ -109,7 +109,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response"""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -486,6 +486,7 @@ fn an_empty_file_has_the_defaults() {
         attach,
         pin_path,
         persist,
+        watch,
         flows,
         apis,
         anomalies,
@@ -501,7 +502,7 @@ fn an_empty_file_has_the_defaults() {
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
-    assert_eq!((pin_path, persist), (None, false));
+    assert_eq!((pin_path, persist, watch), (None, false, true));
     let [idle_timeout, active_timeout] = [1, 15].map(Duration::from_mins);
     assert_eq!(flows, Flows { capacity: 262_144, idle_timeout, active_timeout, clients: 20 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
@@ -639,6 +640,7 @@ interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
 persist     false
+watch       true
 flows       at most 262144, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
@@ -687,6 +689,7 @@ interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
 persist     true
+watch       true
 flows       at most 4096, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
@@ -745,7 +748,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response"""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

@@ -52,7 +52,8 @@ pub struct Exporter<'a> {
     pub namespace: &'a Namespace,
     process: Process,
     log: Arc<Mutex<String>>,
-    _directory: TempDir,
+    /// Where its configuration is.
+    directory: TempDir,
     /// Where it pins; dropped after the process has ended.
     _bpf: Arc<BpfFileSystem>,
 }
@@ -135,7 +136,20 @@ impl<'a> Exporter<'a> {
                 *copy.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Self { namespace, process, log, _directory: directory, _bpf: Arc::clone(bpf) }
+        Self { namespace, process, log, directory, _bpf: Arc::clone(bpf) }
+    }
+
+    /// The file that its configuration is in.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join("tidewaiter.toml")
+    }
+
+    /// Puts `configuration` into that file, in one step as configuration management does it.
+    pub fn configure(&self, configuration: &str) {
+        let new = self.directory.path().join("new.toml");
+        fs::write(&new, configuration).expect("can be written");
+        fs::rename(new, self.file()).expect("is moved");
     }
 
     /// Its process.

@@ -10,9 +10,10 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, Counters, Direction, GONE,
-        GuardSnapshot, InterfaceCounters, InterfaceGuardCounters, InterfaceSnapshot, OtlpSnapshot, PairSnapshot,
-        ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot, TransmissionSnapshot, Verdict,
+        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, ConfigurationSnapshot,
+        Counters, Direction, GONE, GuardSnapshot, InterfaceCounters, InterfaceGuardCounters, InterfaceSnapshot,
+        OtlpSnapshot, PairSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
+        TransmissionSnapshot, Verdict,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -51,6 +52,11 @@ pub fn snapshot() -> Snapshot {
             rotations: 1,
             is_writable: true,
             sequence: 405,
+        }),
+        configuration: Some(ConfigurationSnapshot {
+            generation: 3,
+            is_successful: false,
+            last_success: UNIX_EPOCH + Duration::from_secs(1_700_000_300),
         }),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),

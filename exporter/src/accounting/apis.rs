@@ -173,6 +173,27 @@ impl ApiRegistry {
         written
     }
 
+    /// Sees that each of `wanted` has a slot, or can have one.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or what the kernel says.
+    pub(super) fn require_room(
+        &mut self,
+        kernel: &mut Kernel,
+        wanted: &[Api],
+        now: Instant,
+    ) -> Result<(), KernelError> {
+        self.ledger.recycle(kernel, now)?;
+        let limit = usize::from(MAX_APIS) - 1;
+        let new = wanted.iter().filter(|api| !self.current.contains_key(&Identity::from(*api))).count();
+        let free = limit.saturating_sub(self.ledger.in_use());
+        if new <= free {
+            return Ok(());
+        }
+        let what = format!("{new} new APIs beside {} that are there or have just gone", self.ledger.in_use());
+        Err(KernelError::Full { what, limit })
+    }
+
     /// A slot for a new API, with its name on it; `None` if all are taken.
     fn take_slot(&mut self, kernel: &mut Kernel, identity: &Identity) -> Result<Option<ApiSlot>, KernelError> {
         let Identity { name, role } = identity;

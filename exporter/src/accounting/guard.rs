@@ -44,6 +44,39 @@ pub enum GuardError {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Others were put in force while these were worked out.
+    #[error("the rules in force have changed while others were worked out: try again")]
+    Outdated,
+}
+
+/// What is needed of the rules in force to work out others apart from them.
+#[derive(Debug)]
+pub struct Draft {
+    taking: Taking,
+    /// Entries of prefixes that there is room for.
+    capacity: usize,
+    /// Which rules were in force.
+    generation: u64,
+}
+
+/// Rules that can be put in force.
+#[derive(Debug)]
+pub struct Compiled {
+    guard: Arc<Guard>,
+    tables: Tables,
+    taken: HashMap<(Arc<str>, Arc<str>), u16>,
+    new: Vec<((Arc<str>, Arc<str>), u16)>,
+    generation: u64,
+}
+
+impl Draft {
+    /// Works out `guard` while there are these APIs. It may take long, with many prefixes.
+    pub fn compile(self, guard: Arc<Guard>, apis: &[Api]) -> Result<Compiled, CompileError> {
+        let Self { mut taking, capacity, generation } = self;
+        let tables = compile(&guard, apis, capacity, &mut taking)?;
+        let Taking { taken, new, .. } = taking;
+        Ok(Compiled { guard, tables, taken, new, generation })
+    }
 }
 
 /// Where packets of an interface are judged.
@@ -100,20 +133,22 @@ struct PairRegistry {
 type Names = (Arc<str>, Arc<str>);
 
 /// Gives out places, and keeps in mind who is new.
-struct Taking<'a> {
-    registry: &'a PairRegistry,
+#[derive(Debug)]
+struct Taking {
+    /// Those that have been given out before.
+    places: HashMap<(Arc<str>, Arc<str>), u16>,
     free: Vec<u16>,
     taken: HashMap<Names, u16>,
     new: Vec<(Names, u16)>,
 }
 
-impl Pairs for Taking<'_> {
+impl Pairs for Taking {
     fn place(&mut self, rule: &Arc<str>, api: &str) -> Option<u16> {
         let key = (Arc::clone(rule), Arc::from(api));
         if let Some(place) = self.taken.get(&key) {
             return Some(*place);
         }
-        let place = if let Some(place) = self.registry.places.get(&key) {
+        let place = if let Some(place) = self.places.get(&key) {
             *place
         } else {
             let place = self.free.pop()?;
@@ -138,11 +173,11 @@ impl PairRegistry {
     }
 
     /// Places that nobody has come first; then those that nobody has any more.
-    fn taking(&self) -> Taking<'_> {
+    fn taking(&self) -> Taking {
         let (held, unheld): (Vec<_>, Vec<_>) = (1..MAX_PAIRS).rev().partition(|place| self.records.contains_key(place));
         let mut free: Vec<_> = held.into_iter().filter(|place| !self.current.contains(place)).collect();
         free.extend(unheld);
-        Taking { registry: self, free, taken: HashMap::new(), new: Vec::new() }
+        Taking { places: self.places.clone(), free, taken: HashMap::new(), new: Vec::new() }
     }
 }
 
@@ -167,10 +202,30 @@ impl GuardRegistry {
     /// Puts the rules in force for these APIs, all at once.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, apis: &[Api]) -> Result<(), GuardError> {
         let Some(guard) = self.guard.clone() else { return Ok(()) };
-        let mut taking = self.pairs.taking();
+        let compiled = self.draft(kernel).compile(guard, apis)?;
+        self.commit(kernel, compiled)
+    }
+
+    /// What it takes to work rules out apart from this, so that nobody waits for it.
+    pub(super) fn draft(&self, kernel: &Kernel) -> Draft {
         let capacity = kernel.guard_capacity().prefixes as usize;
-        let tables = compile(&guard, apis, capacity, &mut taking)?;
-        let Taking { taken, new, .. } = taking;
+        Draft { taking: self.pairs.taking(), capacity, generation: self.generation }
+    }
+
+    /// The rules in force, if there were ever any.
+    pub(super) fn in_force(&self) -> Option<Arc<Guard>> {
+        self.guard.clone()
+    }
+
+    /// Puts rules in force that were worked out, all at once.
+    ///
+    /// # Errors
+    /// [`GuardError::Outdated`] if others were put in force since; or [`GuardError::Kernel`], and then what was in force still is.
+    pub(super) fn commit(&mut self, kernel: &mut Kernel, compiled: Compiled) -> Result<(), GuardError> {
+        let Compiled { guard, tables, taken, new, generation } = compiled;
+        if generation != self.generation {
+            return Err(GuardError::Outdated);
+        }
         for ((rule, api), place) in new {
             let base = kernel.guard_counters(place)?;
             let record = record(&rule, &api, base);
@@ -180,8 +235,10 @@ impl GuardRegistry {
             self.pairs.records.insert(place, record);
         }
         let Tables { header, .. } = &tables;
-        self.judges = header.judges;
+        let judges = header.judges;
         self.generation = kernel.set_guard_tables(&tables)?;
+        self.judges = judges;
+        self.guard = Some(guard);
         self.pairs.current = taken.into_values().collect();
         Ok(())
     }

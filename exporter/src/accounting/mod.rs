@@ -3,6 +3,7 @@
 mod anomalies;
 mod apis;
 mod blocks;
+pub mod change;
 mod flows;
 pub mod guard;
 mod interfaces;
@@ -303,6 +304,7 @@ impl Accounting {
             guard: guard.flatten(),
             otlp: Vec::new(),
             audit: None,
+            configuration: None,
             process,
             collectors,
         }

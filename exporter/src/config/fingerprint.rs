@@ -21,6 +21,18 @@ impl Fingerprint {
         Self(values)
     }
 
+    /// Takes note of what stands in a file that is named at `key`.
+    pub(super) fn note(&mut self, key: String, content: String) {
+        self.0.insert(key, content);
+    }
+
+    /// The keys of which something is different in `other`.
+    #[must_use]
+    pub fn changed_keys<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
+        let keys: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).map(String::as_str).collect()
+    }
+
     /// SHA-256 of it, in hexadecimal digits.
     #[must_use]
     pub fn hash(&self) -> String {

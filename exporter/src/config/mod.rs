@@ -14,6 +14,7 @@ mod one_or_many;
 pub mod otlp;
 mod paths;
 pub mod raw;
+pub mod read_files;
 pub mod token;
 mod validate;
 pub mod web;
@@ -43,6 +44,7 @@ use self::{
     guard::Guard,
     otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
+    read_files::ReadFiles,
 };
 use crate::{anomaly::thresholds::Thresholds, api::Api, cli::Overrides};
 
@@ -71,6 +73,8 @@ pub struct Configuration {
     pub pin_path: Option<PathBuf>,
     /// Whether accounting goes on when the exporter is asked to end.
     pub persist: bool,
+    /// Whether it is read anew when its file, or one that it names, has changed.
+    pub watch: bool,
     /// How flows are kept.
     pub flows: Flows,
     /// Where the APIs come from.
@@ -164,6 +168,20 @@ impl Configuration {
     /// # Errors
     /// Everything that is wrong with it, each with its key, its place and what was expected.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigurationError> {
+        Self::load_with_files(file, overrides, &mut ReadFiles::default())
+    }
+
+    /// As [`Configuration::load`]. Says in `files` which ones it has read, or tried to, also where it is refused: it may be as it should
+    /// once one of them has changed.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn load_with_files(
+        file: Option<&Path>,
+        overrides: &Overrides,
+        files: &mut ReadFiles,
+    ) -> Result<Self, ConfigurationError> {
+        files.note(file.unwrap_or(Path::new(DEFAULT_PATH)));
         let file = match file {
             Some(path) => Some(File::read(path)?),
             None => File::read_if_present(Path::new(DEFAULT_PATH))?,
@@ -197,7 +215,7 @@ impl Configuration {
             figment = layers(&variables);
             raw = extract(&figment)?;
         }
-        let configuration = validate::validate(raw, file.as_ref(), &figment, &variables)?;
+        let configuration = validate::validate(raw, file.as_ref(), &figment, &variables, files)?;
         Ok(if is_on { configuration } else { configuration.without_otlp() })
     }
 

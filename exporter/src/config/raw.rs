@@ -43,6 +43,8 @@ pub struct RawConfiguration {
     pub pin_path: Option<PathBuf>,
     /// Whether accounting goes on when the exporter is asked to end.
     pub persist: bool,
+    /// Whether it is read anew when its file, or one that it names, has changed.
+    pub watch: bool,
     /// How flows are kept.
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
@@ -78,6 +80,7 @@ impl Default for RawConfiguration {
             attach: AttachMode::Auto,
             pin_path: None,
             persist: false,
+            watch: true,
             flows: RawFlows {
                 capacity: DEFAULT_CAPACITY.into(),
                 idle_timeout: Interval(Duration::from_mins(1)),

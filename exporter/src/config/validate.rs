@@ -20,6 +20,7 @@ use super::{
     one_or_many::OneOrMany,
     otlp::Variables,
     raw::{Address, ExpectedProtocol, RawApi, RawConfiguration, RawDiscovery, RawFlows},
+    read_files::ReadFiles,
 };
 use crate::api::{Api, Role, Transport, reserved};
 
@@ -45,8 +46,9 @@ pub(super) fn validate(
     file: Option<&File>,
     figment: &Figment,
     variables: &Variables,
+    files: &mut ReadFiles,
 ) -> Result<Configuration, ConfigurationError> {
-    let fingerprint = Fingerprint::of(&raw);
+    let mut fingerprint = Fingerprint::of(&raw);
     let RawConfiguration {
         listen,
         web_config,
@@ -55,6 +57,7 @@ pub(super) fn validate(
         attach,
         pin_path,
         persist,
+        watch,
         flows,
         discovery,
         anomalies,
@@ -66,7 +69,7 @@ pub(super) fn validate(
         rule,
         response,
     } = raw;
-    let mut check = Check { problems: Vec::new(), file, figment, variables };
+    let mut check = Check { problems: Vec::new(), file, figment, variables, files, contents: Vec::new() };
 
     let listen = check.listen(&listen);
     check.named("web_config", web_config.as_deref());
@@ -89,6 +92,9 @@ pub(super) fn validate(
     if !check.problems.is_empty() {
         return Err(ConfigurationError::Invalid(check.problems));
     }
+    for (key, content) in check.contents {
+        fingerprint.note(key, content);
+    }
     Ok(Configuration {
         file: file.map(|file| file.path.clone()),
         listen,
@@ -98,6 +104,7 @@ pub(super) fn validate(
         attach,
         pin_path,
         persist,
+        watch,
         flows,
         apis,
         guard,
@@ -116,6 +123,10 @@ pub(super) struct Check<'a> {
     file: Option<&'a File>,
     figment: &'a Figment,
     pub(super) variables: &'a Variables,
+    /// Files that were read, or that could not be.
+    pub(super) files: &'a mut ReadFiles,
+    /// What was in them, by the key that names them: as much as it takes to tell one from another.
+    pub(super) contents: Vec<(String, String)>,
 }
 
 impl Check<'_> {

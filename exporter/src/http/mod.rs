@@ -6,6 +6,7 @@ mod blocks;
 mod connections;
 mod landing;
 mod local;
+mod reload;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use tokio::sync::mpsc::Sender;
 use tower_http::compression::CompressionLayer;
 use tracing::error;
 
@@ -25,7 +27,12 @@ pub use self::{
     server::serve,
 };
 use crate::{
-    accounting::Accounting, audit, blocks::state::StateFile, metrics::exposition::Format, otlp::Statistics,
+    accounting::Accounting,
+    audit,
+    blocks::state::StateFile,
+    metrics::exposition::Format,
+    otlp::Statistics,
+    reload::{Request, Standing},
     snapshot::Snapshot,
 };
 
@@ -37,13 +44,22 @@ pub struct Shared {
     audit: Option<Arc<audit::Statistics>>,
     /// Where blocks are kept, if they are.
     state: Option<Arc<tokio::sync::Mutex<StateFile>>>,
+    configuration: Option<Arc<Standing>>,
+    reloads: Option<Sender<Request>>,
 }
 
 impl Shared {
     /// Shares `accounting`, and counts of what is sent over OTLP.
     #[must_use]
     pub fn new(accounting: Accounting, otlp: Vec<Arc<Statistics>>) -> Self {
-        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into(), audit: None, state: None }
+        Self {
+            accounting: Arc::new(Mutex::new(accounting)),
+            otlp: otlp.into(),
+            audit: None,
+            state: None,
+            configuration: None,
+            reloads: None,
+        }
     }
 
     /// The same, with counts of what is written to the audit log.
@@ -68,12 +84,24 @@ impl Shared {
         }
     }
 
+    /// The same, with how the configuration stands, and where to ask for it to be read anew.
+    #[must_use]
+    pub fn with_reloads(self, configuration: Arc<Standing>, reloads: Sender<Request>) -> Self {
+        Self { configuration: Some(configuration), reloads: Some(reloads), ..self }
+    }
+
+    /// Asks for the configuration to be read anew. Whether there was room for one more who asks.
+    fn ask_to_reload(&self, request: Request) -> bool {
+        self.reloads.as_ref().is_some_and(|reloads| reloads.try_send(request).is_ok())
+    }
+
     /// All counts at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let otlp = self.otlp.iter().map(|statistics| statistics.snapshot()).collect();
         let audit = self.audit.as_ref().map(|audit| audit.snapshot());
-        Snapshot { otlp, audit, ..self.accounting().snapshot() }
+        let configuration = self.configuration.as_ref().map(|standing| standing.snapshot());
+        Snapshot { otlp, audit, configuration, ..self.accounting().snapshot() }
     }
 
     /// The accounting, for a moment.
@@ -93,7 +121,7 @@ pub fn router(shared: Shared, access: &Access) -> Router {
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(readyz));
     // What changes something, or tells what no stranger may know, belongs here, with its whole path.
-    let changes = Router::new().merge(blocks::router());
+    let changes = Router::new().merge(blocks::router()).route("/-/reload", post(reload::reload));
     access.protect(seen, changes).with_state(shared)
 }
 

@@ -119,6 +119,7 @@ mod tests {
             guard: None,
             otlp: Vec::new(),
             audit: None,
+            configuration: None,
             lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),

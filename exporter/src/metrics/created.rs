@@ -123,6 +123,7 @@ mod tests {
             guard: None,
             otlp: Vec::new(),
             audit: None,
+            configuration: None,
             process: None,
             collectors: Vec::new(),
         };

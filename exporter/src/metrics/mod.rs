@@ -4,6 +4,7 @@ mod anomaly;
 mod api;
 mod audit;
 mod clients;
+mod configuration;
 mod connection;
 mod created;
 mod exporter;
@@ -53,6 +54,7 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(guard::GuardCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(otlp::OtlpCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(audit::AuditCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(configuration::ConfigurationCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
     registry

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 use tidewaiter_common::{
     anomaly::AnomalyKind,
     guard::{Action, MAX_PROTECTED_PORTS, MAX_RULES, Unit},
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     api::{PortRange, Transport, reserved},
+    audit::Hash,
     chain::chain,
     config::{
         ApiSource, Flows,
@@ -392,9 +394,13 @@ impl Check<'_> {
                 Err(error) => self.problem(format!("{key}.{place}"), error.to_string()),
             }
         }
-        for path in files.into_iter().flat_map(|some| some.0) {
+        for (place, path) in files.into_iter().flat_map(|some| some.0).enumerate() {
+            self.files.note(&path);
             match read_prefixes(&path) {
-                Ok(read) => prefixes.extend(read),
+                Ok(read) => {
+                    self.contents.push((format!("{key}_file.{place}.prefixes"), summary(&read)));
+                    prefixes.extend(read);
+                }
                 Err(PrefixFileError::Invalid { path, problems, more }) => self.prefix_lines(key, &path, problems, more),
                 Err(error) => self.problem(format!("{key}_file"), chain(&error)),
             }
@@ -463,4 +469,13 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// How many prefixes there are, and a hash of them: what tells one list from another.
+fn summary(prefixes: &[IpNet]) -> String {
+    let mut hasher = Sha256::new();
+    for prefix in prefixes {
+        hasher.update(format!("{prefix}\n"));
+    }
+    format!("{} ({})", prefixes.len(), Hash::from(hasher))
 }

@@ -81,14 +81,15 @@ impl Files {
 }
 
 /// What the system says of a file that was not changed meanwhile.
-struct Stamp {
+#[derive(Debug)]
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
     /// Whether its last change was long enough ago for the next one to have another time.
-    is_settled: bool,
+    pub(crate) is_settled: bool,
 }
 
 impl PartialEq for Stamp {
@@ -100,7 +101,8 @@ impl PartialEq for Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    /// That of the file at `path`, wherever a link there leads; `None` if there is none.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         let age = u64::try_from(changed.0).ok().and_then(|seconds| {

@@ -60,6 +60,7 @@ fn snapshot(apis: Vec<ApiSnapshot>) -> Arc<Snapshot> {
         guard: None,
         otlp: Vec::new(),
         audit: None,
+        configuration: None,
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,
