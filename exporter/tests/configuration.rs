@@ -827,7 +827,7 @@ fn thresholds_that_cannot_be_are_told_with_what_can() {
         assert_eq!(problems(contents), complaint);
     }
     for protocol in ["\"tpc\"", "256"] {
-        let told = problems(&format!("[anomalies.unexpected_protocol]\nexpected = [{protocol}]"));
+        let told = problems(format!("[anomalies.unexpected_protocol]\nexpected = [{protocol}]"));
         assert!(told.contains("expected a number from 0 to 255, or one of \"icmp\", \"igmp\""), "{told}");
     }
 }

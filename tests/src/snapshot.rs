@@ -76,7 +76,9 @@ fn guard() -> GuardSnapshot {
     use Verdict::{Drop, Mark, Pass, Reject, WouldDrop, WouldReject};
     let pair = |rule: &str, api: &str, verdicts: &[Verdict], counted: &[(Verdict, u64)]| {
         let mut packets = [0; Verdict::COUNT];
-        counted.iter().for_each(|(verdict, count)| packets[*verdict as usize] = *count);
+        for (verdict, count) in counted {
+            packets[*verdict as usize] = *count;
+        }
         let created = UNIX_EPOCH + Duration::from_secs(1_700_000_002);
         PairSnapshot { rule: rule.into(), api: api.into(), packets, verdicts: verdicts.to_vec(), created }
     };
