@@ -24,6 +24,7 @@ fn what_is_right_is_taken() {
     );
     let checked = check(&contents, NONE, &[]);
     assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.stdout.contains("orders"), "{checked:?}");
 }
 
 #[test]

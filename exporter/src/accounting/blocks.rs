@@ -13,7 +13,7 @@ use super::{Accounting, guard::warn_all};
 use crate::{
     blocks::{BlockError, LONGEST, SHORTEST, key},
     chain::chain,
-    config::guard::{BlockSettings, Guard},
+    config::guard::BlockSettings,
     event::{Block, BlockedBy, Happening, Unblocked},
     kernel::KernelError,
 };
@@ -23,7 +23,8 @@ const LEAST_PART: u32 = 10;
 
 impl Accounting {
     /// Says how blocks are kept, and what is responded to.
-    pub(super) fn configure_blocks(&mut self, guard: &Guard) {
+    pub(super) fn configure_blocks(&mut self) {
+        let Some(guard) = self.guard.settings() else { return };
         self.blocks.configure(guard.blocks.capacity as usize, &guard.protect);
         self.anomalies.responder().configure(&guard.blocks.responses);
         self.note_blocks();
@@ -71,8 +72,8 @@ impl Accounting {
 
     /// How blocks are kept, once that is known.
     #[must_use]
-    pub fn block_settings(&self) -> Option<&BlockSettings> {
-        self.guard.settings().map(|guard| &guard.blocks)
+    pub fn block_settings(&self) -> Option<BlockSettings> {
+        self.guard.settings().map(|guard| guard.blocks.clone())
     }
 
     /// The blocks that there are, by network.
@@ -131,7 +132,8 @@ impl Accounting {
     /// Blocks those who have made anomalies that are responded to.
     pub(super) fn respond(&mut self) {
         for wanted in self.anomalies.responder().take() {
-            let enough = SystemTime::now().checked_add(wanted.period - wanted.period / LEAST_PART);
+            let enough = wanted.period.saturating_sub(wanted.period / LEAST_PART);
+            let enough = SystemTime::now().checked_add(enough);
             if self.blocks.get(&wanted.network).is_some_and(|block| Some(block.until) >= enough) {
                 continue;
             }

@@ -195,8 +195,8 @@ impl GuardRegistry {
     }
 
     /// What the rules are.
-    pub(super) fn settings(&self) -> Option<&Guard> {
-        self.guard.as_deref()
+    pub(super) fn settings(&self) -> Option<Arc<Guard>> {
+        self.guard.clone()
     }
 
     /// Puts the rules in force for these APIs, all at once.

@@ -137,10 +137,10 @@ impl Accounting {
     /// # Errors
     /// [`GuardError`]; then what was in force still is.
     pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
-        self.guard.set(Arc::clone(&guard));
+        self.guard.set(guard);
         self.guard.apply(&mut self.kernel, &self.apis.known())?;
         self.beat()?;
-        self.configure_blocks(&guard);
+        self.configure_blocks();
         Ok(self.place_guard())
     }
 

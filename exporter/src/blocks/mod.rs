@@ -142,7 +142,7 @@ pub struct Blocks {
     capacity: usize,
     /// Who is never blocked.
     protect: Vec<IpNet>,
-    blocks: BTreeMap<IpNet, Block>,
+    by_network: BTreeMap<IpNet, Block>,
     /// Lengths of prefixes that are blocked, of IPv4 and of IPv6, in the order in which they came.
     lengths: [Vec<u8>; 2],
     /// Whether there is something that the state's file does not say.
@@ -154,7 +154,7 @@ impl Default for Blocks {
         let mut blocks = Self {
             capacity: 0,
             protect: Vec::new(),
-            blocks: BTreeMap::new(),
+            by_network: BTreeMap::new(),
             lengths: [Vec::new(), Vec::new()],
             is_changed: false,
         };
@@ -197,13 +197,13 @@ impl Blocks {
         if let Some(protected) = self.protect.iter().find(|one| one.contains(network) || network.contains(*one)) {
             return Err(BlockError::Protected { network: *network, protected: *protected });
         }
-        if let Some(before) = self.blocks.get(network) {
+        if let Some(before) = self.by_network.get(network) {
             return Ok(if before.until > block.until { before.clone() } else { block });
         }
         let is_response = matches!(by, BlockedBy::Response(_));
         let reserved = if is_response { self.capacity / RESERVED_PART } else { 0 };
-        if self.blocks.len() >= self.capacity - reserved {
-            return Err(BlockError::Full(self.blocks.len()));
+        if self.by_network.len() >= self.capacity - reserved {
+            return Err(BlockError::Full(self.by_network.len()));
         }
         let lengths = self.lengths(is_v4(network));
         if !lengths.contains(&network.prefix_len()) && lengths.len() >= BLOCKED_LENGTHS {
@@ -219,16 +219,16 @@ impl Blocks {
         if !lengths.contains(&block.network.prefix_len()) {
             lengths.push(block.network.prefix_len());
         }
-        self.blocks.insert(block.network, block);
+        self.by_network.insert(block.network, block);
         self.is_changed = true;
     }
 
     /// Removes the block of `network`.
     pub fn remove(&mut self, network: &IpNet) -> Option<Block> {
-        let removed = self.blocks.remove(network)?;
+        let removed = self.by_network.remove(network)?;
         let is_used = |length: &u8| {
             let has = |other: &IpNet| is_v4(other) == is_v4(network) && other.prefix_len() == *length;
-            self.blocks.keys().any(has)
+            self.by_network.keys().any(has)
         };
         let lengths = &mut self.lengths[usize::from(!is_v4(network))];
         lengths.retain(|length| *length != network.prefix_len() || is_used(length));
@@ -239,13 +239,13 @@ impl Blocks {
     /// The block of `network`.
     #[must_use]
     pub fn get(&self, network: &IpNet) -> Option<&Block> {
-        self.blocks.get(network)
+        self.by_network.get(network)
     }
 
     /// Networks whose time is over.
     #[must_use]
     pub fn expired(&self, now: SystemTime) -> Vec<IpNet> {
-        self.blocks.values().filter(|block| block.until <= now).map(|block| block.network).collect()
+        self.by_network.values().filter(|block| block.until <= now).map(|block| block.network).collect()
     }
 
     /// The lengths of prefixes that are blocked, of one version of IP.
@@ -256,13 +256,13 @@ impl Blocks {
 
     /// All of them, by network.
     pub fn iter(&self) -> impl Iterator<Item = &Block> {
-        self.blocks.values()
+        self.by_network.values()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+        self.by_network.is_empty()
     }
 
     /// Whether anything has changed since this was last asked.

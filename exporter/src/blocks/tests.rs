@@ -12,7 +12,7 @@ use tidewaiter_common::anomaly::AnomalyKind;
 use super::{BlockError, Blocks, LONGEST, MAX_REASON, network_of, parse_network, parse_period, state::StateFile};
 use crate::event::{Block, BlockedBy};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn network(text: &str) -> IpNet {
     parse_network(text).expect("a network")

@@ -127,7 +127,7 @@ fn add_alerts(shared: &Shared, notification: Notification) -> Response {
     if notification.alerts.len() > MOST_ALERTS {
         return failure(StatusCode::BAD_REQUEST, &format!("expected at most {MOST_ALERTS} alerts"));
     }
-    let Some(settings) = shared.accounting().block_settings().cloned() else {
+    let Some(settings) = shared.accounting().block_settings() else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "the guard is not ready");
     };
     let mut outcome = Outcome::default();
