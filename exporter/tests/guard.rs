@@ -6,6 +6,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use proptest::{
 use tidewaiter::{
     anomaly::AnomalyKind,
     api::{Api, PortRange, Role, Transport},
-    config::guard::{ApiMatch, Condition, Guard, GuardAttach, Per, Rule, RuleLimit},
+    config::guard::{ApiMatch, Condition, Guard, GuardAttach, Per, Rule, RuleLimit, blocks::BlockSettings},
     guard::{
         compile::{Pairs, Tables, compile},
         lookup::Found,
@@ -157,6 +158,14 @@ fn guards() -> impl Strategy<Value = Guard> {
             protect,
             protected_ports: Vec::new(),
             clients: 1024,
+            blocks: BlockSettings {
+                capacity: 1,
+                state: PathBuf::new(),
+                socket: PathBuf::new(),
+                alert_label: String::new(),
+                alert_block_for: Duration::from_secs(1),
+                responses: Vec::new(),
+            },
             rules,
         }
     })

@@ -115,7 +115,9 @@ impl Guarded {
             for (number, (sender, port)) in sent.iter().enumerate() {
                 send(sender, *port, &number.to_be_bytes());
             }
-            ports.iter().for_each(|port| send(FRIEND, *port, b"that is all"));
+            for port in ports.iter() {
+                send(FRIEND, *port, b"that is all");
+            }
         });
         let mut arrived = vec![false; sent.len()];
         for socket in listening {

@@ -64,8 +64,8 @@ pub struct Draft {
 pub struct Compiled {
     guard: Arc<Guard>,
     tables: Tables,
-    taken: HashMap<(Arc<str>, Arc<str>), u16>,
-    new: Vec<((Arc<str>, Arc<str>), u16)>,
+    taken: HashMap<Names, u16>,
+    new: Vec<(Names, u16)>,
     generation: u64,
 }
 

@@ -63,7 +63,6 @@ pub struct Source {
 
 impl Source {
     /// Reads it, and says from which files.
-    #[must_use]
     pub fn load(&self) -> (Result<Configuration, ConfigurationError>, ReadFiles) {
         let mut files = ReadFiles::default();
         (Configuration::load_with_files(self.file.as_deref(), &self.overrides, &mut files), files)

@@ -72,7 +72,7 @@ pub enum CompileError {
 #[derive(Clone, Debug)]
 pub struct Tables {
     /// What all packets have in common.
-    pub header: GuardHeader,
+    pub header: Box<GuardHeader>,
     /// The rules.
     pub rules: Vec<GuardRule>,
     /// Lists of them; the first is empty.
@@ -132,14 +132,14 @@ pub fn compile(guard: &Guard, apis: &[Api], capacity: usize, pairs: &mut dyn Pai
     let mut protected_ports = [0; MAX_PROTECTED_PORTS];
     protected_ports.iter_mut().zip(&guard.protected_ports).for_each(|(place, port)| *place = *port);
     let Senders { built, .. } = senders;
-    let header = GuardHeader {
+    let header = Box::new(GuardHeader {
         prefixes: *built.header,
         first_prefix: 0,
         whos: built.combinations.len() as u32,
         judges: judged(guard),
         reserved: 0,
         protected_ports,
-    };
+    });
     let rules = guard.rules.iter().map(rule).collect();
     Ok(Tables {
         header,

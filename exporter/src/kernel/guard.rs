@@ -63,7 +63,7 @@ impl Kernel {
         let generation = self.guard_word(word::GENERATION)? + 1;
         let half = (generation & 1) as u32;
         let first_prefix = half * self.guard.prefixes;
-        let header = tidewaiter_common::guard::GuardHeader { first_prefix, ..tables.header };
+        let header = tidewaiter_common::guard::GuardHeader { first_prefix, ..*tables.header };
         self.write_part(name::GUARD_HEADERS, half, 1, &[header])?;
         self.write_part(name::GUARD_RULES, half, MAX_RULES.into(), &tables.rules)?;
         self.write_part(name::GUARD_LISTS, half, MAX_LISTS.into(), &tables.lists)?;
