@@ -115,7 +115,7 @@ impl Guarded {
             for (number, (sender, port)) in sent.iter().enumerate() {
                 send(sender, *port, &number.to_be_bytes());
             }
-            for port in ports.iter() {
+            for port in ports {
                 send(FRIEND, *port, b"that is all");
             }
         });
