@@ -1,6 +1,7 @@
 //! What rules are worked out into decides as the rules themselves say.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic for a stack trace")]
+#![allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "rates here are small whole numbers")]
 
 use std::{
     cell::RefCell,

@@ -116,7 +116,7 @@ impl Guarded {
                 send(sender, *port, &number.to_be_bytes());
             }
             for port in ports {
-                send(FRIEND, *port, b"that is all");
+                send(FRIEND, port, b"that is all");
             }
         });
         let mut arrived = vec![false; sent.len()];
