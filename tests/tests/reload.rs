@@ -344,7 +344,7 @@ fn no_packet_is_judged_by_a_mixture_of_rules() {
         Configuration::load(Some(&file), &Overrides::default()).expect("is right")
     });
     let mut accounting = account(&network.server, INTERFACE, 4096, Duration::MAX);
-    let mut put_in_force = |accounting: &mut Accounting, generation: u32| {
+    let put_in_force = |accounting: &mut Accounting, generation: u32| {
         let guard = configurations[generation as usize % 2].guard.clone();
         network.server.run(|| {
             let (draft, apis) = accounting.draft();
@@ -373,14 +373,14 @@ fn no_packet_is_judged_by_a_mixture_of_rules() {
     });
     // What a device has no room for was sent, but not received.
     let lost = network.client.link(INTERFACE)["stats64"]["tx"]["dropped"].as_u64().expect("a number");
-    let mut last = BTreeMap::new();
+    let mut ended = BTreeMap::new();
     for generation in [times + 1, times + 2] {
         put_in_force(&mut accounting, generation);
-        last = note(&mut accounting);
+        ended = note(&mut accounting);
     }
-    println!("{times} reloads, {sent} datagrams, {lost} lost by the device, {last:?}");
+    println!("{times} reloads, {sent} datagrams, {lost} lost by the device, {ended:?}");
     assert!(times >= 20, "only {times} reloads");
-    let (a, b) = (last["drop-a"], last["drop-b"]);
+    let (a, b) = (ended["drop-a"], ended["drop-b"]);
     assert!(a > 0 && b > 0, "both were in force: {a}, {b}");
     assert_eq!(a + b + lost, sent, "each was dropped by one of them");
     let snapshot = accounting.snapshot();
