@@ -3,6 +3,11 @@
 //! On any doubt a packet passes. Rules and their tables are in [`tidewaiter_common::guard`]; here is what they ask, and what
 //! is done.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "what is handed over by value is copied, and the stack has 512 bytes"
+)]
+
 pub(crate) mod buffer;
 pub(crate) mod frame;
 
@@ -69,7 +74,7 @@ struct Arrival {
 impl Judged for Arrival {
     #[inline(always)]
     fn rule(&self, index: u16) -> Option<&GuardRule> {
-        GUARD_RULES.get(self.half * MAX_RULES as u32 + index as u32)
+        GUARD_RULES.get(self.half * u32::from(MAX_RULES) + u32::from(index))
     }
 
     #[inline(always)]
@@ -83,7 +88,7 @@ impl Judged for Arrival {
         // SAFETY: this CPU's own entry; volatile, so that the verifier sees one unknown, not all that it may be.
         unsafe {
             (&raw mut (*scratch).units).write_volatile(units);
-            (&raw mut (*scratch).rule).write_volatile(self.half * MAX_RULES as u32 + u32::from(index));
+            (&raw mut (*scratch).rule).write_volatile(self.half * u32::from(MAX_RULES) + u32::from(index));
             (&raw mut (*scratch).client.pair).write_volatile(pair.into());
             if let Some(client) = client {
                 (&raw mut (*scratch).client.client).write_volatile(client);
@@ -341,12 +346,12 @@ fn list_of(half: u32, header: &GuardHeader, class: u16) -> Option<u16> {
 /// The rules of `list`.
 #[inline(always)]
 fn rules_of(half: u32, list: u16) -> Option<&'static List> {
-    GUARD_LISTS.get(half * MAX_LISTS as u32 + list as u32)
+    GUARD_LISTS.get(half * u32::from(MAX_LISTS) + u32::from(list))
 }
 
 #[inline(always)]
 fn entry_of(half: u32, class: u16) -> Option<&'static ClassEntry> {
-    GUARD_CLASSES.get(half * MAX_CLASSES as u32 + class as u32)
+    GUARD_CLASSES.get(half * u32::from(MAX_CLASSES) + u32::from(class))
 }
 
 /// What is to become of the packet that was seen, by blocks and rules: see [`decision`].

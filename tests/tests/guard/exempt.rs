@@ -91,7 +91,7 @@ fn what_the_host_itself_asks_for_is_answered() {
                 asking.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                 let mapped = match address {
                     std::net::IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-                    other => other,
+                    other @ std::net::IpAddr::V6(_) => other,
                 };
                 for _ in 0..3 {
                     asking.send_to(b"what?", SocketAddr::new(mapped, 5353)).unwrap();
