@@ -21,7 +21,7 @@ pub const HALVES: u32 = 2;
 /// The most rules there can be at a time.
 pub const MAX_RULES: u16 = 1024;
 
-/// The most classes of packets, [`Class::PORTLESS`] included.
+/// The most classes of packets, [`class::PORTLESS`] included.
 pub const MAX_CLASSES: u16 = 4096;
 
 /// The most lists of rules, the empty one included.
