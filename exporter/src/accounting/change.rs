@@ -73,6 +73,7 @@ impl Accounting {
             self.restore(before, has_apis);
             return Err(error);
         }
+        self.configure_blocks();
         if has_apis {
             // Nobody looks for them any more.
             self.discovery = None;

@@ -38,16 +38,20 @@ use crate::{
 const LOOKS: Duration = Duration::from_secs(1);
 
 /// Keys that can change while the exporter runs, each with all that is below it.
-const CHANGEABLE: [&str; 11] = [
+const CHANGEABLE: [&str; 15] = [
     "anomalies",
     "api",
+    "guard.alert_block_for",
+    "guard.alert_label",
     "guard.attach",
     "guard.hold",
+    "guard.max_blocks",
     "guard.mode",
     "guard.protect",
     "guard.protect_ports",
     "interfaces",
     "log.level",
+    "response",
     "rule",
     "watch",
 ];

@@ -49,6 +49,23 @@ fn what_is_only_observed_passes() {
 }
 
 #[test]
+fn what_is_protected_and_how_many_there_can_be_change_with_the_configuration() {
+    let host = Host::new();
+    let exporter = host.start("", "");
+    host.done(&["block", "192.0.2.1"]);
+    let response = "[[response]]\non = \"port_scan\"\nblock_for = \"1m\"\n";
+    exporter.configure(&host.configuration("protect = \"198.51.100.0/24\"\nmax_blocks = 3", response));
+    wait_until("what is protected now to be refused", || {
+        !host.run(&["block", "198.51.100.7", "--for", "1s"]).status.success()
+    });
+    assert!(host.refused(&["block", "198.51.100.7"]).contains("198.51.100.0/24"));
+    wait_until("what was not protected before to be let in again", || host.blocked() == ["192.0.2.1/32"]);
+    host.done(&["block", "192.0.2.2"]);
+    host.done(&["block", "192.0.2.3"]);
+    assert!(!host.run(&["block", "192.0.2.4"]).status.success(), "there is room for three");
+}
+
+#[test]
 fn a_block_ends_by_itself() {
     let host = Host::new();
     let exporter = host.start("", "");

@@ -52,11 +52,15 @@ impl Host {
         self.folder.path().join("state").join("blocks.json")
     }
 
+    /// A configuration, with `guard` in its section of it and `more` after that.
+    #[expect(clippy::unused_self, reason = "it is this host's")]
+    pub(crate) fn configuration(&self, guard: &str, more: &str) -> String {
+        format!("interfaces = [\"wire\"]\n[guard]\n{guard}\n[[api]]\nname = \"orders\"\nports = [{PORT}]\n{more}\n")
+    }
+
     /// Starts an exporter, with `guard` in its section of the configuration and `more` after that.
     pub(crate) fn start(&self, guard: &str, more: &str) -> Exporter<'_> {
-        let configuration = format!(
-            "interfaces = [\"wire\"]\n[guard]\n{guard}\n[[api]]\nname = \"orders\"\nports = [{PORT}]\n{more}\n"
-        );
+        let configuration = self.configuration(guard, more);
         Exporter::start_as(&self.bpf, &self.network.server, &configuration, |command| {
             command.env("TIDEWAITER_GUARD__SOCKET", self.socket()).env("TIDEWAITER_GUARD__STATE", self.state());
         })
