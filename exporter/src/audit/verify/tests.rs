@@ -90,7 +90,9 @@ proptest! {
         prop_assume!((file + 1, 0) != (to_file, to_line) || line != lines[file].len());
         lines[to_file].insert(to_line, moved);
         let gone = if line < lines[file].len() { (file, line) } else { (file + 1, 0) };
-        let first = gone.min((to_file, to_line));
+        // What a file may begin with may be where the first one begins: only what comes next says that it did not.
+        let is_beginning = line == 0 && (to_file, to_line) == (0, 0);
+        let first = if is_beginning { (0, 1) } else { gone.min((to_file, to_line)) };
         // Of two neighbours that have changed places, it is the first.
         prop_assert_eq!(fault(&lines, Expected::default()), Some(first));
     }
