@@ -109,7 +109,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response"""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -748,7 +748,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response"""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {

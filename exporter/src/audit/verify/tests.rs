@@ -105,7 +105,10 @@ proptest! {
         let more = junk.unwrap_or_else(|| lines[file][line].clone());
         let (to_file, to_line) = locate(&lines, to.index(count(&lines)));
         // Before itself it is what stands there already: then it is the second that is one too many.
-        let found = if more == lines[to_file][to_line] { (to_file, to_line + 1) } else { (to_file, to_line) };
+        // What a file may begin with may also be where the first one begins.
+        let may_stand = more == lines[to_file][to_line]
+            || (to_file, to_line) == (0, 0) && lines.iter().any(|lines| lines[0] == more);
+        let found = if may_stand { (to_file, to_line + 1) } else { (to_file, to_line) };
         lines[to_file].insert(to_line, more);
         prop_assert_eq!(fault(&lines, Expected::default()), Some(found));
     }
