@@ -58,19 +58,16 @@ const RULES: [&str; 2] = [
     name = \"allow-a\"
     from = [\"198.51.100.0/24\"]
     action = \"allow\"
-    mode = \"enforce\"
     ",
     "
     [[rule]]
     name = \"allow-b\"
     from = [\"198.51.100.0/25\", \"203.0.113.0/24\"]
     action = \"allow\"
-    mode = \"enforce\"
     [[rule]]
     name = \"more-b\"
     from = [\"192.0.2.0/28\"]
     action = \"allow\"
-    mode = \"enforce\"
     [[rule]]
     name = \"drop-b\"
     from = [\"10.77.0.2/32\"]
