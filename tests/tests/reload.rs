@@ -21,7 +21,7 @@ use tidewaiter::{
     anomaly::thresholds::Thresholds,
     api::Transport,
     cli::Overrides,
-    config::Configuration,
+    config::{Configuration, guard::Guard},
     snapshot::Verdict,
 };
 use tidewaiter_common::direction::Direction;
@@ -38,6 +38,9 @@ use tidewaiter_tests::{
 const STORM: u32 = 1000;
 /// How long that may take.
 const STORM_TIME: Duration = Duration::from_secs(40);
+
+/// How many datagrams are sent by one socket.
+const BATCH: usize = 5000;
 
 /// What a configuration of these tests has, beside APIs and rules.
 const BASE: &str = "interfaces = [\"wire\"]\nwatch = false\n";
@@ -94,8 +97,9 @@ fn under_traffic<T>(network: &Network, ports: &[u16], during: impl FnOnce() -> T
             let mut sent = 0;
             network.client.run(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    send_frames(INTERFACE, &frames, 50).expect("is sent");
-                    sent += 50 * frames.len() as u64;
+                    // To close a socket waits for all CPUs, so that most of the time would go by without traffic.
+                    send_frames(INTERFACE, &frames, BATCH).expect("is sent");
+                    sent += (BATCH * frames.len()) as u64;
                 }
             });
             sent
@@ -318,6 +322,70 @@ fn who_has_the_token_can_ask_for_it() {
     assert!(body["error"].as_str().unwrap().contains("api (none is left"), "{body}");
 }
 
+/// The guard of a configuration with `rules`, which is written to `folder`.
+fn guard(folder: &Path, rules: &str) -> Guard {
+    let file = folder.join("tidewaiter.toml");
+    fs::write(&file, format!("{BASE}{ORDERS}{rules}")).unwrap();
+    Configuration::load(Some(&file), &Overrides::default()).expect("is right").guard
+}
+
+/// Makes `guard` what `accounting`, in `namespace`, has in force.
+fn change_rules(accounting: &mut Accounting, namespace: &Namespace, guard: &Guard) {
+    namespace.run(|| {
+        let (draft, apis) = accounting.draft();
+        let rules = draft.compile(guard.clone().into(), &apis).expect("there is room");
+        accounting.apply(Change { apis: None, rules, thresholds: Thresholds::default() }).expect("is written");
+    });
+}
+
+/// How many packets the rule "slow" has let pass, and how many it has dropped.
+fn decided(accounting: &mut Accounting) -> [u64; 2] {
+    let guard = accounting.snapshot().guard.expect("there is one");
+    let pair = guard.pairs.iter().find(|pair| &*pair.rule == "slow").expect("is in force");
+    [Verdict::Pass, Verdict::Drop].map(|verdict| pair.packets[verdict as usize])
+}
+
+#[test]
+fn what_is_left_of_a_limit_stays_with_its_rule() {
+    let network = Network::new(Offload::Off);
+    let folder = TempDir::new().unwrap();
+    // Nothing comes back within the test: one packet in a quarter of an hour.
+    let slow = |per: &str| {
+        let limit = format!("{{ packets_per_second = 0.001, burst = 64, per = \"{per}\" }}");
+        let head = "[[rule]]\nname = \"slow\"\napi = \"orders\"\naction = \"drop\"\nmode = \"enforce\"\n";
+        format!("{head}limit = {limit}\n")
+    };
+    let other = "[[rule]]\nname = \"other\"\nfrom = [\"192.0.2.0/24\"]\naction = \"allow\"\n";
+    for per in ["api", "client"] {
+        let mut accounting = account(&network.server, INTERFACE, 4096, Duration::MAX);
+        let send = || network.client.run(|| send_frames(INTERFACE, &datagrams(8080, 100), 1)).expect("is sent");
+        let force = |accounting: &mut Accounting, rules: &str| {
+            change_rules(accounting, &network.server, &guard(folder.path(), rules));
+        };
+        force(&mut accounting, &slow(per));
+        send();
+        wait_until("all to be judged", || decided(&mut accounting).iter().sum::<u64>() == 100);
+        let [passed, dropped] = decided(&mut accounting);
+        assert!(passed >= 64 && dropped > 0, "per {per}: {passed} passed, {dropped} were dropped");
+
+        // In another place, among others.
+        force(&mut accounting, &format!("{other}{}", slow(per)));
+        assert_eq!(decided(&mut accounting), [passed, dropped], "per {per}: counters go on");
+        send();
+        wait_until("all to be judged", || decided(&mut accounting).iter().sum::<u64>() == 200);
+        assert_eq!(decided(&mut accounting), [passed, dropped + 100], "per {per}: nothing was left of the limit");
+
+        // One by another name begins with all of it.
+        force(&mut accounting, &slow(per).replace("slow", "new"));
+        send();
+        wait_until("all to be judged", || {
+            let guard = accounting.snapshot().guard.expect("there is one");
+            let pair = guard.pairs.iter().find(|pair| &*pair.rule == "new").expect("is in force");
+            pair.packets[Verdict::Pass as usize] == passed
+        });
+    }
+}
+
 /// How many packets were dropped by each rule; nothing else may have been decided.
 fn dropped(accounting: &mut Accounting) -> BTreeMap<String, u64> {
     let guard = accounting.snapshot().guard.expect("there is one");
@@ -335,19 +403,10 @@ fn dropped(accounting: &mut Accounting) -> BTreeMap<String, u64> {
 fn no_packet_is_judged_by_a_mixture_of_rules() {
     let network = Network::new(Offload::Off);
     let folder = TempDir::new().unwrap();
-    let configurations = RULES.map(|rules| {
-        let file = folder.path().join("tidewaiter.toml");
-        fs::write(&file, format!("{BASE}{ORDERS}{rules}")).unwrap();
-        Configuration::load(Some(&file), &Overrides::default()).expect("is right")
-    });
+    let guards = RULES.map(|rules| guard(folder.path(), rules));
     let mut accounting = account(&network.server, INTERFACE, 4096, Duration::MAX);
     let put_in_force = |accounting: &mut Accounting, generation: u32| {
-        let guard = configurations[generation as usize % 2].guard.clone();
-        network.server.run(|| {
-            let (draft, apis) = accounting.draft();
-            let rules = draft.compile(guard.into(), &apis).expect("there is room");
-            accounting.apply(Change { apis: None, rules, thresholds: Thresholds::default() }).expect("is written");
-        });
+        change_rules(accounting, &network.server, &guards[generation as usize % 2]);
     };
     put_in_force(&mut accounting, 0);
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
