@@ -95,6 +95,8 @@ lost! {
     Finished = "flow_finished",
     /// A sample of a payload.
     Sample = "sample",
+    /// An anomaly, of which there were too many of late.
+    Anomaly = "anomaly",
 }
 
 /// The most flows that [`FINISH`](crate::FINISH) is asked to finish at once.

@@ -53,6 +53,11 @@ pub const DATAGRAMS: u64 = 1 << 38;
 pub const OPENED_BY_TRANSMIT: u64 = 1 << 39;
 /// That it is a connection whose beginning was counted.
 pub const BEGUN: u64 = 1 << 56;
+/// That the side that asks has sent a datagram of [`FULL_DATAGRAM`] bytes: it is then of no use to who wants more sent to another
+/// than it sends itself. QUIC always begins so (RFC 9000 section 14.1).
+pub const FULL: u64 = 1 << 57;
+/// See [`FULL`]; bytes of the datagram's payload.
+pub const FULL_DATAGRAM: u32 = 1_200;
 /// Where the protocol stands that was found in what was received, plus one; 8 bits further on that of what was transmitted.
 const PROTOCOL_SHIFT: usize = 40;
 /// Bit of [`Flow::seen`] of a flow that is not established: it has moved to the flow table.
@@ -386,6 +391,22 @@ impl Flow {
         }
     }
 
+    /// Whether nothing was counted in it yet, nor taken out of it: it is as it was made.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn is_untouched(flow: *const Self) -> bool {
+        // SAFETY: as in `count`.
+        unsafe {
+            let [receive, transmit] = [&raw const (*flow).recent[0], &raw const (*flow).recent[1]];
+            (&raw const (*flow).seen).read_volatile() == 0
+                && receive.read_volatile().0 == 0
+                && transmit.read_volatile().0 == 0
+        }
+    }
+
     /// Sets `bits` of [`Flow::seen`]. Answers with those that are new: each is to one caller alone.
     ///
     /// # Safety
@@ -400,6 +421,16 @@ impl Flow {
             }
             bits & !atomic::fetch_or(&raw mut (*flow).seen, bits)
         }
+    }
+
+    /// Forgets that there was any payload in `direction`: the next one is taken for the first.
+    ///
+    /// # Safety
+    /// As for [`Flow::count`].
+    #[inline(always)]
+    pub unsafe fn forget_payload(flow: *mut Self, direction: Direction) {
+        // SAFETY: the caller's.
+        unsafe { atomic::fetch_and(&raw mut (*flow).seen, !(PAYLOAD << (direction.index() * SEEN_BITS))) };
     }
 
     /// Writes a flow without a packet yet, as [`Flow::new`] has it, to its place. (A flow takes a third of the stack that BPF

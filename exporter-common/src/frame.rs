@@ -14,8 +14,8 @@ impl Framing {
     /// The framing with this number, as [`crate::interface::InterfaceEntry`] holds it.
     #[inline(always)]
     #[must_use]
-    pub const fn from_number(number: u16) -> Self {
-        if number == Self::Ip as u16 { Self::Ip } else { Self::Ethernet }
+    pub const fn from_number(number: u8) -> Self {
+        if number == Self::Ip as u8 { Self::Ip } else { Self::Ethernet }
     }
 }
 

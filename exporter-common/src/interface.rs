@@ -38,16 +38,28 @@ pub struct InterfaceEntry {
     /// The interface's slot.
     pub slot: u16,
     /// A [`Framing`], as its number: what the interface's frames begin with.
-    pub framing: u16,
+    pub framing: u8,
+    /// What of the guard there is to be done for what the interface receives, see [`guarded`].
+    pub guarded: u8,
+}
+
+/// What of the guard there is to be done for what an interface receives, when it is a socket buffer: bits.
+pub mod guarded {
+    /// All of it: nobody has judged it as a frame.
+    pub const BUFFERS: u8 = 1;
+    /// What cannot be done to frames: to mark it.
+    pub const MARKS: u8 = 1 << 1;
+    /// To judge requests and payload.
+    pub const PAYLOAD: u8 = 1 << 2;
 }
 
 #[cfg(feature = "user")]
-// SAFETY: one `u32` and two `u16`, no padding, every bit pattern is valid.
+// SAFETY: integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceEntry {}
 
 impl InterfaceEntry {
     /// What holds for an interface that is not in the table.
-    pub const GONE: Self = Self { index: 0, slot: InterfaceSlot::GONE.0, framing: Framing::Ethernet as u16 };
+    pub const GONE: Self = Self { index: 0, slot: InterfaceSlot::GONE.0, framing: Framing::Ethernet as u8, guarded: 0 };
 }
 
 const _: () = assert!(size_of::<InterfaceEntry>() == 8 && INTERFACE_TABLE_ENTRIES.is_power_of_two());

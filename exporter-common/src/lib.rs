@@ -10,13 +10,18 @@
 //! * [`details`] lays out what is counted for each API beside packets and bytes, [`histogram`] how durations are,
 //!   [`transmission`] what tracepoints tell;
 //! * [`turn`] tells requests from answers, and times them; [`protocol`] and [`http`] read the first bytes of a payload;
+//! * [`anomaly`] names what should not be, and finds it;
+//! * [`guard`] judges what is let in, [`limiter`] how much of it, and [`prefix`] finds out who it is from; [`reject`] puts
+//!   together the answers that refuse a packet;
 //! * [`event`] lays out what the kernel tells of by itself;
+//! * [`limiter`] says what is within a limit, [`prefix`] to which lists of prefixes an address belongs;
 //! * [`record`] lays out what userspace keeps in the kernel for the next exporter.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod address;
+pub mod anomaly;
 pub mod api;
 pub mod atomic;
 pub mod counters;
@@ -25,13 +30,17 @@ pub mod direction;
 pub mod event;
 pub mod flow;
 pub mod frame;
+pub mod guard;
 pub mod histogram;
 pub mod http;
 pub mod interface;
+pub mod limiter;
 pub mod packet;
+pub mod prefix;
 pub mod protocol;
 pub mod reason;
 pub mod record;
+pub mod reject;
 pub mod role;
 pub mod transmission;
 pub mod transport;
@@ -47,6 +56,37 @@ pub const ACCOUNT_TRANSMIT: &str = "account_transmit";
 pub const FOLLOW: &str = "follow";
 /// Its place among the programs that others end in.
 pub const FOLLOW_INDEX: u32 = 0;
+/// Name of the BPF program of XDP that judges frames as they come from the wire.
+pub const GUARD_FRAME: &str = "guard_frame";
+/// Name of the BPF program that judges received socket buffers, where frames cannot be, and marks them: the program that
+/// accounts received packets ends in it before it does anything. Never attached.
+pub const GUARD_BUFFER: &str = "guard_buffer";
+/// Its place among the programs that others end in.
+pub const GUARD_BUFFER_INDEX: u32 = 1;
+/// Name of the BPF program that accounts what was let in by that: never attached.
+pub const ACCOUNT_GUARDED: &str = "account_guarded";
+/// Its place among the programs that others end in.
+pub const ACCOUNT_GUARDED_INDEX: u32 = 2;
+/// Name of the BPF program that judges requests, and payload that is not expected, after they were accounted: never attached.
+pub const GUARD_PAYLOAD: &str = "guard_payload";
+/// Its place among the programs that others end in.
+pub const GUARD_PAYLOAD_INDEX: u32 = 3;
+/// Name of the BPF program that those two go on in, for packets that may be anomalies: never attached.
+pub const INSPECT: &str = "inspect";
+/// Its place among the programs that others end in.
+pub const INSPECT_INDEX: u32 = 4;
+/// Name of the BPF program that asks one rule about a buffer, and ends in itself to ask the next: never attached.
+pub const ASK_BUFFER: &str = "ask_rule_buffer";
+/// Its place among the programs that others end in.
+pub const ASK_BUFFER_INDEX: u32 = 5;
+/// How many programs others end in.
+pub const PROGRAM_ENTRIES: u32 = 6;
+/// Name of the BPF program of XDP that asks one rule about a frame, likewise.
+pub const ASK_FRAME: &str = "ask_rule_frame";
+/// Its place among the programs of XDP that others end in.
+pub const ASK_FRAME_INDEX: u32 = 0;
+/// How many programs of XDP others end in.
+pub const FRAME_PROGRAM_ENTRIES: u32 = 1;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been
@@ -55,6 +95,14 @@ pub const CLOCK: &str = "clock";
 pub const FINISH: &str = "finish";
 /// Name of the BPF program that does nothing: the baseline of every benchmark, never attached.
 pub const BASELINE: &str = "baseline";
+/// Name of the BPF program of XDP that does nothing: likewise.
+pub const BASELINE_FRAME: &str = "baseline_frame";
+/// Name of the BPF program that refuses each frame that can be answered: for tests alone, as are the next two.
+pub const ALWAYS_REJECT: &str = "always_reject";
+/// Name of the BPF program that refuses each received buffer that can be answered.
+pub const ALWAYS_REJECT_BUFFER: &str = "always_reject_buffer";
+/// Name of the BPF program that ends each connection at both ends with the first payload that is received.
+pub const ALWAYS_RESET_BOTH: &str = "always_reset_both";
 
 /// Name of the BPF program that counts segments that are sent again.
 pub const COUNT_RETRANSMISSION: &str = "count_retransmission";

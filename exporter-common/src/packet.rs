@@ -39,8 +39,11 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// The bits of the IPv4 flags and fragment offset field that are the offset (RFC 791).
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The bit of it that says that more fragments follow.
+const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 /// The same of the IPv6 fragment header (RFC 8200 section 4.5).
 const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
+const IPV6_MORE_FRAGMENTS: u16 = 1;
 
 /// Values of the `EtherType` field (IANA, "IEEE 802 Numbers").
 pub(crate) mod ethertype {
@@ -119,6 +122,33 @@ pub enum Network {
     Ipv6,
 }
 
+/// Which part of a datagram a packet is.
+///
+/// One that came whole is no part, and neither is one of IPv6 that has a fragment header all the same (RFC 6946).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Where it begins in the datagram, in bytes; a multiple of 8.
+    pub offset: u16,
+    /// Whether more of the datagram follows.
+    pub more: bool,
+    /// What the parts of a datagram have in common, and no other datagram of the same ends has at the same time.
+    pub identification: u32,
+    /// Bytes of the datagram that it carries.
+    pub length: u32,
+}
+
+impl Fragment {
+    /// All of a datagram.
+    pub const WHOLE: Self = Self { offset: 0, more: false, identification: 0, length: 0 };
+
+    /// Whether there are other parts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_part(&self) -> bool {
+        self.offset != 0 || self.more
+    }
+}
+
 /// What the headers of a packet say, as far as they could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -144,6 +174,8 @@ pub struct Packet {
     pub payload: u32,
     /// Bytes from the start of the frame to the transport's payload: what each segment of a super-packet repeats.
     pub headers: usize,
+    /// Which part of a datagram it is.
+    pub fragment: Fragment,
 }
 
 impl Packet {
@@ -160,16 +192,17 @@ impl Packet {
         acknowledgement: 0,
         payload: 0,
         headers: 0,
+        fragment: Fragment::WHOLE,
     };
 
     /// Reads the headers of `frame` if they have the shape that nearly all have: no tags in the frame, no IPv6 extension
-    /// headers, no later fragment, nothing cut off or malformed. Says whether that is so; if not, [`Packet::read`] has to
+    /// headers, no fragment, nothing cut off or malformed. Says whether that is so; if not, [`Packet::read`] has to
     /// begin anew.
     #[inline(always)]
     pub fn read_plain<F: Frame + ?Sized>(&mut self, frame: &F, framing: Framing) -> bool {
         let Ok(ethertype) = self.read_link(frame, framing) else { return false };
         match ethertype {
-            ethertype::IPV4 => self.read_ipv4(frame).is_ok(),
+            ethertype::IPV4 => self.read_ipv4::<_, true>(frame).is_ok(),
             ethertype::IPV6 => match self.read_ipv6(frame) {
                 Ok((next_header, length)) if !is_extension(next_header) => {
                     self.read_transport(frame, next_header, length).is_ok()
@@ -196,7 +229,7 @@ impl Packet {
             self.network_offset += VLAN_TAG;
         }
         match ethertype {
-            ethertype::IPV4 => self.read_ipv4(frame),
+            ethertype::IPV4 => self.read_ipv4::<_, false>(frame),
             ethertype::IPV6 => {
                 let (next_header, length) = self.read_ipv6(frame)?;
                 let (protocol, length) = self.read_extensions(frame, next_header, length)?;
@@ -250,10 +283,12 @@ impl Packet {
         }
     }
 
+    /// Reads an IPv4 header, and what it carries; nothing of a fragment if only `PLAIN` packets are asked for.
     #[inline(always)]
-    fn read_ipv4<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(), Reason> {
+    fn read_ipv4<F: Frame + ?Sized, const PLAIN: bool>(&mut self, frame: &F) -> Result<(), Reason> {
+        self.network = Network::Ipv4;
         let header: [u8; IPV4_HEADER] = frame.read(self.network_offset).ok_or(Reason::Ipv4Truncated)?;
-        let [first, _, total_0, total_1, _, _, fragment_0, fragment_1, _, protocol, ..] = header;
+        let [first, _, total_0, total_1, id_0, id_1, fragment_0, fragment_1, _, protocol, ..] = header;
 
         let header = usize::from(first & 0x0f) * 4;
         if first >> 4 != 4 || header < IPV4_HEADER {
@@ -269,24 +304,36 @@ impl Packet {
             stated if stated < header => return Err(Reason::Ipv4Malformed),
             stated => stated.min(in_frame),
         };
-        self.network = Network::Ipv4;
         self.headers = self.network_offset + header;
-        if u16::from_be_bytes([fragment_0, fragment_1]) & IPV4_FRAGMENT_OFFSET != 0 {
-            return Err(Reason::Fragment);
+        let fragment = u16::from_be_bytes([fragment_0, fragment_1]);
+        if fragment & (IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS) != 0 {
+            if PLAIN {
+                return Err(Reason::Fragment);
+            }
+            self.fragment = Fragment {
+                offset: (fragment & IPV4_FRAGMENT_OFFSET) << 3,
+                more: fragment & IPV4_MORE_FRAGMENTS != 0,
+                identification: u16::from_be_bytes([id_0, id_1]).into(),
+                length: (length - header) as u32,
+            };
+            if fragment & IPV4_FRAGMENT_OFFSET != 0 {
+                self.protocol = protocol;
+                return Err(Reason::Fragment);
+            }
         }
         self.read_transport(frame, protocol, length - header)
     }
 
     /// Reads the fixed IPv6 header; answers with what comes next, and how many bytes of it there are.
     #[inline(always)]
-    fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(u8, usize), Reason> {
+    pub(crate) fn read_ipv6<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<(u8, usize), Reason> {
+        self.network = Network::Ipv6;
         let header: [u8; IPV6_HEADER] = frame.read(self.network_offset).ok_or(Reason::Ipv6Truncated)?;
         let [first, _, _, _, payload_0, payload_1, next_header, ..] = header;
 
         if first >> 4 != 6 {
             return Err(Reason::Ipv6Malformed);
         }
-        self.network = Network::Ipv6;
         self.headers = self.network_offset + IPV6_HEADER;
         let in_frame = frame.length().saturating_sub(self.headers);
         // A jumbogram and a super-packet above 64 KiB state 0 (RFC 2675; BIG TCP).
@@ -300,7 +347,7 @@ impl Packet {
     /// Reads the IPv6 extension headers of which `next_header` is the first; answers with what follows the last of them,
     /// and how many bytes of it there are.
     #[inline(always)]
-    fn read_extensions<F: Frame + ?Sized>(
+    pub(crate) fn read_extensions<F: Frame + ?Sized>(
         &mut self,
         frame: &F,
         mut next_header: u8,
@@ -320,9 +367,20 @@ impl Packet {
             if header > length {
                 return Err(Reason::Ipv6Truncated);
             }
-            let offset = u16::from_be_bytes([offset_0, offset_1]) & IPV6_FRAGMENT_OFFSET;
-            if next_header == protocol::FRAGMENT && offset != 0 {
-                return Err(Reason::Fragment);
+            let field = u16::from_be_bytes([offset_0, offset_1]);
+            let is_part = field & (IPV6_FRAGMENT_OFFSET | IPV6_MORE_FRAGMENTS) != 0;
+            if next_header == protocol::FRAGMENT && is_part {
+                let identification = frame.read(self.headers + 4).ok_or(Reason::Ipv6Truncated)?;
+                self.fragment = Fragment {
+                    offset: field & IPV6_FRAGMENT_OFFSET,
+                    more: field & IPV6_MORE_FRAGMENTS != 0,
+                    identification: u32::from_be_bytes(identification),
+                    length: (length - header) as u32,
+                };
+                if field & IPV6_FRAGMENT_OFFSET != 0 {
+                    self.protocol = next;
+                    return Err(Reason::Fragment);
+                }
             }
             self.headers += header;
             length -= header;
@@ -353,7 +411,9 @@ impl Packet {
             header;
         let header = usize::from(data_offset >> 4) * 4;
         if header < TCP_HEADER || header > length {
-            return Err(Reason::TcpMalformed);
+            // The rest of a header may be in the next fragment.
+            let is_cut = header >= TCP_HEADER && self.fragment.more;
+            return Err(if is_cut { Reason::TcpTruncated } else { Reason::TcpMalformed });
         }
         self.transport = Some(Transport::Tcp);
         self.source_port = u16::from_be_bytes([source_0, source_1]);

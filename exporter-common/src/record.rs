@@ -5,13 +5,27 @@
 //! a single write, and an exporter that is killed at any moment leaves totals that are right.
 
 use crate::{
+    PROGRAM_ENTRIES,
+    anomaly::{
+        AnomalyKind, ApiAnomalies,
+        fragments::{Datagram, DatagramKey, MAX_DATAGRAMS},
+        openings::Openings,
+        settings::Settings,
+        source::{MAX_SOURCES, Source},
+        told::ToldAnomaly,
+    },
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     direction::Direction,
     event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
+    guard::{
+        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit,
+        InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
+    },
     http::{METHODS, STATUS_CODES},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
+    prefix::PrefixEntry,
     protocol::Protocol,
     reason::Reason,
     role::Role,
@@ -19,10 +33,10 @@ use crate::{
 };
 
 /// Increased with every change of what is pinned that the sizes and names below do not show.
-const REVISION: u64 = 2;
+const REVISION: u64 = 3;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
-pub const SCRATCH_BYTES: u64 = 432;
+pub const SCRATCH_BYTES: u64 = 456;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
@@ -37,6 +51,15 @@ const fn layout() -> u64 {
         size_of::<ApiCounters>() as u64,
         size_of::<ApiDetails>() as u64,
         size_of::<ApiTransmission>() as u64,
+        size_of::<ApiAnomalies>() as u64,
+        size_of::<Openings>() as u64,
+        size_of::<Settings>() as u64,
+        size_of::<Source>() as u64,
+        MAX_SOURCES as u64,
+        size_of::<DatagramKey>() as u64,
+        size_of::<Datagram>() as u64,
+        MAX_DATAGRAMS as u64,
+        size_of::<ToldAnomaly>() as u64,
         size_of::<DropKey>() as u64,
         MAX_DROP_ENTRIES as u64,
         size_of::<InterfaceEntry>() as u64,
@@ -48,6 +71,26 @@ const fn layout() -> u64 {
         size_of::<InstanceRecord>() as u64,
         size_of::<ApiRecord>() as u64,
         size_of::<InterfaceRecord>() as u64,
+        size_of::<PairRecord>() as u64,
+        size_of::<GuardHeader>() as u64,
+        size_of::<GuardRule>() as u64,
+        size_of::<List>() as u64,
+        size_of::<ClassEntry>() as u64,
+        size_of::<ClientKey>() as u64,
+        size_of::<BlockKey>() as u64,
+        size_of::<GuardCounters>() as u64,
+        size_of::<InterfaceGuardCounters>() as u64,
+        size_of::<Hit>() as u64,
+        size_of::<PrefixEntry>() as u64,
+        PROGRAM_ENTRIES as u64,
+        word::COUNT as u64,
+        GUARD_PORT_ENTRIES as u64,
+        MATCH_ENTRIES as u64,
+        MAX_RULES as u64,
+        MAX_LISTS as u64,
+        MAX_CLASSES as u64,
+        MAX_PAIRS as u64,
+        Verdict::COUNT as u64,
         PORT_TABLE_ENTRIES as u64,
         MAX_ADDRESS_ENTRIES as u64,
         MAX_APIS as u64,
@@ -75,6 +118,11 @@ const fn layout() -> u64 {
     at = 0;
     while at < Lost::COUNT {
         digest = fold(digest, Lost::ALL[at].as_str().as_bytes());
+        at += 1;
+    }
+    at = 0;
+    while at < AnomalyKind::COUNT {
+        digest = fold(digest, AnomalyKind::ALL[at].as_str().as_bytes());
         at += 1;
     }
     at = 0;
@@ -200,10 +248,56 @@ pub struct InterfaceRecord {
     pub base: InterfaceCounters,
     /// What former holders of the slot had counted; it is part of `gone`.
     pub gone: InterfaceCounters,
+    /// What the guard had counted in the slot before.
+    pub guard_base: InterfaceGuardCounters,
+    /// What it had counted for former holders of the slot.
+    pub guard_gone: InterfaceGuardCounters,
 }
 
 #[cfg(feature = "user")]
 // SAFETY: bytes and integers without padding between them, every bit pattern is valid.
 unsafe impl aya::Pod for InterfaceRecord {}
 
-const _: () = assert!(size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>());
+const _: () = assert!(
+    size_of::<InterfaceRecord>() == 56 + 2 * size_of::<InterfaceCounters>() + 2 * size_of::<InterfaceGuardCounters>()
+);
+
+/// Bytes of the names that a pair of a rule and an API is known by: as many as both can have.
+pub const PAIR_NAME_BYTES: usize = 800;
+
+/// Who has a place among the pairs of a rule and an API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PairRecord {
+    /// The names in UTF-8: first the rule's, as long as `rule_length` says, then the API's.
+    pub names: [u8; PAIR_NAME_BYTES],
+    /// Bytes of the rule's name; 0 if nobody has the place.
+    pub rule_length: u16,
+    /// Bytes of the API's.
+    pub api_length: u16,
+    /// Pads to 8 bytes.
+    pub reserved: u32,
+    /// Since when it is counted, in nanoseconds since the epoch.
+    pub created: u64,
+    /// What had been counted in the place before.
+    pub base: GuardCounters,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: bytes and integers without padding between them, every bit pattern is valid.
+unsafe impl aya::Pod for PairRecord {}
+
+const _: () = assert!(size_of::<PairRecord>() == PAIR_NAME_BYTES + 16 + size_of::<GuardCounters>());
+
+impl Default for PairRecord {
+    fn default() -> Self {
+        Self {
+            names: [0; PAIR_NAME_BYTES],
+            rule_length: 0,
+            api_length: 0,
+            reserved: 0,
+            created: 0,
+            base: GuardCounters::default(),
+        }
+    }
+}

@@ -13,7 +13,7 @@ use frames::{
 use proptest::prelude::*;
 use tidewaiter_common::{
     frame::Framing,
-    packet::{MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, protocol},
+    packet::{Fragment, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, protocol},
     reason::Reason,
     transport::Transport,
 };
@@ -46,6 +46,7 @@ proptest! {
     fn every_well_formed_packet_is_read(shape in shapes()) {
         let (frame, expected) = (shape.frame(), shape.packet());
         prop_assert_eq!(read(frame.as_slice(), shape.framing), Ok(expected));
+        // A first fragment has an extension header, or comes from another test.
         let plain = shape.is_plain().then_some(expected);
         prop_assert_eq!(read_plain(frame.as_slice(), shape.framing), plain);
     }
@@ -53,7 +54,9 @@ proptest! {
     #[test]
     fn a_well_formed_packet_is_read_without_its_payload_but_not_without_its_last_header(shape in shapes()) {
         let (frame, headers) = (shape.frame(), shape.packet().headers);
-        let expected = Packet { payload: 0, ..shape.packet() };
+        let fragment = shape.packet().fragment;
+        let length = fragment.length.saturating_sub(shape.payload as u32);
+        let expected = Packet { payload: 0, fragment: Fragment { length, ..fragment }, ..shape.packet() };
         prop_assert_eq!(read(&frame[..headers], shape.framing), Ok(expected));
         if shape.packet().transport.is_some() || !shape.extensions.is_empty() {
             prop_assert!(read(&frame[..headers - 1], shape.framing).is_err());
@@ -70,7 +73,8 @@ proptest! {
             let link = if framing == Framing::Ethernet { 14 } else { 0 };
             let is_tagged = packet.network_offset != link;
             let is_extended = packet.network == Network::Ipv6 && frame[packet.network_offset + 6] != packet.protocol;
-            prop_assert_eq!(plain.is_some(), !is_tagged && !is_extended, "{:?}", packet);
+            let is_usual = !is_tagged && !is_extended && !packet.fragment.is_part();
+            prop_assert_eq!(plain.is_some(), is_usual, "{:?}", packet);
         }
     }
 
@@ -285,6 +289,38 @@ fn fragments_after_the_first_carry_no_ports() {
         let read = read_ethernet(&with(tcp4(), 20, &field)).map(|packet| packet.transport);
         assert_eq!(read, expected, "{field:x?}");
     }
+}
+
+#[test]
+fn fragments_say_which_part_of_a_datagram_they_are() {
+    let part = |frame: &[u8]| {
+        let mut packet = Packet::UNREAD;
+        let read = packet.read(frame, Framing::Ethernet);
+        let mut plain = Packet::UNREAD;
+        assert!(!plain.read_plain(frame, Framing::Ethernet), "{packet:?}");
+        (read.err(), packet.fragment, packet.protocol)
+    };
+    // 10 bytes of payload behind 20 of TCP.
+    for (field, error, offset, more) in [
+        ([0x20, 0x00], None, 0, true),
+        ([0x20, 0x01], Some(Reason::Fragment), 8, true),
+        ([0x1f, 0xff], Some(Reason::Fragment), 0xfff8, false),
+    ] {
+        let frame = with(with(tcp4(), 18, &[0xab, 0xcd]), 20, &field);
+        let expected = Fragment { offset, more, identification: 0xabcd, length: 30 };
+        assert_eq!(part(&frame), (error, expected, protocol::TCP));
+    }
+    for (offset, more, error) in
+        [(0, true, None), (1, true, Some(Reason::Fragment)), (0x1fff, false, Some(Reason::Fragment))]
+    {
+        let chain = [Extension::new(protocol::ROUTING, 0), Extension::fragment(offset, more)];
+        let expected = Fragment { offset: offset << 3, more, identification: 0x0102_0304, length: 48 };
+        assert_eq!(part(&udp6(&chain)), (error, expected, protocol::UDP));
+    }
+    // A header that goes on in the next fragment is cut off; that of a whole packet contradicts itself.
+    let options = with(tcp4(), 46, &[0xf0]);
+    assert_eq!(part(&with(options.clone(), 20, &[0x20, 0])).0, Some(Reason::TcpTruncated));
+    assert_eq!(part(&options), (Some(Reason::TcpMalformed), Fragment::WHOLE, protocol::TCP));
 }
 
 #[test]

@@ -126,9 +126,9 @@ fn every_number_is_that_of_one_direction_and_of_one_framing() {
     }
     assert!([2, 255, 256, u32::MAX].map(Direction::from_number).iter().all(|&direction| direction == Transmit));
     for framing in [Framing::Ethernet, Framing::Ip] {
-        assert_eq!(Framing::from_number(framing as u16), framing);
+        assert_eq!(Framing::from_number(framing as u8), framing);
     }
-    assert!([2, 255, 256, u16::MAX].map(Framing::from_number).iter().all(|&framing| framing == Framing::Ethernet));
+    assert!([2, 254, u8::MAX].map(Framing::from_number).iter().all(|&framing| framing == Framing::Ethernet));
     assert_eq!(Role::ALL.map(Role::index), [0, 1]);
 }
 

@@ -23,6 +23,7 @@ use crate::{
     conversation,
     flow::Sight,
     maps::{API_DETAILS, ENDED_FLOWS, FINISHED_FLOWS, FLOWS, LOST, NEW_FLOWS},
+    source,
 };
 
 /// "Wake nobody": userspace looks by itself (`BPF_RB_NO_WAKEUP`, `include/uapi/linux/bpf.h`).
@@ -46,10 +47,11 @@ pub(crate) fn lose(what: Lost) {
 
 /// Counts an attempt to connect.
 #[inline(always)]
-pub(crate) fn count_attempt(api: ApiSlot) {
-    if let Some(details) = details(api) {
+pub(crate) fn count_attempt(sight: &Sight) {
+    if let Some(details) = details(sight.api()) {
         details.attempts += 1;
     }
+    source::attempt(sight);
 }
 
 /// Takes note of a segment that opens a connection, in a flow that is not established: it may be the first, one that is sent
@@ -66,7 +68,7 @@ pub(crate) unsafe fn attempt(sight: &Sight, flow: *mut Flow) {
             Flow::begin_anew(flow, 0, nanoseconds(sight.tick));
         }
         if Flow::open(flow, sight.direction(), sequence, || precise_nanoseconds(sight.tick)) {
-            count_attempt(sight.api());
+            count_attempt(sight);
         }
     }
 }
@@ -100,7 +102,7 @@ pub(crate) extern "C" fn reopen(sight: &Sight, flow: *mut Flow) {
         }
         Flow::begin_anew(flow, 0, nanoseconds(sight.tick));
         if Flow::open(flow, sight.direction(), sequence, || precise_nanoseconds(sight.tick)) {
-            count_attempt(sight.api());
+            count_attempt(sight);
         }
     }
 }
@@ -197,9 +199,14 @@ pub(crate) extern "C" fn end(sight: &Sight, flow: *mut Flow, new: u64) {
     if seen & ENDED != 0 || unsafe { Flow::note(flow, bits) } & ENDED == 0 {
         return;
     }
+    let lifetime = nanoseconds(sight.tick).saturating_sub(first);
     if let Some(details) = details(sight.api()) {
         details.closed[reason as usize] += 1;
-        details.lifetime.observe(Range::Lifetime, nanoseconds(sight.tick).saturating_sub(first));
+        details.lifetime.observe(Range::Lifetime, lifetime);
+    }
+    // SAFETY: as above.
+    if unsafe { (*flow).opened_by() } == Some(Direction::Receive) {
+        source::churn(sight, lifetime);
     }
     tell_ended(sight);
 }
@@ -271,6 +278,9 @@ pub(crate) extern "C" fn begin(sight: &Sight, flow: *mut Flow) {
             return;
         };
         details.opened += 1;
+        if opened_by == Direction::Receive {
+            source::complete(sight);
+        }
         let is_answered = Flow::says((*flow).seen, Direction::Transmit, tcp_flag::SYN.into());
         if opened_by == Direction::Receive && sight.direction() == Direction::Receive && is_answered {
             (*flow).handshake = precise_nanoseconds(sight.tick).saturating_sub((*flow).opened).max(1);
@@ -379,6 +389,9 @@ unsafe fn refuse(sight: &Sight, flow: *mut Flow) -> bool {
     }
     if let Some(details) = details(sight.api()) {
         details.refused += 1;
+    }
+    if sight.direction() == Direction::Transmit {
+        source::refuse(sight.api());
     }
     true
 }

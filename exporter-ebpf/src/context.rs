@@ -108,6 +108,12 @@ pub(crate) fn interface_index(ctx: &TcContext) -> u32 {
     if is_replay() { field!(ctx, mark) } else { field!(ctx, ifindex) }
 }
 
+/// Whom the packet was sent to by its link-layer header (`PACKET_HOST` and others, `include/uapi/linux/if_packet.h`).
+#[inline(always)]
+pub(crate) fn packet_type(ctx: &TcContext) -> u32 {
+    field!(ctx, pkt_type)
+}
+
 /// The time in ticks of the kernel (`jiffies`): to read it is one load, where every clock is a call. While a capture is
 /// replayed it is that of the capture, in nanoseconds.
 #[inline(always)]

@@ -2,6 +2,8 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use tidewaiter_common::{
+    anomaly::AnomalyKind,
+    direction::Direction,
     event::{Lost, SAMPLE_BYTES, SAMPLED_REQUESTS, Sample, sample_kind},
     flow::{CLASSIFIED, DATAGRAMS, Flow, HTTP1, PAYLOAD, UNEXPECTED},
     histogram::Range,
@@ -13,9 +15,11 @@ use tidewaiter_common::{
 };
 
 use crate::{
+    anomaly::is_looked_for,
     connection::{NO_WAKEUP, details, lose},
     context::{captured_length, is_replay, precise_nanoseconds, samples_requests},
     flow::Sight,
+    guard::buffer,
     maps::{EXPECTATIONS, SAMPLE_SCRATCH, SAMPLES, SCRATCH},
 };
 
@@ -107,6 +111,10 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         let is_beginning = !is_tcp || (*flow).opened != 0;
         let is_unexpected = expected & (1 << (found & 31)) == 0 && (is_known || (is_beginning && sight.is_request()));
         let is_unexpected = expected != 0 && is_unexpected;
+        if is_unexpected && is_received_by_server(sight) {
+            judge_later(buffer::UNEXPECTED);
+        }
+        let is_unexpected = is_unexpected && is_looked_for(AnomalyKind::UnexpectedPayload as u8);
         if is_unexpected && Flow::note(flow, UNEXPECTED) != 0 {
             details.unexpected += 1;
             sample(skb, sight, sample_kind::UNEXPECTED, found);
@@ -117,6 +125,24 @@ extern "C" fn greet(skb: *mut __sk_buff, sight: &Sight, flow: *mut Flow) {
         // Whoever has not been answered may have sent it to anyone.
         if is_greeting && Flow::is_answered(seen, direction) {
             sample(skb, sight, sample_kind::GREETING, found);
+        }
+    }
+}
+
+/// Whether the guard may have anything to say of it.
+#[inline(always)]
+const fn is_received_by_server(sight: &Sight) -> bool {
+    sight.is_server() && matches!(sight.direction(), Direction::Receive)
+}
+
+/// Has the packet judged, after all else.
+#[inline(always)]
+fn judge_later(late: u32) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry, as in `account`.
+        unsafe {
+            let place = &raw mut (*scratch).late;
+            place.write_volatile(place.read_volatile() | late);
         }
     }
 }
@@ -179,6 +205,9 @@ pub(crate) extern "C" fn take_turn(skb: *mut __sk_buff, sight: &Sight, flow: *mu
                 && let Some(count) = details.requests.get_mut(beginning as usize)
             {
                 *count += 1;
+                if is_received_by_server(sight) {
+                    judge_later(buffer::REQUEST);
+                }
                 let is_early = || Flow::asked(Flow::turns(flow)) <= SAMPLED_REQUESTS;
                 // Whoever has not been answered may have sent it to anyone.
                 if samples_requests() && is_early() && Flow::is_mutual(seen, sight.direction()) {

@@ -17,8 +17,9 @@ use tidewaiter_common::{
     api::{ApiSlot, Owner},
     counters::Counters,
     direction::Direction,
-    flow::{BEGUN, DATAGRAMS, Flow, FlowKey, HTTP1},
+    flow::{BEGUN, DATAGRAMS, FULL, FULL_DATAGRAM, Flow, FlowKey, HTTP1, OPENED_BY_TRANSMIT},
     frame::Frame,
+    interface::guarded,
     packet::{Packet, protocol, tcp_flag},
     role::Role,
     turn::{Segment, Talk},
@@ -26,10 +27,12 @@ use tidewaiter_common::{
 };
 
 use crate::{
-    connection,
+    account::{FOLLOW, JUDGE, NOTHING, go_on, interface},
+    anomaly, connection,
     context::{is_replay, nanoseconds, precise_nanoseconds, ticks, tracks_flows},
     conversation,
     maps::{API_COUNTERS, FLOWS, NEW_FLOWS, SCRATCH},
+    source,
 };
 
 /// What the kernel answers to an insertion of a key that is there (`EEXIST`, `include/uapi/asm-generic/errno-base.h`).
@@ -38,13 +41,20 @@ const ALREADY_THERE: i32 = -17;
 /// It was not counted for its flow yet.
 const NOT_COUNTED: u64 = u64::MAX;
 
+/// What is left to be done for a packet that was seen, or could not be.
+#[inline(always)]
+const fn following(sight: Option<&Sight>) -> u32 {
+    if sight.is_some() { FOLLOW } else { NOTHING }
+}
+
 /// One socket buffer, as far as flows are concerned: what is out of the ordinary finds it in [`SCRATCH`], because the stack has
 /// 512 bytes. Enumerations are numbers: the verifier does not know which values they have.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Sight {
     pub(crate) key: FlowKey,
-    reserved: u32,
+    /// Where the IP header begins.
+    pub(crate) network_offset: u32,
     pub(crate) tick: u64,
     pub(crate) bits: u64,
     /// What it says that is new ([`Flow::count`]), or [`NOT_COUNTED`].
@@ -74,10 +84,22 @@ impl Sight {
         ApiSlot(self.api as u16)
     }
 
+    #[inline(always)]
+    pub(crate) const fn wire(&self) -> Wire {
+        self.wire
+    }
+
     /// Whether the side that asks has sent it.
     #[inline(always)]
     pub(crate) const fn is_request(&self) -> bool {
         is_request(self.direction(), self.role())
+    }
+
+    /// The bit of [`Flow::seen`] that a datagram sets which is as large as its sender wants its answers.
+    #[inline(always)]
+    const fn full(&self) -> u64 {
+        let is_full = !self.is_tcp() && self.is_request() && self.segment.payload >= FULL_DATAGRAM;
+        if is_full { FULL } else { 0 }
     }
 
     /// Whether this host is the API's server.
@@ -104,8 +126,8 @@ impl Sight {
     }
 }
 
-/// Counts the socket buffer that `packet` was read from for its flow. Says whether it is to be [`follow`]ed: it may change what
-/// the flow is, or all of it is left for [`follow`] because it is `LATER`.
+/// Counts the socket buffer that `packet` was read from for its flow. Says what is left to be done: it may change what the
+/// flow is, or all of it is left for [`follow`] because it is `LATER`.
 #[inline(always)]
 pub(crate) fn track<F: Frame, const LATER: bool>(
     ctx: &TcContext,
@@ -115,32 +137,32 @@ pub(crate) fn track<F: Frame, const LATER: bool>(
     interface: u32,
     owner: Owner,
     wire: Wire,
-) -> bool {
+) -> u32 {
     if !tracks_flows() {
-        return false;
+        return NOTHING;
     }
-    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return false };
+    let Some(key) = FlowKey::of(packet, frame, direction, interface) else { return NOTHING };
     let (bits, tick) = (Flow::bits(packet, direction), ticks(ctx));
     let see = |new| see(&key, packet, direction, owner, wire, bits, tick, new);
     if LATER {
-        return see(NOT_COUNTED).is_some();
+        return following(see(NOT_COUNTED));
     }
-    let Some(flow) = FLOWS.get_ptr_mut(&key) else { return see(NOT_COUNTED).is_some() };
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else { return following(see(NOT_COUNTED)) };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
         let is_other = (&raw const (*flow).api).read_volatile() != owner.slot;
         if is_other || packet.tcp_flags & tcp_flag::SYN != 0 {
-            return see(NOT_COUNTED).is_some();
+            return following(see(NOT_COUNTED));
         }
         let new = Flow::count(flow, direction, wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);
         }
         if new != 0 || packet.tcp_flags & tcp_flag::RST != 0 {
-            return see(new).is_some();
+            return following(see(new));
         }
         if !takes_turn(flow, packet, direction, owner) {
-            return false;
+            return NOTHING;
         }
         let reads = (&raw const (*flow).seen).read_volatile() & (HTTP1 | DATAGRAMS) != 0;
         if is_request(direction, owner.role) && !reads {
@@ -149,9 +171,19 @@ pub(crate) fn track<F: Frame, const LATER: bool>(
             Flow::ask(flow, &segment(packet), Talk::Stream, false, is_server, || precise_nanoseconds(tick));
         } else if let Some(sight) = see(new) {
             conversation::take_turn(ctx.skb.skb, sight, flow);
+            if late() != 0 {
+                return JUDGE;
+            }
         }
     }
-    false
+    NOTHING
+}
+
+/// What of the packet that was seen is to be judged.
+#[inline(always)]
+fn late() -> u32 {
+    // SAFETY: this CPU's own entry, as in `account`.
+    SCRATCH.get_ptr(0).map_or(0, |scratch| unsafe { (&raw const (*scratch).late).read_volatile() })
 }
 
 /// Does for a flow what the packet that was left in [`SCRATCH`] calls for.
@@ -163,6 +195,14 @@ pub(crate) fn follow(ctx: &TcContext) {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, as in `account`; it was written to a moment ago.
     let sight = unsafe { &(*scratch).sight };
+    follow_sight(ctx, sight);
+    anomaly::tell(ctx.skb.skb, sight.network_offset);
+    judge_late(ctx, sight);
+}
+
+/// See [`follow`].
+#[inline(always)]
+fn follow_sight(ctx: &TcContext, sight: &Sight) {
     if sight.segment.payload > 0 {
         conversation::classify(ctx.skb.skb, sight);
     }
@@ -187,6 +227,14 @@ pub(crate) fn follow(ctx: &TcContext) {
     }
 }
 
+/// Ends in the program that judges what is said, if there is anything to be judged.
+#[inline(always)]
+fn judge_late(ctx: &TcContext, sight: &Sight) {
+    if late() != 0 && interface(sight.key.interface).guarded & guarded::PAYLOAD != 0 {
+        go_on(ctx, JUDGE);
+    }
+}
+
 /// Leaves in [`SCRATCH`] what matters of a packet.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "all that there is to be left")]
@@ -204,9 +252,10 @@ fn see(
     // SAFETY: this CPU's own entry, as in `account`, which nobody writes to while this packet is dealt with.
     unsafe {
         let sight = &raw mut (*scratch).sight;
+        (&raw mut (*scratch).late).write_volatile(0);
         sight.write(Sight {
             key: *key,
-            reserved: 0,
+            network_offset: packet.network_offset as u32,
             tick,
             bits,
             new,
@@ -267,9 +316,9 @@ const fn is_request(direction: Direction, role: Role) -> bool {
 extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
     let &Sight { ref key, tick, wire, .. } = sight;
     // Where even that table has no room, for an entry of another CPU was the one to go, it is part of no flow.
-    let Some(flow) = new_flow(key, sight.api(), tick) else {
+    let Some(flow) = new_flow(sight) else {
         if sight.is_opening() {
-            connection::count_attempt(sight.api());
+            connection::count_attempt(sight);
         }
         return leave_untracked(sight.api(), wire.into());
     };
@@ -278,7 +327,11 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
         if sight.is_opening() {
             connection::attempt(sight, flow);
         }
-        let bits = connection::believe(sight, flow);
+        // The first datagram of a flow; segments of TCP say so themselves.
+        if Flow::is_untouched(flow) && key.protocol == protocol::UDP.into() {
+            source::attempt(sight);
+        }
+        let bits = connection::believe(sight, flow) | sight.full();
         let new = Flow::count(flow, sight.direction(), wire, bits, tick);
         if is_replay() {
             Flow::begin_no_later(flow, tick);
@@ -310,6 +363,9 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
                 }
             }
             Flow::set_moved(flow);
+            if key.protocol == protocol::UDP.into() {
+                source::complete(sight);
+            }
         }
         if let Some(established) = FLOWS.get_ptr_mut(key) {
             Flow::move_counters(flow, established);
@@ -332,7 +388,8 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
 
 /// The entry for `key` in the table of flows that are not established.
 #[inline(always)]
-fn new_flow(key: &FlowKey, api: ApiSlot, tick: u64) -> Option<*mut Flow> {
+fn new_flow(sight: &Sight) -> Option<*mut Flow> {
+    let &Sight { ref key, tick, .. } = sight;
     if let Some(flow) = NEW_FLOWS.get_ptr_mut(key) {
         return Some(flow);
     }
@@ -340,7 +397,11 @@ fn new_flow(key: &FlowKey, api: ApiSlot, tick: u64) -> Option<*mut Flow> {
     // SAFETY: this CPU's own entry, as in `account`.
     unsafe {
         let flow = &raw mut (*scratch).flow;
-        Flow::write_new(flow, api, nanoseconds(tick), tick);
+        Flow::write_new(flow, sight.api(), nanoseconds(tick), tick);
+        // A connection's opening segment says so by itself.
+        if !sight.is_tcp() && sight.direction() == Direction::Transmit {
+            (*flow).seen = OPENED_BY_TRANSMIT;
+        }
         // Another CPU may be faster: then its entry is as good.
         let _: Result<(), i32> = NEW_FLOWS.insert(key, &*flow, BPF_NOEXIST.into());
     }

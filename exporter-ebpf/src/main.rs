@@ -1,6 +1,7 @@
 //! The kernel side of tidewaiter: thin entry points.
 //!
-//! Whatever happens in here, the packet goes on to the next program and to the stack.
+//! Whatever happens in here, the packet goes on to the next program and to the stack, unless a rule of the guard says
+//! otherwise.
 
 #![no_std]
 #![no_main]
@@ -8,18 +9,25 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over by value")]
 
 mod account;
+mod anomaly;
 mod connection;
 mod context;
 mod conversation;
 mod flow;
 mod frame;
+mod guard;
 mod maps;
+mod reject;
+mod source;
 mod transmission;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
-    macros::{btf_tracepoint, classifier},
-    programs::{BtfTracePointContext, TcContext},
+    bindings::{
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use tidewaiter_common::direction::Direction;
 
@@ -27,18 +35,58 @@ use tidewaiter_common::direction::Direction;
 /// (`include/uapi/linux/bpf.h`, `include/uapi/linux/pkt_cls.h`).
 const NEXT: i32 = TC_ACT_UNSPEC;
 
+/// What drops a packet, as a verdict of TC.
+const DROPPED: i32 = TC_ACT_SHOT;
+
 /// Accounts packets that an interface receives.
 #[classifier]
 fn account_receive(ctx: TcContext) -> i32 {
-    account::account(&ctx, Direction::Receive);
+    account::account::<false>(&ctx, Direction::Receive);
     NEXT
 }
 
 /// Accounts packets that an interface transmits; otherwise as [`account_receive`].
 #[classifier]
 fn account_transmit(ctx: TcContext) -> i32 {
-    account::account(&ctx, Direction::Transmit);
+    account::account::<false>(&ctx, Direction::Transmit);
     NEXT
+}
+
+/// Judges frames as they come from the wire.
+#[xdp(frags)]
+fn guard_frame(ctx: XdpContext) -> u32 {
+    guard::frame::guard_frame(&ctx)
+}
+
+/// Asks a rule about a frame. [`guard_frame`] ends in it, and so does it itself for the next rule.
+#[xdp(frags)]
+fn ask_rule_frame(ctx: XdpContext) -> u32 {
+    guard::frame::ask_rule_frame(&ctx)
+}
+
+/// Asks a rule about a socket buffer, likewise.
+#[classifier]
+fn ask_rule_buffer(ctx: TcContext) -> i32 {
+    guard::buffer::ask_rule_buffer(&ctx)
+}
+
+/// Judges received socket buffers where frames cannot be judged, and marks them. [`account_receive`] ends in it.
+#[classifier]
+fn guard_buffer(ctx: TcContext) -> i32 {
+    guard::buffer::guard_buffer(&ctx)
+}
+
+/// Accounts what was let in by that, which ends in it.
+#[classifier]
+fn account_guarded(ctx: TcContext) -> i32 {
+    account::account::<true>(&ctx, Direction::Receive);
+    NEXT
+}
+
+/// Judges requests, and payload that is not expected. The programs that find them end in it.
+#[classifier]
+fn guard_payload(ctx: TcContext) -> i32 {
+    guard::buffer::guard_payload(&ctx)
 }
 
 /// Counts segments that TCP sends again.
@@ -77,6 +125,13 @@ fn follow(ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// Looks at a received packet that may be an anomaly. Those that account packets go on in it, and it goes on in [`follow`].
+#[classifier]
+fn inspect(ctx: TcContext) -> i32 {
+    anomaly::inspect(&ctx);
+    NEXT
+}
+
 /// Takes flows out of the flow table that are over, and tells of them. Never attached.
 #[classifier]
 fn finish(ctx: TcContext) -> i32 {
@@ -88,6 +143,36 @@ fn finish(ctx: TcContext) -> i32 {
 #[classifier]
 fn baseline(_ctx: TcContext) -> i32 {
     NEXT
+}
+
+/// Lets every frame pass: what benchmarks compare the guard with. The daemon never loads it.
+#[xdp(frags)]
+fn baseline_frame(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Refuses each frame that can be answered, and lets the others pass. For tests: the daemon never loads it.
+#[xdp]
+fn always_reject(ctx: XdpContext) -> u32 {
+    match reject::reject_frame(ctx.ctx) {
+        XDP_DROP => XDP_PASS,
+        verdict => verdict,
+    }
+}
+
+/// The same of what an interface receives. For tests: the daemon never loads it.
+#[classifier]
+fn always_reject_buffer(ctx: TcContext) -> i32 {
+    match reject::reject_buffer(ctx.skb.skb) {
+        DROPPED => NEXT,
+        verdict => verdict,
+    }
+}
+
+/// Ends each connection with the first payload that is received. For tests: the daemon never loads it.
+#[classifier]
+fn always_reset_both(ctx: TcContext) -> i32 {
+    reject::reset_both(ctx.skb.skb)
 }
 
 #[panic_handler]

@@ -6,22 +6,42 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use tidewaiter_common::{
+    FRAME_PROGRAM_ENTRIES, PROGRAM_ENTRIES,
+    address::Address,
+    anomaly::{
+        AnomalyKind, ApiAnomalies,
+        fragments::{Datagram, DatagramKey, MAX_DATAGRAMS},
+        openings::{Judged, Openings},
+        settings::Settings,
+        source::{MAX_SOURCES, Source},
+        told::{Allowance, EVIDENCE_BYTES, ToldAnomaly},
+    },
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
     details::ApiDetails,
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
+    guard::{
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey,
+        GuardCounters, GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES,
+        MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
+    },
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},
+    prefix::{PREFIX_FILTER_WORDS, PrefixEntry},
     protocol::Prefix,
-    record::{ApiRecord, InstanceRecord, InterfaceRecord, SCRATCH_BYTES},
+    record::{ApiRecord, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
-use crate::flow::Sight;
+use crate::{flow::Sight, guard::GuardScratch};
 
 /// Programs that others end in. Written by userspace.
 #[map]
-pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAM_ENTRIES, 0);
+
+/// Programs of XDP that others end in. Written by userspace.
+#[map]
+pub(crate) static FRAME_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(FRAME_PROGRAM_ENTRIES, 0);
 
 /// The least that a ring can be: a page.
 const RING_BYTES: u32 = 4096;
@@ -104,6 +124,10 @@ pub(crate) struct Scratch {
     pub(crate) found: u8,
     /// What of HTTP/1 or DNS it begins with.
     pub(crate) beginning: u32,
+    /// What of it is to be judged: see [`buffer`](crate::guard::buffer).
+    pub(crate) late: u32,
+    /// What is to be looked at as an anomaly: see [`anomaly::leave`](crate::anomaly::leave).
+    pub(crate) suspect: u64,
 }
 
 const _: () = assert!(size_of::<Scratch>() as u64 == SCRATCH_BYTES);
@@ -136,6 +160,59 @@ pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Lost::COUNT as u32, 0);
 
+/// What is an anomaly. Written by userspace.
+#[map]
+pub(crate) static ANOMALY_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Anomalies of each API, a set for each CPU. Userspace makes it zeros before an API gets the slot.
+#[map]
+pub(crate) static API_ANOMALIES: PerCpuArray<ApiAnomalies> = PerCpuArray::with_max_entries(MAX_APIS as u32, 0);
+
+/// Connections that each API is asked for. Whoever has had the slot before makes no difference for long.
+#[map]
+pub(crate) static API_OPENINGS: Array<Openings> = Array::with_max_entries(MAX_APIS as u32, 0);
+
+/// Who has sent something of late that one may send too much of; the address of nobody stands for all of them. Those that were
+/// not seen for longest are forgotten for new ones.
+#[map]
+pub(crate) static SOURCES: LruHashMap<Address, Source> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
+
+/// Datagrams of which not all parts have come; those that were not seen for longest are forgotten for new ones.
+#[map]
+pub(crate) static DATAGRAMS: LruHashMap<DatagramKey, Datagram> = LruHashMap::with_max_entries(MAX_DATAGRAMS, 0);
+
+/// Amplified questions of each API, as userspace finds them in flows: for it alone, and for the next exporter.
+#[map]
+static AMPLIFICATIONS: Array<u64> = Array::with_max_entries(MAX_APIS as u32, 0);
+
+/// Anomalies, each with the first bytes of a packet. Userspace says how long it is.
+#[map]
+pub(crate) static ANOMALIES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// How much was told of each kind.
+#[map]
+pub(crate) static ALLOWANCES: PerCpuArray<Allowance> = PerCpuArray::with_max_entries(AnomalyKind::COUNT as u32, 0);
+
+/// What the functions that find anomalies leave for each other.
+#[map]
+pub(crate) static ANOMALY_SCRATCH: PerCpuArray<AnomalyScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`ANOMALY_SCRATCH`].
+#[repr(C)]
+pub(crate) struct AnomalyScratch {
+    /// An anomaly that is about to be told, and the bytes that go with it.
+    pub(crate) told: ToldAnomaly,
+    pub(crate) bytes: [u8; EVIDENCE_BYTES],
+    /// Whether there is one.
+    pub(crate) is_found: u64,
+    /// A source that is about to be written to its table: nothing is ever counted in it.
+    pub(crate) source: Source,
+    /// A datagram, likewise.
+    pub(crate) datagram: Datagram,
+    pub(crate) key: DatagramKey,
+    pub(crate) judged: Judged,
+}
+
 /// What the payload of each API may look like: a bit for each [`Protocol`](tidewaiter_common::protocol::Protocol) by its
 /// number; none if it may be anything. Written by userspace.
 #[map]
@@ -153,3 +230,87 @@ static API_RECORDS: Array<ApiRecord> = Array::with_max_entries(MAX_APIS as u32, 
 /// Who has which slot of the interfaces.
 #[map]
 static INTERFACE_RECORDS: Array<InterfaceRecord> = Array::with_max_entries(MAX_INTERFACES as u32, 0);
+
+/// Single numbers of the guard, by [`word`](tidewaiter_common::guard::word). Userspace writes them, and the guard of the
+/// exporter that takes over goes on with them.
+#[map]
+pub(crate) static GUARD_WORDS: Array<u64> = Array::with_max_entries(word::COUNT, 0);
+
+/// What all packets have in common, of each half. Written by userspace, as are all that come next.
+#[map]
+pub(crate) static GUARD_HEADERS: Array<GuardHeader> = Array::with_max_entries(HALVES, 0);
+
+/// The rules of each half.
+#[map]
+pub(crate) static GUARD_RULES: Array<GuardRule> = Array::with_max_entries(HALVES * MAX_RULES as u32, 0);
+
+/// The lists of rules of each half.
+#[map]
+pub(crate) static GUARD_LISTS: Array<List> = Array::with_max_entries(HALVES * MAX_LISTS as u32, 0);
+
+/// The classes of each half.
+#[map]
+pub(crate) static GUARD_CLASSES: Array<ClassEntry> = Array::with_max_entries(HALVES * MAX_CLASSES as u32, 0);
+
+/// Classes by port, see [`class_place`](tidewaiter_common::guard::class_place).
+#[map]
+pub(crate) static GUARD_PORTS: Array<u64> = Array::with_max_entries(HALVES * GUARD_PORT_ENTRIES, 0);
+
+/// Classes of ports at some addresses.
+#[map]
+pub(crate) static GUARD_ADDRESSES: HashMap<GuardAddressKey, u16> =
+    HashMap::with_max_entries(HALVES * MAX_ADDRESS_ENTRIES, BPF_F_NO_PREALLOC);
+
+/// Lists by class and sender, see [`match_place`](tidewaiter_common::guard::match_place).
+#[map]
+pub(crate) static GUARD_MATCHES: Array<u64> = Array::with_max_entries(HALVES * MATCH_ENTRIES, 0);
+
+/// Senders by prefix, of each half. Userspace says how many entries there are.
+#[map]
+pub(crate) static GUARD_PREFIXES: Array<PrefixEntry> = Array::with_max_entries(HALVES, 0);
+
+/// The filters before that, of each half.
+#[map]
+pub(crate) static GUARD_PREFIX_FILTERS: Array<u64> = Array::with_max_entries(HALVES * PREFIX_FILTER_WORDS, 0);
+
+/// The lengths of prefixes that are blocked: first those of IPv4, from the middle on those of IPv6.
+#[map]
+pub(crate) static BLOCKED: Array<BlockedLength> = Array::with_max_entries(2 * BLOCKED_LENGTHS as u32, 0);
+
+/// What is blocked, and until which tick.
+#[map]
+pub(crate) static BLOCKS: HashMap<BlockKey, u64> = HashMap::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
+
+/// Words of the limits that APIs have, by pair: see [`limiter`](tidewaiter_common::limiter).
+#[map]
+pub(crate) static API_LIMITS: Array<u64> = Array::with_max_entries(MAX_PAIRS as u32, 0);
+
+/// Words of the limits that clients have; those that were not seen for long are forgotten for new ones. Userspace says how
+/// many there can be.
+#[map]
+pub(crate) static CLIENT_LIMITS: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(1, 0);
+
+/// How many entries were ever made in that, a number for each CPU.
+#[map]
+pub(crate) static CLIENT_LIMITS_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What was decided, by pair, a set for each CPU; never reset.
+#[map]
+pub(crate) static GUARD_COUNTERS: PerCpuArray<GuardCounters> = PerCpuArray::with_max_entries(MAX_PAIRS as u32, 0);
+
+/// What was decided on each interface by its slot, a set for each CPU; never reset.
+#[map]
+pub(crate) static INTERFACE_GUARD: PerCpuArray<InterfaceGuardCounters> =
+    PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
+
+/// Whose packets were decided about of late, a set for each CPU.
+#[map]
+pub(crate) static HITS: PerCpuArray<Hit> = PerCpuArray::with_max_entries(HIT_ENTRIES, 0);
+
+/// What one function of the guard leaves for another.
+#[map]
+pub(crate) static GUARD_SCRATCH: PerCpuArray<GuardScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Who has which place among the pairs of a rule and an API. For userspace alone.
+#[map]
+static PAIR_RECORDS: Array<PairRecord> = Array::with_max_entries(MAX_PAIRS as u32, 0);

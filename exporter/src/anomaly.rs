@@ -1,5 +1,9 @@
 //! What is out of the ordinary, told one by one: the counts say how often, these say who.
 
+pub(crate) mod detail;
+pub(crate) mod protocols;
+pub mod thresholds;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -10,52 +14,60 @@ use std::{
 use tokio::sync::mpsc::Receiver;
 use tracing::warn;
 
+pub use tidewaiter_common::anomaly::AnomalyKind;
+
 use crate::{
     api::Role,
+    blocks::response::Responder,
     event::{Event, Happening},
     flow::Protocol,
-    sinks::Sinks,
+    sinks::{NoRoom, Sinks},
     snapshot::SinkSnapshot,
 };
 
-/// How many anomalies of one API are told in a [`WINDOW`]; the rest is only counted.
-const MOST_TOLD: u32 = 5;
+/// How many anomalies of one kind and API are told in a [`WINDOW`]; the rest is only counted.
+const MOST_TOLD: u64 = 5;
 /// See [`MOST_TOLD`].
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The kind of an anomaly: a flow whose payload is not what its API expects.
-pub const UNEXPECTED_PAYLOAD: &str = "unexpected_payload";
-
-/// A flow whose payload is not what its API expects.
+/// Something that should not be, with what is known of who did it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnexpectedPayload {
-    /// The API.
+pub struct Anomaly {
+    /// Of what kind.
+    pub kind: AnomalyKind,
+    /// The API that it was meant for; `unmapped` if for none.
     pub api: Arc<str>,
     /// Which end of it this host is.
     pub role: Option<Role>,
-    /// This host's end of the flow.
-    pub local: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
-    /// What the payload looks like.
-    pub application: Protocol,
-    /// Its first bytes, as far as they were kept.
+    /// This host's end; its port is 0 where it has none, or has many.
+    pub local: Option<SocketAddr>,
+    /// The other end, likewise.
+    pub remote: Option<SocketAddr>,
+    /// What the payload looks like, where that was looked at.
+    pub application: Option<Protocol>,
+    /// The rule that has dropped or refused it, if one has.
+    pub rule: Option<Arc<str>>,
+    /// What is out of the ordinary, with figures: a few words.
+    pub detail: String,
+    /// The first bytes of the payload, or of the packet where its headers are what is wrong, as far as they were kept.
     pub first_bytes: Vec<u8>,
 }
 
-/// Writes anomalies to the log, a few of each API in each window, and hands them to those who want events.
+/// Writes anomalies to the log, a few of each kind and API in each window, and hands them to those who want events.
 #[derive(Debug, Default)]
 pub struct AnomalyLog {
     window: Option<Window>,
     sinks: Sinks<Event>,
+    responder: Responder,
 }
 
 /// The window that the first anomaly in it has begun.
 #[derive(Debug)]
 struct Window {
     begun: Instant,
-    /// Anomalies in it by the name of their API, of which there are no more than slots: no traffic makes this grow further.
-    seen: HashMap<Arc<str>, u32>,
+    /// Anomalies in it by kind and the name of their API, of which there are no more than slots: no traffic makes this grow
+    /// further.
+    seen: HashMap<(AnomalyKind, Arc<str>), u64>,
 }
 
 impl AnomalyLog {
@@ -65,31 +77,54 @@ impl AnomalyLog {
         self.sinks.add(name, capacity)
     }
 
+    /// As [`add_sink`](Self::add_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<Event>>,
+    ) -> Receiver<Arc<Event>> {
+        self.sinks.add_with(name, capacity, Some(no_room))
+    }
+
     /// What was handed to each sink.
     #[must_use]
     pub fn sinks(&self) -> Vec<SinkSnapshot> {
         self.sinks.snapshot()
     }
 
-    /// Tells of `anomaly` unless there were many of its API of late.
-    pub fn tell(&mut self, anomaly: &UnexpectedPayload, now: Instant) {
+    /// Who finds out whom to block.
+    pub const fn responder(&mut self) -> &mut Responder {
+        &mut self.responder
+    }
+
+    /// Hands what has happened to those who want events: whatever is no anomaly.
+    pub fn pass_on(&mut self, what: &Happening) {
+        let time = SystemTime::now();
+        self.sinks.hand_over(|| Event { time, what: what.clone() });
+    }
+
+    /// Tells of `anomaly` unless there were many of its kind and API of late.
+    pub fn tell(&mut self, anomaly: &Anomaly, now: Instant) {
         self.tick(now);
-        if !self.admits(&anomaly.api, now) {
+        self.responder.note(anomaly);
+        if !self.admits(anomaly.kind, &anomaly.api, now) {
             return;
         }
-        let UnexpectedPayload { api, role, local, remote, application, first_bytes } = anomaly;
+        let Anomaly { kind, api, role, local, remote, application, rule, detail, first_bytes } = anomaly;
+        let end = |end: &Option<SocketAddr>| end.map(tracing::field::display);
         warn!(
             %api,
             role = role.map_or("none", Role::as_str),
-            kind = UNEXPECTED_PAYLOAD,
-            %local,
-            %remote,
-            looks_like = application.as_str(),
+            kind = kind.as_str(),
+            local = end(local),
+            remote = end(remote),
+            looks_like = application.map(Protocol::as_str),
+            rule = rule.as_deref(),
             first_bytes = %first_bytes.escape_ascii(),
-            "anomaly: a flow's payload is not what its API expects"
+            "anomaly: {detail}"
         );
-        let time = SystemTime::now();
-        self.sinks.hand_over(|| Event { time, what: Happening::UnexpectedPayload(anomaly.clone()) });
+        self.pass_on(&Happening::Anomaly(anomaly.clone()));
     }
 
     /// Says what time it is, and tells how many anomalies were not told once their window is over. To be called each second or
@@ -106,26 +141,25 @@ impl AnomalyLog {
     }
 
     fn tell_more(&mut self, window: Option<Window>) {
-        for (api, untold) in untold(window) {
-            warn!(%api, untold, "more anomalies of the last minute: they are counted all");
-            let time = SystemTime::now();
-            self.sinks.hand_over(|| Event { time, what: Happening::MoreAnomalies { api: Arc::clone(&api), untold } });
+        for (kind, api, untold) in untold(window) {
+            warn!(%api, kind = kind.as_str(), untold, "more anomalies of the last minute: they are counted all");
+            self.pass_on(&Happening::MoreAnomalies { api, kind, untold });
         }
     }
 
-    /// Counts an anomaly of `api`, and says whether it is to be told.
-    fn admits(&mut self, api: &Arc<str>, now: Instant) -> bool {
+    /// Counts an anomaly, and says whether it is to be told.
+    fn admits(&mut self, kind: AnomalyKind, api: &Arc<str>, now: Instant) -> bool {
         let window = self.window.get_or_insert_with(|| Window { begun: now, seen: HashMap::new() });
-        let seen = window.seen.entry(Arc::clone(api)).or_default();
+        let seen = window.seen.entry((kind, Arc::clone(api))).or_default();
         *seen = seen.saturating_add(1);
         *seen <= MOST_TOLD
     }
 }
 
-/// How many anomalies of each API were not told in `window`, where there were any.
-fn untold(window: Option<Window>) -> Vec<(Arc<str>, u32)> {
+/// How many anomalies of each kind and API were not told in `window`, where there were any.
+fn untold(window: Option<Window>) -> Vec<(AnomalyKind, Arc<str>, u64)> {
     let seen = window.into_iter().flat_map(|window| window.seen);
-    seen.filter(|(_, seen)| *seen > MOST_TOLD).map(|(api, seen)| (api, seen - MOST_TOLD)).collect()
+    seen.filter(|(_, seen)| *seen > MOST_TOLD).map(|((kind, api), seen)| (kind, api, seen - MOST_TOLD)).collect()
 }
 
 #[cfg(test)]
@@ -135,23 +169,23 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{AnomalyLog, Event, Happening, MOST_TOLD, WINDOW};
+    use super::{AnomalyKind, AnomalyLog, Event, Happening, MOST_TOLD, WINDOW};
 
     const SECOND: Duration = Duration::from_secs(1);
     /// So long after its beginning a window is not over yet.
     const LATE: Duration = WINDOW.saturating_sub(SECOND);
 
     /// How many of `count` anomalies of `api` are told.
-    fn told(log: &mut AnomalyLog, api: &Arc<str>, count: u32, now: Instant) -> u32 {
-        (0..count).map(|_| u32::from(log.admits(api, now))).sum()
+    fn told(log: &mut AnomalyLog, api: &Arc<str>, count: u64, now: Instant) -> u64 {
+        (0..count).map(|_| u64::from(log.admits(AnomalyKind::UnexpectedPayload, api, now))).sum()
     }
 
     /// What a tick at `now` says was not told.
-    fn untold(log: &mut AnomalyLog, now: Instant) -> Vec<(Arc<str>, u32)> {
+    fn untold(log: &mut AnomalyLog, now: Instant) -> Vec<(Arc<str>, u64)> {
         let mut events = log.add_sink("test", 10);
         log.tick(now);
         let untold = std::iter::from_fn(|| events.try_recv().ok()).map(|event| match &*event {
-            Event { what: Happening::MoreAnomalies { api, untold }, .. } => (Arc::clone(api), *untold),
+            Event { what: Happening::MoreAnomalies { api, untold, .. }, .. } => (Arc::clone(api), *untold),
             other => panic!("{other:?}"),
         });
         untold.collect()
@@ -164,6 +198,7 @@ mod tests {
         assert_eq!(told(&mut log, &orders, MOST_TOLD - 1, start), MOST_TOLD - 1);
         assert_eq!(told(&mut log, &orders, 7, start + SECOND), 1);
         assert_eq!(told(&mut log, &names, MOST_TOLD, start + SECOND), MOST_TOLD, "another's are not its own");
+        assert!(log.admits(AnomalyKind::Land, &orders, start + SECOND), "nor are those of another kind");
         assert_eq!(untold(&mut log, start + LATE), []);
         assert_eq!(told(&mut log, &orders, 2, start + LATE), 0);
         assert_eq!(untold(&mut log, start + WINDOW), [(orders, 8)]);

@@ -99,6 +99,24 @@ impl PortRange {
         self.0.clone()
     }
 
+    /// The lowest of them.
+    #[must_use]
+    pub const fn first(&self) -> u16 {
+        *self.0.start()
+    }
+
+    /// The highest of them.
+    #[must_use]
+    pub const fn last(&self) -> u16 {
+        *self.0.end()
+    }
+
+    /// Whether `port` is one of them.
+    #[must_use]
+    pub fn has(&self, port: u16) -> bool {
+        self.0.contains(&port)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         Self::new(first.trim().parse().ok()?, last.trim().parse().ok()?)

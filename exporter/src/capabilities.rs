@@ -71,6 +71,22 @@ pub fn keep_only(kept: &[Capability]) -> Result<(), CapabilityError> {
     rustix::thread::set_no_new_privs(true).map_err(CapabilityError::NoNewPrivileges)
 }
 
+/// Does something as it would be done by one who has `kept` alone, of the capabilities that are in effect; those come back
+/// afterwards.
+pub fn with_only<T>(kept: &[Capability], act: impl FnOnce() -> T) -> Result<T, CapabilityError> {
+    let before =
+        caps::read(None, CapSet::Effective).map_err(|source| CapabilityError::Failed { action: "read", source })?;
+    let fewer = before.intersection(&kept.iter().copied().collect()).copied().collect();
+    let set = |wanted| {
+        caps::set(None, CapSet::Effective, wanted)
+            .map_err(|source| CapabilityError::Failed { action: "put away", source })
+    };
+    set(&fewer)?;
+    let done = act();
+    set(&before)?;
+    Ok(done)
+}
+
 fn drop_all_but(kept: &[Capability]) -> Result<(), CapsError> {
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in runtime::thread_all_supported() {

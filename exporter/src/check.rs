@@ -2,21 +2,45 @@
 
 use std::fmt::{self, Display, Write as _};
 
+mod guard;
+
+use self::guard::guarded;
 use crate::{
+    anomaly::AnomalyKind,
     api::{Api, join},
     config::{
-        ApiSource, Configuration, Discovery, Flows, InterfaceSelection,
+        ApiSource, Audit, AuditSync, Configuration, Discovery, Flows, InterfaceSelection,
         otlp::{
             Otlp, OtlpBatch, OtlpCompression, OtlpHistograms, OtlpLogs, OtlpMetrics, OtlpProtocol, OtlpTarget,
             OtlpTraces,
         },
+        shown,
     },
+    http::Access,
     interfaces::Links,
 };
 
-/// What `configuration` resolves to on a host with `links`, for people to read.
-pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, fmt::Error> {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = configuration;
+/// What `configuration` resolves to on a host with `links`, where `access` lets people in, for them to read.
+pub fn describe(configuration: &Configuration, links: &Links, access: &Access) -> Result<String, fmt::Error> {
+    let Configuration {
+        file,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        watch,
+        flows,
+        apis,
+        anomalies,
+        guard,
+        otlp,
+        audit,
+        log,
+        fingerprint,
+    } = configuration;
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn Display| writeln!(text, "{key:<12}{value}");
 
@@ -25,6 +49,12 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
         None => line("file", &"none: defaults, environment and command line")?,
     }
     line("listen", listen)?;
+    let web = access.web().map_or("in the clear, for everybody".to_owned(), |web| web.describe());
+    let from = web_config.as_ref().map_or(String::new(), |path| format!(" ({})", path.display()));
+    line("http", &format_args!("{web}{from}"))?;
+    if let Some(path) = api_token_file {
+        line("token", &path.display())?;
+    }
     let selection = match interfaces {
         InterfaceSelection::Default => "the default route's and lo".to_owned(),
         InterfaceSelection::Matching(matching) => join(matching.patterns.iter().map(|pattern| &pattern.text)),
@@ -44,14 +74,24 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
     let path = pin_path.as_ref().map_or("one for this network namespace".to_owned(), |path| path.display().to_string());
     line("pin_path", &path)?;
     line("persist", persist)?;
+    line("watch", watch)?;
     let Flows { capacity, idle_timeout, active_timeout, clients } = flows;
     let [idle_timeout, active_timeout] = [idle_timeout, active_timeout].map(|time| humantime::format_duration(*time));
     line("flows", &format_args!("at most {capacity}, forgotten {idle_timeout} after the last packet"))?;
     line("", &format_args!("told in parts of {active_timeout} if they go on for longer"))?;
     line("clients", &format_args!("at most {clients} of each API"))?;
+    let off: Vec<_> = AnomalyKind::ALL.iter().filter(|kind| !anomalies.is_enabled(**kind)).collect();
+    match off.as_slice() {
+        [] => line("anomalies", &"all kinds")?,
+        off => line("anomalies", &format_args!("all kinds but {}", join(off.iter().map(|kind| kind.as_str()))))?,
+    }
+    for (part, how) in guarded(guard) {
+        line(part, &how)?;
+    }
     for (signal, how) in sent(otlp) {
         line(signal, &how)?;
     }
+    line("audit", &audited(audit.as_ref()))?;
     line("log", &format!("{:?}, as {:?}", log.level, log.format).to_lowercase())?;
 
     match apis {
@@ -76,7 +116,21 @@ pub fn describe(configuration: &Configuration, links: &Links) -> Result<String, 
             }
         }
     }
+    line("hash", &fingerprint.hash())?;
     Ok(text)
+}
+
+/// How the audit log is written.
+fn audited(audit: Option<&Audit>) -> String {
+    let Some(Audit { file, max_size, keep, sync, flows }) = audit else {
+        return "no audit log: no audit.file".to_owned();
+    };
+    let sync = match sync {
+        AuditSync::Interval => "kept on the disk each second",
+        AuditSync::Never => "kept on the disk when the kernel likes",
+    };
+    let flows = if *flows { ", with each finished flow" } else { "" };
+    format!("{}, {keep} files more of at most {} each, {sync}{flows}", file.display(), shown(*max_size))
 }
 
 /// What is sent to OpenTelemetry collectors: of each signal where to, and how.

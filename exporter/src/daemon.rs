@@ -1,5 +1,7 @@
 //! The daemon: everything put together, from start to end.
 
+pub mod reload;
+
 use std::{future::pending, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use thiserror::Error;
@@ -7,20 +9,26 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, oneshot},
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
+use self::reload::{Reloads, Renewal};
 use crate::{
-    accounting::Accounting,
+    accounting::{Accounting, guard::GuardError},
+    audit::{self, Audit, AuditError},
+    blocks::state::StateFile,
     capabilities::{self, CapabilityError},
-    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, otlp::Otlp},
+    config::{ApiSource, Configuration, InterfaceSelection, error::ConfigurationError, guard::Guard, otlp::Otlp},
+    control::server::ControlSocket,
     discovery::{self, Scan, helper::HelperError},
-    http::{self, Shared},
-    interfaces::{Follower, Links, Unit, Unknown},
+    event::Happening,
+    guard::compile::prefix_capacity,
+    http::{self, Access, AccessError, Shared},
+    interfaces::{Follower, Interface, Links, Unit, Unknown},
     kernel::{
-        FlowCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
+        FlowCapacity, GuardCapacity, Kernel, KernelError, LoadOptions, namespace_cookie,
         pins::{PinError, Pins},
     },
     otlp::{self, Exporter, OtlpError, Prepared, Sources},
@@ -49,6 +57,9 @@ pub enum DaemonError {
     /// The configuration does not fit this host.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    /// It is not known whom to let in over HTTP.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A capability is missing or could not be given up.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
@@ -66,9 +77,15 @@ pub enum DaemonError {
     /// The process that looks for listening sockets failed.
     #[error(transparent)]
     Discovery(#[from] HelperError),
+    /// The rules cannot be put in force.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// Nothing can be sent over OTLP.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// There is no audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Netlink failed.
     #[error("cannot list the network interfaces: {0}")]
     Interfaces(#[from] rtnetlink::Error),
@@ -87,12 +104,27 @@ pub enum DaemonError {
 /// Everything that can be refused is asked for in an order that leaves nothing behind: configuration, permissions and
 /// the listening port before anything is attached. The capabilities are given up before the first request is answered;
 /// until then there is no thread but this one, because capabilities belong to threads.
-pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), DaemonError> {
-    let Configuration { file: _, listen, interfaces: selection, attach, pin_path, persist, flows, apis, otlp, log: _ } =
-        configuration;
+#[expect(clippy::too_many_lines, reason = "the steps of a start and of an end, in their order")]
+pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) -> Result<(), DaemonError> {
+    let access = Access::open(&configuration)?;
+    let (mut reloads, asks_to_reload) = Reloads::new(renewal, &configuration)?;
+    let Configuration {
+        listen,
+        interfaces: selection,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        anomalies,
+        guard,
+        otlp,
+        audit,
+        fingerprint,
+        ..
+    } = configuration;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
-    let mut hang_up = on_signal(SignalKind::hangup())?;
 
     let follower = Follower::new().map_err(|source| DaemonError::Io { action: "open netlink", source })?;
     let links = follower.links().await?;
@@ -106,35 +138,38 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         None => Pins::default_path(namespace_cookie()?),
     };
     let prepared = otlp.is_on().then(|| Prepared::new(&otlp, &pin_path.to_string_lossy())).transpose()?;
+    let audit = audit.as_ref().map(audit::Prepared::new).transpose()?;
     let pins = open_pins(&pin_path, persist)?;
     let capacity = FlowCapacity::for_established(flows.capacity);
     // Only spans say of which traces their requests are part.
     // Without flows there are no spans either.
     let trace_parents = otlp.traces.is_some() && capacity != FlowCapacity::NONE;
-    let options = LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents };
+    let sizes = guard_capacity(&guard)?;
+    let options =
+        LoadOptions { pins, fresh, flows: capacity, replay: false, transmission: true, trace_parents, guard: sizes };
     let kernel = Kernel::load(options)?;
     let mut accounting = Accounting::new(kernel, attach, flows.idle_timeout)?;
     if capacity != FlowCapacity::NONE {
         let tracker = FlowTracker::new(flows.clients, std::time::Instant::now());
         accounting.follow_flows(tracker.with_active_timeout(flows.active_timeout))?;
     }
+    accounting.set_anomaly_thresholds(&anomalies)?;
     let sources = sources(&otlp, &mut accounting);
-    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default());
+    let audit = audit.map(|audit| (audit.sources(&mut accounting), audit));
+    let shared = Shared::new(accounting, prepared.as_ref().map(Prepared::statistics).unwrap_or_default())
+        .with_audit(audit.as_ref().map(|(_, audit)| audit.statistics()))
+        .with_state(StateFile::new(guard.blocks.state.clone()))
+        .with_reloads(reloads.standing(), asks_to_reload);
+    let socket = guard.blocks.socket.clone();
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    let mut discovered = match start_accounting(&shared, apis, &mut following, &links) {
-        Ok(discovered) => discovered,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error);
-        }
-    };
-    let mut exporter = match prepared.map(|prepared| prepared.start(sources)).transpose() {
-        Ok(exporter) => exporter,
-        Err(error) => {
-            give_up(&shared);
-            return Err(error.into());
-        }
-    };
+    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
+        let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
+        let audit = audit.map(|(sources, audit)| audit.start(sources)).transpose()?;
+        Ok((discovered, exporter, audit))
+    });
+    let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
+    tell_start(&shared, fingerprint.hash());
+    let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
     {
@@ -142,14 +177,18 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
     }
 
     let (stop_serving, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(http::serve(listener, http::router(shared.clone()), async {
+    let router = http::router(shared.clone(), &access);
+    let is_encrypted = access.web().is_some_and(|web| web.tls.is_some());
+    let server = tokio::spawn(http::serve(listener, router, access, async {
         // An error means that the other end is gone, which is to stop as well.
         stopped.await.unwrap_or_default();
     }));
-    info!(%address, "serving metrics");
+    info!(%address, tls = is_encrypted.then_some(true), "serving metrics");
     return_memory();
 
+    let mut keeping = None;
     let [mut drain, mut sweep] = [DRAIN, SWEEP].map(interval);
+    let mut announce = audit.as_ref().map(|_| interval(audit::ANNOUNCEMENTS));
     let mut send = otlp.metrics.as_ref().map(|metrics| interval(metrics.interval));
     if let Some(send) = &mut send {
         send.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -161,13 +200,26 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            // Unheard, the signal would end the process, and others take it for the wish to reload.
-            _ = hang_up.recv() => warn!("the configuration is read at the start alone: restart to apply a change"),
+            loaded = reloads.next(&shared) => {
+                reloads.take(loaded, &shared, &mut following).await;
+                if reloads.has_configured_apis() {
+                    discovered = None;
+                }
+            }
             () = following.is_due() => following.look(&shared).await,
             Some(scan) = next_scan(&mut discovered) => apply_scan(&shared, scan),
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
-            _ = sweep.tick() => look_after_flows(&shared, Accounting::sweep_flows).await,
+            _ = sweep.tick() => {
+                look_after_guard(&shared);
+                keep_blocks(&shared, &mut keeping);
+                look_after_flows(&shared, Accounting::sweep_flows).await;
+            }
             () = tick(send.as_mut()) => send_metrics(exporter.as_ref(), &shared),
+            () = tick(announce.as_mut()) => announce_audit(audit.as_mut(), &shared),
+            () = audit_has_failed(audit.as_mut()) => {
+                error!("the thread that writes the audit log has failed: nothing is written any more");
+                audit = None;
+            }
             () = has_failed(exporter.as_mut()) => {
                 error!("the thread that sends OTLP has failed: nothing is sent any more");
                 exporter = None;
@@ -175,25 +227,46 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
         }
     }
 
-    let ended = if persist {
+    if let Some(control) = control {
+        control.abort();
+    }
+    shared.save_blocks().await;
+    let ended = end(&shared, persist, exporter, audit).await;
+    drop(stop_serving);
+    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
+    Ok(ended?)
+}
+
+/// Ends the accounting, or leaves it to the next start if it `persists`, and has all written and sent that there is to be told.
+async fn end(
+    shared: &Shared,
+    persists: bool,
+    exporter: Option<Exporter>,
+    audit: Option<Audit>,
+) -> Result<(), KernelError> {
+    let ended = if persists {
         info!("stopping: the programs stay attached and go on counting for the next start");
-        send_metrics(exporter.as_ref(), &shared);
+        send_metrics(exporter.as_ref(), shared);
         Ok(())
     } else {
         info!("stopping");
         let ended = shared.accounting().end();
         shared.accounting().tell_untold();
         // Nothing passes any more that could be missing in what is told now.
-        finish_flows(&shared).await;
-        send_metrics(exporter.as_ref(), &shared);
+        finish_flows(shared).await;
+        send_metrics(exporter.as_ref(), shared);
         ended
     };
+    shared.accounting().pass_on(&Happening::Stopped { persists });
+    if let Some(audit) = audit
+        && let Some(head) = audit.end().await
+    {
+        shared.accounting().pass_on(&head);
+    }
     if let Some(exporter) = exporter {
         exporter.end().await;
     }
-    drop(stop_serving);
-    server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
-    Ok(ended?)
+    ended
 }
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that
@@ -201,6 +274,7 @@ pub async fn run(configuration: Configuration, fresh: bool) -> Result<(), Daemon
 fn start_accounting(
     shared: &Shared,
     apis: ApiSource,
+    guard: Guard,
     following: &mut Following,
     links: &Links,
 ) -> Result<Option<Receiver<Scan>>, DaemonError> {
@@ -211,6 +285,11 @@ fn start_accounting(
         }
         ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
     };
+    let blocks = StateFile::new(guard.blocks.state.clone()).load();
+    let mut accounting = shared.accounting();
+    accounting.apply_guard(Arc::new(guard))?;
+    accounting.restore_blocks(blocks)?;
+    drop(accounting);
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()
     {
@@ -277,6 +356,28 @@ async fn has_failed(exporter: Option<&mut Exporter>) {
     }
 }
 
+/// Waits until nothing is written to the audit log any more, though nobody asked for that.
+async fn audit_has_failed(audit: Option<&mut Audit>) {
+    match audit {
+        Some(audit) => audit.ended().await,
+        None => pending().await,
+    }
+}
+
+/// Tells those who want events that the exporter has begun, by the configuration with `hash`.
+fn tell_start(shared: &Shared, hash: String) {
+    let mut accounting = shared.accounting();
+    let took_over = accounting.took_over();
+    accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
+}
+
+/// Tells them how far the audit log has come.
+fn announce_audit(audit: Option<&mut Audit>, shared: &Shared) {
+    if let Some(head) = audit.and_then(Audit::announcement) {
+        shared.accounting().pass_on(&head);
+    }
+}
+
 /// Has all counts of this moment sent over OTLP.
 fn send_metrics(exporter: Option<&Exporter>, shared: &Shared) {
     if let Some(exporter) = exporter
@@ -292,6 +393,42 @@ fn return_memory() {
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// How large the guard's maps have to be: there is to be room for some more prefixes after a change of the configuration, which may
+/// bring the first rules.
+fn guard_capacity(guard: &Guard) -> Result<GuardCapacity, GuardError> {
+    Ok(GuardCapacity { prefixes: prefix_capacity(guard)?, clients: guard.clients })
+}
+
+/// Lets the kernel know that the exporter is there, and tells what rules have decided.
+fn look_after_guard(shared: &Shared) {
+    let mut accounting = shared.accounting();
+    if let Err(error) = accounting.beat().and_then(|()| accounting.tell_hits()) {
+        warn!(%error, "cannot look after the guard");
+    }
+    if let Err(error) = accounting.look_after_blocks() {
+        warn!(%error, "cannot look after blocks");
+    }
+}
+
+/// Has the command line reach the exporter. Without, everything else goes on.
+fn open_control(socket: &Path, shared: &Shared) -> Option<JoinHandle<()>> {
+    match ControlSocket::bind(socket) {
+        Ok(control) => Some(tokio::spawn(control.serve(shared.clone()))),
+        Err(error) => {
+            warn!(%error, "the command line cannot ask this exporter for anything");
+            None
+        }
+    }
+}
+
+/// Has blocks kept over a restart, unless that is still under way: a disk that is slow holds nothing else up.
+fn keep_blocks(shared: &Shared, keeping: &mut Option<JoinHandle<()>>) {
+    if keeping.as_ref().is_none_or(JoinHandle::is_finished) {
+        let shared = shared.clone();
+        *keeping = Some(tokio::spawn(async move { shared.save_blocks().await }));
     }
 }
 
@@ -407,7 +544,13 @@ impl Following {
         let is_told = |units: &[Result<Unit, Unknown>; 2]| !units.contains(&Err(Unknown::Offload));
         let told = units.filter(|(_, units)| is_told(units));
         let units = told.map(|(index, units)| (index, units.map(Result::ok))).collect();
+        let is_paired = |interface: &&Interface| links.device(interface).kind.as_deref() == Some("veth");
+        let paired = selected.iter().filter(is_paired).map(|interface| interface.index).collect();
+        let counts_frames = |interface: &&Interface| links.counts_frames(interface);
+        let counting = selected.iter().filter(counts_frames).map(|interface| interface.index).collect();
         let mut accounting = shared.accounting();
+        accounting.note_paired(paired);
+        accounting.note_frame_counting(counting);
         let mut failures = accounting.apply_interfaces(&selected);
         failures.extend(accounting.note_units(&units).err());
         failures

@@ -7,14 +7,24 @@ use std::{
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use tidewaiter::{
+    audit::verify::{self, Expected},
     capabilities::CapabilityError,
     chain::chain,
     check,
-    cli::{CheckArguments, Cli, Command, DetachArguments, Overrides, ReplayArguments, RunArguments},
+    cli::{
+        AuditCommand, BlockArguments, BlocksArguments, CheckArguments, Cli, Command, DetachArguments, GuardArguments,
+        GuardSwitch, ListFormat, Overrides, ReplayArguments, RunArguments, TargetArguments, UnblockArguments,
+        VerifyArguments,
+    },
     config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
-    daemon::{self, DaemonError},
+    control::command::{self, Switched, Target},
+    daemon::{
+        self, DaemonError,
+        reload::{Renewal, Source},
+    },
     discovery::helper,
     doctor::{self, Verdict},
+    http::{Access, AccessError},
     interfaces::{Follower, Links},
     kernel::{namespace_cookie, pins::Pins},
     logging,
@@ -37,6 +47,11 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check(&arguments),
         Command::Replay(arguments) => replay(arguments),
         Command::Detach(arguments) => detach(arguments),
+        Command::Block(arguments) => block(arguments),
+        Command::Unblock(arguments) => unblock(arguments),
+        Command::Blocks(arguments) => blocks(arguments),
+        Command::Guard(arguments) => guard(arguments),
+        Command::Audit(AuditCommand::Verify(arguments)) => verify(arguments),
         Command::Doctor => doctor(),
         Command::Listeners => helper::serve().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };
@@ -47,9 +62,11 @@ fn main() -> ExitCode {
 }
 
 fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
-    let configuration = Configuration::load(config.as_deref(), overrides)?;
-    logging::start(configuration.log);
-    runtime()?.block_on(daemon::run(configuration, *fresh))?;
+    let source = Source { file: config.clone(), overrides: overrides.clone() };
+    let (configuration, files) = source.load();
+    let configuration = configuration?;
+    let level = logging::start(configuration.log);
+    runtime()?.block_on(daemon::run(configuration, *fresh, Renewal { source, files, level }))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,7 +74,8 @@ fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Resul
     let configuration = Configuration::load(config.as_deref(), overrides)?;
     let links = links()?;
     links.validate(&configuration.interfaces)?;
-    print(&check::describe(&configuration, &links)?)
+    let access = Access::open(&configuration)?;
+    print(&check::describe(&configuration, &links, &access)?)
 }
 
 fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
@@ -76,7 +94,7 @@ fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
             Vec::new()
         }
     };
-    let outcome = Replay { files, local, apis }.run()?;
+    let outcome = Replay { files, local, apis, guard: configuration.guard }.run()?;
     let failures: Vec<_> = outcome.failures.iter().map(|failure| chain(failure)).collect();
     let left_out = outcome.left_out();
     print(&outcome.report(format, flows)?)?;
@@ -102,6 +120,43 @@ fn detach(DetachArguments { config, pin_path }: DetachArguments) -> anyhow::Resu
         None => print(&format!("nothing is pinned in {}\n", path.display())).map(drop)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn target(TargetArguments { config, socket }: TargetArguments) -> anyhow::Result<Target> {
+    Ok(Target::find(config.as_deref(), socket, None)?)
+}
+
+fn block(BlockArguments { address, period, reason, target }: BlockArguments) -> anyhow::Result<ExitCode> {
+    print(&command::block(&self::target(target)?, address, period, reason)?)
+}
+
+fn unblock(UnblockArguments { address, target }: UnblockArguments) -> anyhow::Result<ExitCode> {
+    print(&command::unblock(&self::target(target)?, address)?)
+}
+
+fn blocks(BlocksArguments { format, target }: BlocksArguments) -> anyhow::Result<ExitCode> {
+    let rows = command::blocks(&self::target(target)?)?;
+    match format {
+        ListFormat::Table => print(&command::table(&rows)),
+        ListFormat::Json => print(&(serde_json::to_string(&rows)? + "\n")),
+    }
+}
+
+fn guard(GuardArguments { what, target, pin_path }: GuardArguments) -> anyhow::Result<ExitCode> {
+    let target = Target::find(target.config.as_deref(), target.socket, pin_path)?;
+    let on = match what {
+        GuardSwitch::Status => return print(&command::status(&target)?),
+        GuardSwitch::On => true,
+        GuardSwitch::Off => false,
+    };
+    let Switched { text, is_done } = command::switch(&target, on);
+    print(&text)?;
+    Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> anyhow::Result<ExitCode> {
+    let verified = verify::verify(&verify::files(&files)?, Expected { last: expect_last, any: expect })?;
+    print(&verified.to_string())
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
@@ -134,7 +189,16 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let daemon = error.downcast_ref::<DaemonError>();
     let replay = error.downcast_ref::<ReplayError>();
     let is_configuration = error.is::<ConfigurationError>()
-        || matches!(daemon, Some(DaemonError::Configuration(_) | DaemonError::Otlp(OtlpError::Tls(_))));
+        || matches!(error.downcast_ref(), Some(AccessError::Configuration(_)))
+        || matches!(
+            daemon,
+            Some(
+                DaemonError::Configuration(_)
+                    | DaemonError::Access(AccessError::Configuration(_))
+                    | DaemonError::Otlp(OtlpError::Tls(_))
+            )
+        )
+        || matches!(daemon, Some(DaemonError::Audit(error)) if error.is_configuration());
     let is_permission = match (daemon, replay) {
         (Some(DaemonError::Capability(CapabilityError::Missing(_))), _)
         | (_, Some(ReplayError::Capability(CapabilityError::Missing(_)))) => true,

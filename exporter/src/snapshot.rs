@@ -9,11 +9,13 @@ use std::{
 };
 
 pub use tidewaiter_common::{
+    anomaly::AnomalyKind,
     api::ApiCounters,
     counters::Counters,
     details::{ApiDetails, CloseReason},
     direction::Direction,
     event::Lost,
+    guard::{InterfaceGuardCounters, Verdict},
     histogram::{Histogram, Range},
     interface::{InterfaceCounters, InterfaceTotals},
     reason::Reason,
@@ -49,12 +51,29 @@ pub struct Snapshot {
     pub sinks: Vec<SinkSnapshot>,
     /// Those who get events.
     pub event_sinks: Vec<SinkSnapshot>,
+    /// What the guard has decided; `None` if nobody has asked for one.
+    pub guard: Option<GuardSnapshot>,
     /// What is sent to OpenTelemetry collectors, by signal.
     pub otlp: Vec<OtlpSnapshot>,
+    /// What is written to the audit log, if there is one.
+    pub audit: Option<AuditSnapshot>,
+    /// How the configuration stands; `None` where none is read but once.
+    pub configuration: Option<ConfigurationSnapshot>,
     /// The exporter itself.
     pub process: Option<ProcessSnapshot>,
     /// How reading each of these went.
     pub collectors: Vec<CollectorSnapshot>,
+}
+
+/// How the configuration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigurationSnapshot {
+    /// The number of the one in force: that of the start is 1, and each change adds one.
+    pub generation: u64,
+    /// Whether it could be taken when it was last read.
+    pub is_successful: bool,
+    /// When that was so last.
+    pub last_success: SystemTime,
 }
 
 /// What was counted for one API.
@@ -70,6 +89,8 @@ pub struct ApiSnapshot {
     pub counters: ApiCounters,
     /// Connections, latencies and protocols; nothing for what has no slot of its own (`removed`), and while no flows are kept.
     pub details: Option<Box<ApiDetails>>,
+    /// What should not be, by kind: from zero for kinds that there can be of this API.
+    pub anomalies: Vec<(AnomalyKind, u64)>,
     /// How transmission goes.
     pub transmission: TransmissionSnapshot,
     /// Its clients; nothing where no flows are followed, and for what is no API.
@@ -128,6 +149,42 @@ pub struct TransmissionSnapshot {
     pub dropped: Option<BTreeMap<String, u64>>,
 }
 
+/// What the guard has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardSnapshot {
+    /// By rule and API.
+    pub pairs: Vec<PairSnapshot>,
+    /// Whether there is anything to judge by: rules, or blocks.
+    pub is_on: bool,
+    /// Whether rules are enforced that are to be.
+    pub enforces: bool,
+    /// Whether somebody has switched it off.
+    pub is_switched_off: bool,
+    /// How often other tables were put in force.
+    pub generation: u64,
+    /// Clients that limits are kept for.
+    pub clients: u64,
+    /// How many there can be.
+    pub client_capacity: u64,
+    /// How many had to go for others.
+    pub clients_evicted: u64,
+}
+
+/// What was decided by one rule about packets of one API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairSnapshot {
+    /// The rule's name.
+    pub rule: Arc<str>,
+    /// The API's.
+    pub api: Arc<str>,
+    /// Packets, by [`Verdict`].
+    pub packets: [u64; Verdict::COUNT],
+    /// Verdicts that there can be, as the rule is now.
+    pub verdicts: Vec<Verdict>,
+    /// Since when.
+    pub created: SystemTime,
+}
+
 /// What was counted for one interface.
 #[derive(Clone, Debug)]
 pub struct InterfaceSnapshot {
@@ -135,12 +192,15 @@ pub struct InterfaceSnapshot {
     pub name: String,
     /// Its counters.
     pub counters: InterfaceCounters,
+    /// What the guard has done to what it received, and sent in its stead; nothing where packets are not judged.
+    pub guard: Option<InterfaceGuardCounters>,
     /// Since when they count.
     pub created: SystemTime,
     /// What the kernel itself has counted since our programs were attached, by [`Direction::index`]; `None` for [`GONE`],
     /// and where it could not be read.
     pub kernel: Option<[u64; Direction::COUNT]>,
-    /// Our packets for each of the kernel's, where it is known what the kernel counts, by [`Direction::index`].
+    /// Our packets, those that the guard dropped as frames included, for each of the kernel's, where it is known what the kernel
+    /// counts, by [`Direction::index`].
     pub coverage: [Option<f64>; Direction::COUNT],
 }
 
@@ -187,6 +247,25 @@ pub struct OtlpSnapshot {
     pub queue_bytes: u64,
     /// Since when this counts.
     pub created: SystemTime,
+}
+
+/// How the audit log fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSnapshot {
+    /// Lines that were written, by the name of the event.
+    pub written: Vec<(&'static str, u64)>,
+    /// Events that were not written, by their name and the reason why.
+    pub dropped: Vec<(&'static str, &'static str, u64)>,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// How often the file could not be written.
+    pub failures: u64,
+    /// How often another file was begun.
+    pub rotations: u64,
+    /// Whether the file could be written the last time.
+    pub is_writable: bool,
+    /// The number of the last line that was written.
+    pub sequence: u64,
 }
 
 /// The exporter's own use of the machine.

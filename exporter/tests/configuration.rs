@@ -14,6 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tidewaiter::{
+    anomaly::thresholds::Thresholds,
     api::{Api, PortRange, Protocol, Role, Transport},
     cli::{LogOverrides, Overrides},
     config::{
@@ -33,6 +34,8 @@ interfaces = ["lo", "eth*"]
 attach = "clsact"
 pin_path = "/sys/fs/bpf/tidewaiter/edge"
 persist = true
+web_config = "/etc/tidewaiter/web.config.yml"
+api_token_file = "/etc/tidewaiter/token"
 
 [flows]
 capacity = 4096
@@ -106,7 +109,7 @@ fn unknown_keys_are_told_with_the_known_ones() {
     assert_refused(&[
         (
             "# a comment\ncolor = 1",
-            r#"FILE:2: color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"FILE:2: color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response""#,
         ),
         (
             "[discovery]\nlimits = 1",
@@ -474,25 +477,60 @@ fn a_file_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_empty_file_has_the_defaults() {
-    let Configuration { file, listen, interfaces, attach, pin_path, persist, flows, apis, otlp, log } = load("");
+    let Configuration {
+        file,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        watch,
+        flows,
+        apis,
+        anomalies,
+        guard: _,
+        otlp,
+        audit,
+        log,
+        fingerprint,
+    } = load("");
+    assert_eq!((web_config, api_token_file), (None, None));
+    assert_eq!(anomalies, Thresholds::default());
     assert_eq!(file.unwrap().file_name().unwrap(), "tidewaiter.toml");
     assert_eq!(listen.to_string(), "0.0.0.0:9473");
     assert!(matches!(interfaces, InterfaceSelection::Default), "{interfaces:?}");
     assert_eq!(attach, AttachMode::Auto);
-    assert_eq!((pin_path, persist), (None, false));
+    assert_eq!((pin_path, persist, watch), (None, false, true));
     let [idle_timeout, active_timeout] = [1, 15].map(Duration::from_mins);
     assert_eq!(flows, Flows { capacity: 262_144, idle_timeout, active_timeout, clients: 20 });
     let ApiSource::Discovered(discovery) = apis else { panic!("{apis:?}") };
     let forget_after = Duration::from_mins(5);
     assert_eq!(discovery, Discovery { interval: Duration::from_secs(10), limit: 64, forget_after });
     assert!(!otlp.is_on(), "{otlp:?}");
+    assert_eq!((audit, fingerprint.difference(&load("").fingerprint)), (None, Vec::new()));
     assert_eq!(log, Log { level: LogLevel::Info, format: LogFormat::Text });
 }
 
 #[test]
 fn a_full_file_resolves_to_what_it_says() {
-    let Configuration { file: _, listen, interfaces, attach, pin_path, persist, flows, apis, otlp: _, log } =
-        load(EXAMPLE);
+    let Configuration {
+        file: _,
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        flows,
+        apis,
+        log,
+        ..
+    } = load(EXAMPLE);
+    assert_eq!(web_config.as_deref(), Some(Path::new("/etc/tidewaiter/web.config.yml")));
+    assert_eq!(api_token_file.as_deref(), Some(Path::new("/etc/tidewaiter/token")));
     assert_eq!(listen.to_string(), "127.0.0.1:9000");
     let InterfaceSelection::Matching(InterfacePatterns { patterns, globs }) = interfaces else {
         panic!("{interfaces:?}")
@@ -597,19 +635,32 @@ fn check_prints_what_a_file_resolves_to() {
     let expected = "\
 file        FILE
 listen      0.0.0.0:9473
+http        in the clear, for everybody
 interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
 persist     false
+watch       true
 flows       at most 262144, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
+guard       no rules: everything passes
 otlp        nothing is sent: no endpoint for a signal that is enabled
+audit       no audit log: no audit.file
 log         info, as text
 api         orders: server, tcp 8080,9000-9010 at any address
 api         dns: client, tcp,udp 53 at ::1, expects tls,dns
 ";
-    assert_eq!((checked.code, checked.stdout.as_str(), checked.stderr.as_str()), (Some(0), expected, ""));
+    assert_eq!((checked.code, without_hash(&checked.stdout), checked.stderr.as_str()), (Some(0), expected, ""));
+}
+
+/// What is said before the hash, which comes last.
+#[track_caller]
+fn without_hash(stdout: &str) -> &str {
+    let (before, hash) = stdout.rsplit_once("hash        ").unwrap();
+    assert!(hash.len() == 65 && hash.trim_end().bytes().all(|byte| byte.is_ascii_hexdigit()), "{stdout}");
+    before
 }
 
 #[test]
@@ -628,19 +679,24 @@ fn the_environment_comes_between_the_file_and_the_command_line() {
     let lines = |arguments: &[&str]| {
         let checked = check(contents, &variables, arguments);
         assert_eq!(checked.code, Some(0), "{checked:?}");
-        checked.stdout
+        without_hash(&checked.stdout).to_owned()
     };
     let expected = "\
 file        FILE
 listen      2.2.2.2:2
+http        in the clear, for everybody
 interfaces  lo (lo)
 attach      auto
 pin_path    one for this network namespace
 persist     true
+watch       true
 flows       at most 4096, forgotten 1m after the last packet
             told in parts of 15m if they go on for longer
 clients     at most 20 of each API
+anomalies   all kinds
+guard       no rules: everything passes
 otlp        nothing is sent: no endpoint for a signal that is enabled
+audit       no audit log: no audit.file
 log         warn, as json
 apis        the listening sockets, at most 5, every 3s, forgotten after 7m
 ";
@@ -692,7 +748,7 @@ fn mistakes_in_the_environment_are_told_with_their_variable() {
         (
             "TIDEWAITER_COLOR",
             "1",
-            r#"color: unknown key, expected one of "listen", "interfaces", "attach", "pin_path", "persist", "flows", "discovery", "otlp", "log", "api""#,
+            r#"color: unknown key, expected one of "listen", "web_config", "api_token_file", "interfaces", "attach", "pin_path", "persist", "watch", "flows", "discovery", "guard", "anomalies", "otlp", "audit", "log", "api", "rule", "response""#,
         ),
     ] {
         for contents in ["", EXAMPLE] {
@@ -726,5 +782,52 @@ fn exit_codes_tell_a_bad_configuration_from_a_bad_command_line() {
         let bad_command_line = check("", NONE, arguments);
         assert_eq!((bad_command_line.code, bad_command_line.stdout.as_str()), (Some(2), ""), "{bad_command_line:?}");
         assert!(bad_command_line.stderr.contains(arguments[0]), "{bad_command_line:?}");
+    }
+}
+
+#[test]
+fn thresholds_of_anomalies_are_what_the_file_says_and_else_the_defaults() {
+    let Configuration { anomalies, .. } = load(
+        "[anomalies.land]\nenabled = false\n[anomalies.port_scan]\nports = 30\n\
+         [anomalies.unexpected_protocol]\nexpected = [\"tcp\", \"gre\", 253]\n[anomalies.syn_flood]\nwindow = \"2s\"",
+    );
+    let mut expected = Thresholds { expected_protocols: vec![6, 47, 253], ..Thresholds::default() };
+    expected.enabled.retain(|kind| kind.as_str() != "land");
+    expected.port_scan.ports = 30;
+    expected.syn_flood.window = Duration::from_secs(2);
+    assert_eq!(anomalies, expected);
+}
+
+#[test]
+fn thresholds_that_cannot_be_are_told_with_what_can() {
+    for (contents, complaint) in [
+        ("[anomalies.port_scan]\nports = 1", "FILE:2: anomalies.port_scan.ports: found 1, expected 2 to 512"),
+        (
+            "[anomalies.port_scan]\naddresses = 129",
+            "FILE:2: anomalies.port_scan.addresses: found 129, expected 2 to 128",
+        ),
+        (
+            "[anomalies.icmp_flood]\nwindow = \"100ms\"",
+            r#"FILE:2: anomalies.icmp_flood.window: found "100ms", expected "1s" to "1h""#,
+        ),
+        (
+            "[anomalies.syn_flood]\ncompleted_percent = 101",
+            "FILE:2: anomalies.syn_flood.completed_percent: found 101, expected 0 to 100",
+        ),
+        (
+            "[anomalies.amplification]\nratio = -1",
+            "FILE:2: anomalies.amplification.ratio: found -1, expected 2 to 10000",
+        ),
+        (
+            "[anomalies.unexpected_protocol]\nexpected = [\"udp\"]",
+            "FILE:2: anomalies.unexpected_protocol.expected: expected \"tcp\" among them: this exporter is asked over it",
+        ),
+        ("[anomalies.land]\nports = 3", r#"FILE:2: anomalies.land.ports: unknown key, expected one of "enabled""#),
+    ] {
+        assert_eq!(problems(contents), complaint);
+    }
+    for protocol in ["\"tpc\"", "256"] {
+        let told = problems(format!("[anomalies.unexpected_protocol]\nexpected = [{protocol}]"));
+        assert!(told.contains("expected a number from 0 to 255, or one of \"icmp\", \"igmp\""), "{told}");
     }
 }

@@ -52,7 +52,8 @@ pub struct Exporter<'a> {
     pub namespace: &'a Namespace,
     process: Process,
     log: Arc<Mutex<String>>,
-    _directory: TempDir,
+    /// Where its configuration is.
+    directory: TempDir,
     /// Where it pins; dropped after the process has ended.
     _bpf: Arc<BpfFileSystem>,
 }
@@ -85,11 +86,24 @@ impl<'a> Exporter<'a> {
         configuration: &str,
         change: impl FnOnce(&mut Command),
     ) -> Self {
+        let exporter = Self::start_closed(bpf, namespace, configuration, change);
+        wait_until("the exporter to be ready", || exporter.status("/readyz") == Some(200));
+        exporter
+    }
+
+    /// As [`Exporter::start_as`], for one that does not answer whoever asks in the clear: it is ready when it says so.
+    #[must_use]
+    pub fn start_closed(
+        bpf: &Arc<BpfFileSystem>,
+        namespace: &'a Namespace,
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let exporter = Self::spawn(bpf, namespace, configuration, change);
-        wait_until("the exporter to be ready", || {
+        wait_until("the exporter to serve", || {
             let log = exporter.log();
             assert!(exporter.is_running(), "it ended: {log}");
-            log.contains("serving metrics") && exporter.status("/readyz") == Some(200)
+            log.contains("serving metrics")
         });
         exporter
     }
@@ -104,6 +118,9 @@ impl<'a> Exporter<'a> {
         let file = directory.path().join("tidewaiter.toml");
         fs::write(&file, configuration).expect("can be written");
         let mut command = namespace.command(binary());
+        // Others run at the same time.
+        command.env("TIDEWAITER_GUARD__SOCKET", directory.path().join("control.sock"));
+        command.env("TIDEWAITER_GUARD__STATE", directory.path().join("blocks.json"));
         // Arguments go over it.
         command.env("TIDEWAITER_LISTEN", ADDRESS).arg("--config").arg(&file);
         change(&mut command);
@@ -119,7 +136,20 @@ impl<'a> Exporter<'a> {
                 *copy.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Self { namespace, process, log, _directory: directory, _bpf: Arc::clone(bpf) }
+        Self { namespace, process, log, directory, _bpf: Arc::clone(bpf) }
+    }
+
+    /// The file that its configuration is in.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join("tidewaiter.toml")
+    }
+
+    /// Puts `configuration` into that file, in one step as configuration management does it.
+    pub fn configure(&self, configuration: &str) {
+        let new = self.directory.path().join("new.toml");
+        fs::write(&new, configuration).expect("can be written");
+        fs::rename(new, self.file()).expect("is moved");
     }
 
     /// Its process.

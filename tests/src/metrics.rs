@@ -49,7 +49,8 @@ impl Metrics {
     #[must_use]
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        let series = name_series(name, labels.iter().map(String::as_str));
+        let series =
+            if labels.is_empty() { name.to_owned() } else { name_series(name, labels.iter().map(String::as_str)) };
         #[expect(clippy::cast_sign_loss, reason = "counters are not negative")]
         self.0.get(&series).map(|value| *value as u64)
     }

@@ -10,9 +10,10 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        ApiCounters, ApiDetails, ApiSnapshot, CollectorSnapshot, Counters, Direction, GONE, InterfaceCounters,
-        InterfaceSnapshot, OtlpSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
-        TransmissionSnapshot,
+        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, ConfigurationSnapshot,
+        Counters, Direction, GONE, GuardSnapshot, InterfaceCounters, InterfaceGuardCounters, InterfaceSnapshot,
+        OtlpSnapshot, PairSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
+        TransmissionSnapshot, Verdict,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -25,10 +26,14 @@ pub fn snapshot() -> Snapshot {
         apis: apis(),
         interfaces: interfaces(),
         programs: vec![ProgramStatistics { name: "account_receive", runs: 1000, run_time: Duration::from_micros(15) }],
-        tables: vec![TableSnapshot { name: "apis", entries: 2, capacity: 1023 }],
-        lost: Some([1, 2, 3]),
+        tables: vec![
+            TableSnapshot { name: "apis", entries: 2, capacity: 1023 },
+            TableSnapshot { name: "client_limits", entries: 12, capacity: 65_536 },
+        ],
+        lost: Some([1, 2, 3, 4]),
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
         event_sinks: vec![SinkSnapshot { name: "otlp", records: 7, dropped: 1, created: created() }],
+        guard: Some(guard()),
         otlp: vec![OtlpSnapshot {
             signal: Signal::Traces,
             exports: vec![("success", 4), ("partial", 1), ("retried", 2), ("rejected", 0)],
@@ -39,6 +44,20 @@ pub fn snapshot() -> Snapshot {
             queue_bytes: 65_536,
             created: created(),
         }],
+        audit: Some(AuditSnapshot {
+            written: vec![("tidewaiter.anomaly.port_scan", 3), ("tidewaiter.flow", 400)],
+            dropped: vec![("tidewaiter.flow", "backlog", 6)],
+            bytes: 123_456,
+            failures: 2,
+            rotations: 1,
+            is_writable: true,
+            sequence: 405,
+        }),
+        configuration: Some(ConfigurationSnapshot {
+            generation: 3,
+            is_successful: false,
+            last_success: UNIX_EPOCH + Duration::from_secs(1_700_000_300),
+        }),
         process: Some(ProcessSnapshot {
             cpu: Duration::from_millis(1250),
             resident: 20_000_000,
@@ -49,6 +68,34 @@ pub fn snapshot() -> Snapshot {
             CollectorSnapshot { name: "apis", success: true, duration: Duration::from_micros(120) },
             CollectorSnapshot { name: "interfaces", success: false, duration: Duration::from_micros(80) },
         ],
+    }
+}
+
+/// A guard with rules that are enforced and others, and one that was enforced and is not any more.
+fn guard() -> GuardSnapshot {
+    use Verdict::{Drop, Mark, Pass, Reject, WouldDrop, WouldReject};
+    let pair = |rule: &str, api: &str, verdicts: &[Verdict], counted: &[(Verdict, u64)]| {
+        let mut packets = [0; Verdict::COUNT];
+        for (verdict, count) in counted {
+            packets[*verdict as usize] = *count;
+        }
+        let created = UNIX_EPOCH + Duration::from_secs(1_700_000_002);
+        PairSnapshot { rule: rule.into(), api: api.into(), packets, verdicts: verdicts.to_vec(), created }
+    };
+    GuardSnapshot {
+        pairs: vec![
+            pair("limit", "orders", &[Pass, Reject], &[(Pass, 800), (Reject, 5)]),
+            pair("list \"a\"", "orders", &[Pass, WouldDrop], &[(WouldDrop, 7), (Drop, 40)]),
+            pair("list \"a\"", reserved::UNMAPPED, &[Pass, WouldReject], &[]),
+            pair("office", reserved::UNMAPPED, &[Mark], &[(Mark, 3)]),
+        ],
+        is_on: true,
+        enforces: true,
+        is_switched_off: false,
+        generation: 3,
+        clients: 12,
+        client_capacity: 65_536,
+        clients_evicted: 2,
     }
 }
 
@@ -73,9 +120,11 @@ pub fn orders() -> Api {
 /// What a snapshot says of `api`.
 #[must_use]
 pub fn api_snapshot(api: Api, packets: u64, details: ApiDetails) -> ApiSnapshot {
+    let unexpected = (!api.expect.is_empty()).then_some((AnomalyKind::UnexpectedPayload, details.unexpected));
     ApiSnapshot {
         name: api.name.clone(),
         role: Some(api.role),
+        anomalies: unexpected.into_iter().collect(),
         api: Some(Arc::new(api)),
         details: Some(Box::new(details)),
         ..nameless(packets)
@@ -90,6 +139,7 @@ fn nameless(packets: u64) -> ApiSnapshot {
         api: None,
         counters: ApiCounters { wire, untracked: Counters { packets: packets / 10, bytes: packets * 10 } },
         details: None,
+        anomalies: Vec::new(),
         clients: None,
         transmission: TransmissionSnapshot {
             retransmitted: Some(packets / 5),
@@ -124,7 +174,12 @@ fn apis() -> Vec<ApiSnapshot> {
     let mut unmapped = ApiDetails { attempts: 3, refused: 2, reset_packets: [2, 0], ..ApiDetails::default() };
     unmapped.protocols[Protocol::Unknown.index()] = 1;
     vec![
-        ApiSnapshot { name: reserved::UNMAPPED.to_owned(), details: Some(Box::new(unmapped)), ..nameless(10) },
+        ApiSnapshot {
+            name: reserved::UNMAPPED.to_owned(),
+            details: Some(Box::new(unmapped)),
+            anomalies: vec![(AnomalyKind::PortScan, 3), (AnomalyKind::Malformed, 0)],
+            ..nameless(10)
+        },
         api_snapshot(orders(), 20, details()),
         // Nothing but packets yet.
         api_snapshot(database, 9_007_199_254_740_991 / 200, ApiDetails::default()),
@@ -182,11 +237,12 @@ fn interfaces() -> Vec<InterfaceSnapshot> {
         InterfaceSnapshot {
             name: "eth0".to_owned(),
             counters,
+            guard: Some(InterfaceGuardCounters { passed: 900, dropped: 40, rejected: 5, answered: 4 }),
             created,
             kernel: Some([900, 1250]),
             // As of a device that counts buffers on receipt, and of which it is not known what it transmits.
             coverage: [Some(1.0), None],
         },
-        InterfaceSnapshot { name: GONE.to_owned(), counters, created, kernel: None, coverage: [None; 2] },
+        InterfaceSnapshot { name: GONE.to_owned(), counters, guard: None, created, kernel: None, coverage: [None; 2] },
     ]
 }

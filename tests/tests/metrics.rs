@@ -13,7 +13,10 @@ use std::{
 
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{Bucket, Histogram, MetricFamily};
 use prost::Message as _;
-use tidewaiter::{metrics::exposition::Format, snapshot::Snapshot};
+use tidewaiter::{
+    metrics::exposition::Format,
+    snapshot::{GuardSnapshot, Snapshot},
+};
 use tidewaiter_tests::{
     command::output,
     exporter::{ADDRESS, Exporter},
@@ -57,6 +60,19 @@ fn a_part_that_cannot_be_read_leaves_the_rest() {
     assert!(text.contains("tidewaiter_api_packets_total{api=\"orders\""));
     assert!(text.contains("tidewaiter_collector_success{collector=\"interfaces\"} 0"));
     assert!(!text.contains("process_cpu_seconds_total"));
+}
+
+#[test]
+fn nothing_is_said_of_a_guard_that_judges_nothing() {
+    let full = snapshot();
+    let mut idle = Snapshot { guard: full.guard.map(|guard| GuardSnapshot { is_on: false, ..guard }), ..snapshot() };
+    idle.interfaces.iter_mut().for_each(|interface| interface.guard = None);
+    let text = |snapshot| {
+        let text = Format::ClassicText.encode(&Arc::new(snapshot)).expect("encodes");
+        String::from_utf8(text).expect("is text")
+    };
+    assert!(!text(idle).contains("guard_"));
+    assert!(text(snapshot()).contains("guard_"));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use tidewaiter_common::{
     frame::{Frame, Framing},
-    packet::{MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, protocol},
+    packet::{Fragment, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Network, Packet, protocol},
     reason::Reason,
     transport::Transport,
 };
@@ -192,7 +192,22 @@ impl Shape {
             acknowledgement: if is_tcp { ACKNOWLEDGEMENT } else { 0 },
             payload: if is_tcp || transport == Some(Transport::Udp) { self.payload as u32 } else { 0 },
             headers: network_offset + network_header + transport_header,
+            fragment: self.fragment(network_header + transport_header + self.payload),
         }
+    }
+
+    /// Which part of a datagram it is, if the IP packet has `length` bytes.
+    fn fragment(&self, length: usize) -> Fragment {
+        let mut rest = length - 40.min(length);
+        let mut fragment = Fragment::WHOLE;
+        for extension in &self.extensions {
+            rest -= 1 + extension.rest.len();
+            // The last byte of the field that an offset of 0 leaves.
+            if extension.kind == protocol::FRAGMENT && extension.rest[2] == 1 {
+                fragment = Fragment { offset: 0, more: true, identification: 0x0102_0304, length: rest as u32 };
+            }
+        }
+        fragment
     }
 }
 

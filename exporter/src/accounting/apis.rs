@@ -14,8 +14,12 @@ use tidewaiter_common::{
 };
 use tracing::{error, info};
 
-use super::ledger::{Ledger, Record};
+use super::{
+    anomalies,
+    ledger::{Ledger, Record},
+};
 use crate::{
+    anomaly::thresholds::Thresholds,
     api::{Api, PortRange, Role, Transport, reserved},
     flow::ApiNames,
     kernel::{Drops, FlowCapacity, Kernel, KernelError, OTHER_REASON, from_nanoseconds, nanoseconds},
@@ -77,6 +81,11 @@ impl ApiRegistry {
     /// How many APIs there are.
     pub(super) fn len(&self) -> usize {
         self.current.len()
+    }
+
+    /// The APIs that there are, as far as more than their ports is known.
+    pub(super) fn known(&self) -> Vec<Api> {
+        self.current.values().filter_map(|(_, api)| api.as_deref().cloned()).collect()
     }
 
     /// How many slots are taken, those of APIs that have just gone included.
@@ -164,6 +173,27 @@ impl ApiRegistry {
         written
     }
 
+    /// Sees that each of `wanted` has a slot, or can have one.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or what the kernel says.
+    pub(super) fn require_room(
+        &mut self,
+        kernel: &mut Kernel,
+        wanted: &[Api],
+        now: Instant,
+    ) -> Result<(), KernelError> {
+        self.ledger.recycle(kernel, now)?;
+        let limit = usize::from(MAX_APIS) - 1;
+        let new = wanted.iter().filter(|api| !self.current.contains_key(&Identity::from(*api))).count();
+        let free = limit.saturating_sub(self.ledger.in_use());
+        if new <= free {
+            return Ok(());
+        }
+        let what = format!("{new} new APIs beside {} that are there or have just gone", self.ledger.in_use());
+        Err(KernelError::Full { what, limit })
+    }
+
     /// A slot for a new API, with its name on it; `None` if all are taken.
     fn take_slot(&mut self, kernel: &mut Kernel, identity: &Identity) -> Result<Option<ApiSlot>, KernelError> {
         let Identity { name, role } = identity;
@@ -243,16 +273,19 @@ impl ApiRegistry {
         &self,
         kernel: &Kernel,
         tracker: Option<&FlowTracker>,
+        thresholds: &Thresholds,
     ) -> Result<Vec<ApiSnapshot>, KernelError> {
         let unmapped = reserved::UNMAPPED.to_owned();
         let counters = kernel.api_counters(ApiSlot::UNMAPPED)?;
         let drops = kernel.drops()?;
+        let of_unmapped = details(kernel, ApiSlot::UNMAPPED)?;
         let mut apis = vec![ApiSnapshot {
             name: unmapped,
             role: None,
             api: None,
             counters,
-            details: details(kernel, ApiSlot::UNMAPPED)?,
+            anomalies: anomalies::counts(kernel, ApiSlot::UNMAPPED, None, None, of_unmapped.as_deref(), thresholds)?,
+            details: of_unmapped,
             clients: None,
             transmission: transmission(kernel, ApiSlot::UNMAPPED, None)?,
             created: kernel.created(),
@@ -260,12 +293,15 @@ impl ApiRegistry {
         for (Identity { name, role }, (slot, api)) in &self.current {
             let created = self.ledger.record(slot.0).created;
             let counters = self.counters(kernel, *slot)?;
+            let details = self.details(kernel, *slot)?;
+            let (role_too, api_too) = (Some(*role), api.as_deref());
             apis.push(ApiSnapshot {
+                anomalies: anomalies::counts(kernel, *slot, role_too, api_too, details.as_deref(), thresholds)?,
                 name: name.clone(),
                 role: Some(*role),
                 api: api.clone(),
                 counters,
-                details: self.details(kernel, *slot)?,
+                details,
                 clients: tracker.and_then(|tracker| tracker.clients(*slot, untracked_bytes(&counters))),
                 transmission: transmission(kernel, *slot, drops.as_ref())?,
                 created: from_nanoseconds(created),
@@ -277,6 +313,7 @@ impl ApiRegistry {
             api: None,
             counters,
             details: None,
+            anomalies: Vec::new(),
             clients: None,
             transmission: TransmissionSnapshot::default(),
             created: kernel.created(),
@@ -339,7 +376,8 @@ impl Record for ApiRecord {
 
     fn prepare(kernel: &mut Kernel, slot: u16) -> Result<(), KernelError> {
         kernel.clear_api_details(ApiSlot(slot))?;
-        kernel.clear_api_transmission(ApiSlot(slot))
+        kernel.clear_api_transmission(ApiSlot(slot))?;
+        kernel.clear_api_anomalies(ApiSlot(slot))
     }
 
     fn keep_counters(&mut self, kernel: &Kernel, slot: u16) -> Result<(), KernelError> {

@@ -8,12 +8,16 @@ use std::{
 use tidewaiter_common::{
     direction::Direction,
     frame::Framing,
+    guard::InterfaceGuardCounters,
     interface::{InterfaceCounters, InterfaceSlot, MAX_INTERFACES},
     record::{INTERFACE_NAME_BYTES, InterfaceRecord, state},
 };
 use tracing::{info, warn};
 
-use super::ledger::{Ledger, Record};
+use super::{
+    guard::GuardRegistry,
+    ledger::{Ledger, Record},
+};
 use crate::{
     config::AttachMode,
     interfaces::{Interface, Statistics, Unit, coverage, statistics},
@@ -227,6 +231,7 @@ impl InterfaceRegistry {
     pub(super) fn snapshot(
         &self,
         kernel: &Kernel,
+        guard: &GuardRegistry,
         statistics: Option<&HashMap<String, Statistics>>,
     ) -> Result<Vec<InterfaceSnapshot>, KernelError> {
         let mut interfaces = Vec::new();
@@ -238,21 +243,28 @@ impl InterfaceRegistry {
                     .map(Direction::index)
                     .map(|direction| statistics.packets[direction].saturating_sub(record.kernel_base[direction]))
             });
+            let judged = kernel.interface_guard_counters(*slot)? - record.guard_base;
+            let is_judged = guard.place_of(interface.index).is_some() || judged != InterfaceGuardCounters::default();
             interfaces.push(InterfaceSnapshot {
                 name: interface.name.clone(),
                 counters,
+                guard: is_judged.then_some(judged),
                 created: from_nanoseconds(record.created),
                 kernel: theirs,
-                coverage: Direction::ALL.map(Direction::index).map(|direction| {
-                    let unit = recorded::to_unit(record.units[direction]);
-                    coverage(unit, counters.totals[direction], theirs?[direction])
+                coverage: Direction::ALL.map(|direction| {
+                    let at = direction.index();
+                    let seen = guard.seen(interface.index, direction, counters.totals[at], &judged)?;
+                    coverage(recorded::to_unit(record.units[at]), seen, theirs?[at])
                 }),
             });
         }
         let counters = self.gone(kernel)?;
-        if counters != InterfaceCounters::default() {
+        let judged = self.gone_guard(kernel)?;
+        if counters != InterfaceCounters::default() || judged != InterfaceGuardCounters::default() {
             let (name, created) = (GONE.to_owned(), kernel.created());
-            interfaces.push(InterfaceSnapshot { name, counters, created, kernel: None, coverage: [None; 2] });
+            let coverage = [None; Direction::COUNT];
+            let guard = (judged != InterfaceGuardCounters::default()).then_some(judged);
+            interfaces.push(InterfaceSnapshot { name, counters, guard, created, kernel: None, coverage });
         }
         Ok(interfaces)
     }
@@ -265,6 +277,19 @@ impl InterfaceRegistry {
             gone += &record.gone;
             if !current.contains(&slot) && record.state != state::FREE {
                 gone += &(kernel.interface_counters(slot)? - record.base);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// What the guard has counted for interfaces that are no more.
+    fn gone_guard(&self, kernel: &Kernel) -> Result<InterfaceGuardCounters, KernelError> {
+        let current: HashSet<_> = self.current.values().map(|(slot, _)| *slot).collect();
+        let mut gone = kernel.interface_guard_counters(InterfaceSlot::GONE)?;
+        for (slot, record) in self.ledger.records().map(|(slot, record)| (InterfaceSlot(slot), record)) {
+            gone += &record.guard_gone;
+            if !current.contains(&slot) && record.state != state::FREE {
+                gone += &(kernel.interface_guard_counters(slot)? - record.guard_base);
             }
         }
         Ok(gone)
@@ -294,6 +319,9 @@ impl Record for InterfaceRecord {
         let counters = kernel.interface_counters(InterfaceSlot(slot))?;
         self.gone += &(counters - self.base);
         self.base = counters;
+        let judged = kernel.interface_guard_counters(InterfaceSlot(slot))?;
+        self.guard_gone += &(judged - self.guard_base);
+        self.guard_base = judged;
         Ok(())
     }
 }

@@ -1,32 +1,49 @@
 //! Accounting: the kernel side, which APIs and interfaces it counts for, and what it has counted.
 
+mod anomalies;
 mod apis;
+mod blocks;
+pub mod change;
 mod flows;
+pub mod guard;
 mod interfaces;
 mod ledger;
 mod process;
 mod tracking;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use tidewaiter_common::{api::MAX_APIS, direction::Direction, interface::MAX_INTERFACES};
-use tracing::warn;
+use tidewaiter_common::{
+    api::MAX_APIS,
+    direction::Direction,
+    guard::word,
+    interface::{MAX_INTERFACES, guarded},
+};
+use tracing::{error, warn};
 
-use self::{apis::ApiRegistry, flows::FlowSweeper, interfaces::InterfaceRegistry};
+use self::{
+    apis::ApiRegistry,
+    flows::FlowSweeper,
+    guard::{GuardError, GuardRegistry},
+    interfaces::InterfaceRegistry,
+};
 use crate::{
-    anomaly::AnomalyLog,
+    anomaly::{AnomalyLog, thresholds::Thresholds},
     api::Api,
+    blocks::Blocks,
     chain::chain,
-    config::AttachMode,
+    config::{AttachMode, guard::Guard},
+    event::{Happening, RuleHits},
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
     kernel::{FlowCapacity, Kernel, KernelError},
-    snapshot::{ApiSnapshot, CollectorSnapshot, Snapshot, TableSnapshot},
+    snapshot::{ApiSnapshot, CollectorSnapshot, GuardSnapshot, Snapshot, TableSnapshot},
     tracker::FlowTracker,
 };
 
@@ -39,12 +56,18 @@ pub struct Accounting {
     kernel: Kernel,
     apis: ApiRegistry,
     interfaces: InterfaceRegistry,
+    guard: GuardRegistry,
+    blocks: Blocks,
+    /// Whether the guard was on when this was last looked at.
+    was_guard_on: bool,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
     /// What the kernel has not read of first payloads.
     greetings: Greetings,
     anomalies: AnomalyLog,
+    /// What is one.
+    thresholds: Thresholds,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
 }
@@ -56,15 +79,29 @@ impl Accounting {
         let now = Instant::now();
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
+        let guard = GuardRegistry::restore(&mut kernel)?;
+        let was_guard_on = kernel.guard_word(word::SWITCHED_OFF)? == 0;
+        if !was_guard_on {
+            warn!("the guard is switched off: everything passes (tidewaiter guard on)");
+        }
         let flows = FlowSweeper::new(idle_timeout);
+        let thresholds = Thresholds::default();
+        // What an exporter before us has said holds until somebody says otherwise.
+        if !kernel.took_over() {
+            kernel.set_anomaly_settings(&thresholds.settings())?;
+        }
         Ok(Self {
             kernel,
             apis,
             interfaces,
+            guard,
+            blocks: Blocks::default(),
+            was_guard_on,
             flows,
             tracker: None,
             greetings: Greetings::default(),
             anomalies: AnomalyLog::default(),
+            thresholds,
             discovery: None,
         })
     }
@@ -76,6 +113,10 @@ impl Accounting {
         let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
         // What has failed may have changed some all the same.
         self.apis_changed(&before);
+        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.known()) {
+            error!(error = chain(&error), "the guard goes on with the APIs of before");
+        }
+        guard::warn_all(&self.place_guard());
         applied
     }
 
@@ -86,7 +127,68 @@ impl Accounting {
 
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
-        self.interfaces.apply(&mut self.kernel, wanted, Instant::now())
+        let mut failures = self.interfaces.apply(&mut self.kernel, wanted, Instant::now());
+        failures.extend(self.place_guard());
+        failures
+    }
+
+    /// Makes `guard` what the guard does, all at once; answers with what it could not be attached to.
+    ///
+    /// # Errors
+    /// [`GuardError`]; then what was in force still is.
+    pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
+        self.guard.set(guard);
+        self.guard.apply(&mut self.kernel, &self.apis.known())?;
+        self.beat()?;
+        self.configure_blocks();
+        Ok(self.place_guard())
+    }
+
+    /// Takes note of which interfaces are one end of a pair (veth), by index.
+    pub fn note_paired(&mut self, paired: HashSet<u32>) {
+        self.guard.note_paired(paired);
+    }
+
+    /// As [`Accounting::apply_guard`], without attaching anything.
+    pub fn set_guard(&mut self, guard: Arc<Guard>) -> Result<(), GuardError> {
+        self.guard.set(guard);
+        self.guard.apply(&mut self.kernel, &self.apis.known())
+    }
+
+    /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
+    pub fn note_frame_counting(&mut self, counting: HashSet<u32>) {
+        self.guard.note_frame_counting(counting);
+    }
+
+    /// Lets the kernel know that the exporter is there.
+    pub fn beat(&mut self) -> Result<(), KernelError> {
+        let ticks = self.kernel.ticks()?;
+        self.guard.beat(&mut self.kernel, ticks)
+    }
+
+    /// Tells whose packets rules have decided about, each some seconds.
+    pub fn tell_hits(&mut self) -> Result<(), KernelError> {
+        for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
+            self.anomalies.pass_on(&Happening::RuleHits(hits));
+        }
+        Ok(())
+    }
+
+    /// Has packets judged that are said to pass an interface to which nothing is attached, because captures are replayed.
+    pub fn pretend_guard(&mut self) -> Result<(), KernelError> {
+        for Interface { index, .. } in self.interfaces.current() {
+            self.kernel.set_guarded_buffers(*index, guarded::BUFFERS | guarded::PAYLOAD)?;
+        }
+        Ok(())
+    }
+
+    /// What rules have decided since the beginning, by client as far as those could be told apart.
+    pub fn all_hits(&self) -> Result<Vec<RuleHits>, KernelError> {
+        self.guard.all_hits(&self.kernel)
+    }
+
+    fn place_guard(&mut self) -> Vec<KernelError> {
+        self.guard.place(&mut self.kernel, self.interfaces.current())
     }
 
     /// Has packets counted for an interface although nothing is attached to it, and it need not be there: by running the
@@ -109,7 +211,12 @@ impl Accounting {
 
     /// Takes note of what the devices of interfaces count from now on, by the interface's index.
     pub fn note_units(&mut self, units: &HashMap<u32, [Option<Unit>; Direction::COUNT]>) -> Result<(), KernelError> {
-        self.interfaces.note_units(&mut self.kernel, units)
+        let units = units.iter().map(|(index, [received, transmitted])| {
+            // What is merged after a frame was judged was counted by then.
+            let received = if self.guard.counts_frames(*index) { Some(Unit::Segments) } else { *received };
+            (*index, [received, *transmitted])
+        });
+        self.interfaces.note_units(&mut self.kernel, &units.collect())
     }
 
     /// Names of the interfaces that are accounted.
@@ -142,7 +249,7 @@ impl Accounting {
 
     /// What was counted for each API at this moment.
     pub fn apis(&self) -> Result<Vec<ApiSnapshot>, KernelError> {
-        self.apis.snapshot(&self.kernel, self.tracker.as_ref())
+        self.apis.snapshot(&self.kernel, self.tracker.as_ref(), &self.thresholds)
     }
 
     /// All counts at this moment. What cannot be read is left out, logged, and said in [`Snapshot::collectors`].
@@ -150,8 +257,9 @@ impl Accounting {
         let taken = SystemTime::now();
         let mut collectors: Vec<_> = self.discovery.into_iter().collect();
         let statistics = collect(&mut collectors, "statistics", statistics);
-        let interfaces =
-            collect(&mut collectors, "interfaces", || self.interfaces.snapshot(&self.kernel, statistics.as_ref()));
+        let interfaces = collect(&mut collectors, "interfaces", || {
+            self.interfaces.snapshot(&self.kernel, &self.guard, statistics.as_ref())
+        });
         let apis = collect(&mut collectors, "apis", || self.apis());
         let programs = collect(&mut collectors, "programs", || {
             if are_statistics_on() { self.kernel.program_statistics() } else { Ok(Vec::new()) }
@@ -160,8 +268,9 @@ impl Accounting {
             let is_kept = self.kernel.flow_capacity() != FlowCapacity::NONE;
             is_kept.then(|| self.kernel.lost()).transpose()
         });
+        let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
         let process = collect(&mut collectors, "process", process::snapshot);
-        let tables = vec![
+        let mut tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
             TableSnapshot {
                 name: "interfaces",
@@ -179,6 +288,10 @@ impl Accounting {
                 capacity: self.kernel.flow_capacity().new as usize,
             },
         ];
+        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().flatten().find(|guard| guard.is_on) {
+            let (entries, capacity) = (*clients as usize, *client_capacity as usize);
+            tables.push(TableSnapshot { name: "client_limits", entries, capacity });
+        }
         Snapshot {
             taken,
             apis: apis.unwrap_or_default(),
@@ -188,7 +301,10 @@ impl Accounting {
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             event_sinks: self.anomalies.sinks(),
+            guard: guard.flatten(),
             otlp: Vec::new(),
+            audit: None,
+            configuration: None,
             process,
             collectors,
         }

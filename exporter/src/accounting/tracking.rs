@@ -21,11 +21,12 @@ use super::{
     interfaces::InterfaceRegistry,
 };
 use crate::{
-    anomaly::UnexpectedPayload,
-    event::Event,
+    anomaly::{Anomaly, AnomalyKind},
+    event::{Event, Happening},
     flow::{FlowClock, FlowContext, Protocol},
     greeting::Greetings,
     kernel::{FlowTable, Kernel, KernelError, Ticks, Walk},
+    sinks::NoRoom,
     tracker::FlowTracker,
 };
 
@@ -39,6 +40,8 @@ impl Accounting {
         for slot in self.apis.slots() {
             tracker.begin(slot, 0, untracked_bytes(&self.apis.counters(&self.kernel, slot)?));
         }
+        let is_enabled = self.thresholds.is_enabled(AnomalyKind::Amplification);
+        tracker.set_amplification(is_enabled.then_some(self.thresholds.amplification));
         self.tracker = Some(tracker);
         Ok(())
     }
@@ -65,6 +68,21 @@ impl Accounting {
         self.anomalies.add_sink(name, capacity)
     }
 
+    /// As [`add_event_sink`](Self::add_event_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_event_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<Event>>,
+    ) -> Receiver<Arc<Event>> {
+        self.anomalies.add_watched_sink(name, capacity, no_room)
+    }
+
+    /// Hands what has happened to those who want events.
+    pub fn pass_on(&mut self, what: &Happening) {
+        self.anomalies.pass_on(what);
+    }
+
     /// Tells how many anomalies were not told one by one, before an end.
     pub fn tell_untold(&mut self) {
         self.anomalies.end();
@@ -85,12 +103,15 @@ impl Accounting {
             }
             let Some((api, role)) = apis.holder(sample.api) else { return };
             let FlowKey { local, remote, local_port, remote_port, .. } = sample.key;
-            let anomaly = UnexpectedPayload {
+            let anomaly = Anomaly {
+                kind: AnomalyKind::UnexpectedPayload,
                 api,
                 role: Some(role),
-                local: SocketAddr::new(local.into(), local_port),
-                remote: SocketAddr::new(remote.into(), remote_port),
-                application: protocol,
+                local: Some(SocketAddr::new(local.into(), local_port)),
+                remote: Some(SocketAddr::new(remote.into(), remote_port)),
+                application: Some(protocol),
+                rule: None,
+                detail: "a flow's payload is not what its API expects".to_owned(),
                 first_bytes: payload.to_vec(),
             };
             anomalies.tell(&anomaly, Instant::now());
@@ -103,6 +124,8 @@ impl Accounting {
         // After flows that are over, because others may have their ends by now. Samples are of flows that go on, but for those whose
         // ends another connection has taken within the last tenth of a second: what these said may be taken for the other's.
         self.read_samples(MOST_SAMPLES);
+        self.read_anomalies();
+        self.respond();
         drained
     }
 

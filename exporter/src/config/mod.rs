@@ -4,12 +4,20 @@
 //! [`raw`] is what a user may write, `validate` turns it into the model that the rest of the program works with, and
 //! [`error`] says what was wrong, where, and what was expected.
 
+pub mod anomalies;
+mod audit;
 pub mod error;
 mod file;
+mod fingerprint;
+pub mod guard;
 mod one_or_many;
 pub mod otlp;
+mod paths;
 pub mod raw;
+pub mod read_files;
+pub mod token;
 mod validate;
+pub mod web;
 
 use std::{
     env,
@@ -25,14 +33,20 @@ use figment::{
 };
 use globset::GlobSet;
 
+pub(crate) use self::audit::shown;
+pub use self::audit::{Audit, AuditSync};
+pub use self::fingerprint::Fingerprint;
+pub use self::paths::Paths;
 pub use self::raw::{AttachMode, LogFormat, LogLevel};
 use self::{
     error::{ConfigurationError, Place},
     file::File,
+    guard::Guard,
     otlp::{Flattened, Otlp, Variables},
     raw::RawConfiguration,
+    read_files::ReadFiles,
 };
-use crate::{api::Api, cli::Overrides};
+use crate::{anomaly::thresholds::Thresholds, api::Api, cli::Overrides};
 
 /// Where a configuration is looked for when none is named; it need not be there.
 pub const DEFAULT_PATH: &str = "/etc/tidewaiter/tidewaiter.toml";
@@ -47,6 +61,10 @@ pub struct Configuration {
     pub file: Option<PathBuf>,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// The file that says how TLS and passwords are served, see [`web`]; neither is if `None`.
+    pub web_config: Option<PathBuf>,
+    /// The file with the token that lets programs change something over HTTP, see [`token`].
+    pub api_token_file: Option<PathBuf>,
     /// Which interfaces are accounted.
     pub interfaces: InterfaceSelection,
     /// How the programs are attached.
@@ -55,14 +73,24 @@ pub struct Configuration {
     pub pin_path: Option<PathBuf>,
     /// Whether accounting goes on when the exporter is asked to end.
     pub persist: bool,
+    /// Whether it is read anew when its file, or one that it names, has changed.
+    pub watch: bool,
     /// How flows are kept.
     pub flows: Flows,
     /// Where the APIs come from.
     pub apis: ApiSource,
+    /// What is let in.
+    pub guard: Guard,
+    /// What is an anomaly.
+    pub anomalies: Thresholds,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: Otlp,
+    /// The audit log, if there is to be one.
+    pub audit: Option<Audit>,
     /// How the log is written.
     pub log: Log,
+    /// What tells it from others.
+    pub fingerprint: Fingerprint,
 }
 
 /// Which interfaces are accounted.
@@ -140,6 +168,20 @@ impl Configuration {
     /// # Errors
     /// Everything that is wrong with it, each with its key, its place and what was expected.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigurationError> {
+        Self::load_with_files(file, overrides, &mut ReadFiles::default())
+    }
+
+    /// As [`Configuration::load`]. Says in `files` which ones it has read, or tried to, also where it is refused: it may be as it should
+    /// once one of them has changed.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn load_with_files(
+        file: Option<&Path>,
+        overrides: &Overrides,
+        files: &mut ReadFiles,
+    ) -> Result<Self, ConfigurationError> {
+        files.note(file.unwrap_or(Path::new(DEFAULT_PATH)));
         let file = match file {
             Some(path) => Some(File::read(path)?),
             None => File::read_if_present(Path::new(DEFAULT_PATH))?,
@@ -173,7 +215,7 @@ impl Configuration {
             figment = layers(&variables);
             raw = extract(&figment)?;
         }
-        let configuration = validate::validate(raw, file.as_ref(), &figment, &variables)?;
+        let configuration = validate::validate(raw, file.as_ref(), &figment, &variables, files)?;
         Ok(if is_on { configuration } else { configuration.without_otlp() })
     }
 

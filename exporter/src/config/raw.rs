@@ -6,7 +6,16 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidewaiter_common::flow::DEFAULT_CAPACITY;
 
-use super::{one_or_many::OneOrMany, otlp::raw::RawOtlp};
+use super::{
+    anomalies::RawAnomalies,
+    audit::RawAudit,
+    guard::{
+        blocks::RawResponse,
+        raw::{RawGuard, RawRule},
+    },
+    one_or_many::OneOrMany,
+    otlp::raw::RawOtlp,
+};
 use crate::{
     api::{PortRange, Protocol, Role, Transport},
     tracker::ACTIVE_TIMEOUT,
@@ -18,6 +27,12 @@ use crate::{
 pub struct RawConfiguration {
     /// Where HTTP is served.
     pub listen: String,
+    /// The file that says how TLS and passwords are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_config: Option<PathBuf>,
+    /// The file with the token that lets programs change something over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_token_file: Option<PathBuf>,
     /// Names or globs of interfaces; the default route's and `lo` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<OneOrMany<String>>,
@@ -28,27 +43,44 @@ pub struct RawConfiguration {
     pub pin_path: Option<PathBuf>,
     /// Whether accounting goes on when the exporter is asked to end.
     pub persist: bool,
+    /// Whether it is read anew when its file, or one that it names, has changed.
+    pub watch: bool,
     /// How flows are kept.
     pub flows: RawFlows,
     /// How listening sockets become APIs; only used while there is no `api`.
     pub discovery: RawDiscovery,
+    /// How the guard is kept.
+    pub guard: RawGuard,
+    /// What is an anomaly.
+    pub anomalies: RawAnomalies,
     /// What is sent to OpenTelemetry collectors.
     pub otlp: RawOtlp,
+    /// The audit log.
+    pub audit: RawAudit,
     /// How the log is written.
     pub log: RawLog,
     /// The APIs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub api: Vec<RawApi>,
+    /// What is let in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<RawRule>,
+    /// What anomalies are responded to with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response: Vec<RawResponse>,
 }
 
 impl Default for RawConfiguration {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:9473".to_owned(),
+            web_config: None,
+            api_token_file: None,
             interfaces: None,
             attach: AttachMode::Auto,
             pin_path: None,
             persist: false,
+            watch: true,
             flows: RawFlows {
                 capacity: DEFAULT_CAPACITY.into(),
                 idle_timeout: Interval(Duration::from_mins(1)),
@@ -60,9 +92,14 @@ impl Default for RawConfiguration {
                 limit: 64,
                 forget_after: Interval(Duration::from_mins(5)),
             },
+            guard: RawGuard::default(),
+            anomalies: RawAnomalies::default(),
             otlp: RawOtlp::default(),
+            audit: RawAudit::default(),
             log: RawLog { level: LogLevel::Info, format: LogFormat::Text },
             api: Vec::new(),
+            rule: Vec::new(),
+            response: Vec::new(),
         }
     }
 }

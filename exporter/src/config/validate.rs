@@ -13,12 +13,14 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use tidewaiter_common::api::{MAX_ADDRESS_ENTRIES, MAX_APIS};
 
 use super::{
-    ApiSource, Configuration, Discovery, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection, Log,
+    ApiSource, Configuration, Discovery, Fingerprint, Flows, InterfacePattern, InterfacePatterns, InterfaceSelection,
+    Log,
     error::{ConfigurationError, Place, Problem},
     file::File,
     one_or_many::OneOrMany,
     otlp::Variables,
     raw::{Address, ExpectedProtocol, RawApi, RawConfiguration, RawDiscovery, RawFlows},
+    read_files::ReadFiles,
 };
 use crate::api::{Api, Role, Transport, reserved};
 
@@ -44,11 +46,34 @@ pub(super) fn validate(
     file: Option<&File>,
     figment: &Figment,
     variables: &Variables,
+    files: &mut ReadFiles,
 ) -> Result<Configuration, ConfigurationError> {
-    let RawConfiguration { listen, interfaces, attach, pin_path, persist, flows, discovery, otlp, log, api } = raw;
-    let mut check = Check { problems: Vec::new(), file, figment, variables };
+    let mut fingerprint = Fingerprint::of(&raw);
+    let RawConfiguration {
+        listen,
+        web_config,
+        api_token_file,
+        interfaces,
+        attach,
+        pin_path,
+        persist,
+        watch,
+        flows,
+        discovery,
+        anomalies,
+        guard,
+        otlp,
+        audit,
+        log,
+        api,
+        rule,
+        response,
+    } = raw;
+    let mut check = Check { problems: Vec::new(), file, figment, variables, files, contents: Vec::new() };
 
     let listen = check.listen(&listen);
+    check.named("web_config", web_config.as_deref());
+    check.named("api_token_file", api_token_file.as_deref());
     let interfaces = match interfaces {
         None => InterfaceSelection::Default,
         Some(patterns) => check.interfaces(patterns.0),
@@ -58,22 +83,35 @@ pub(super) fn validate(
     check.expectations(flows, &api);
     let discovery = check.discovery(&discovery);
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
+    let guard = check.guard(guard, rule, response, &apis, flows, listen);
+    let anomalies = check.anomalies(&anomalies);
     let otlp = check.otlp(otlp);
+    let audit = check.audit(audit, flows.capacity > 0);
     check.problems.extend(variables.mistakes().cloned());
 
     if !check.problems.is_empty() {
         return Err(ConfigurationError::Invalid(check.problems));
     }
+    for (key, content) in check.contents {
+        fingerprint.note(key, content);
+    }
     Ok(Configuration {
         file: file.map(|file| file.path.clone()),
         listen,
+        web_config,
+        api_token_file,
         interfaces,
         attach,
         pin_path,
         persist,
+        watch,
         flows,
         apis,
+        guard,
+        anomalies,
         otlp,
+        audit,
+        fingerprint,
         log: Log { level: log.level, format: log.format },
     })
 }
@@ -85,10 +123,14 @@ pub(super) struct Check<'a> {
     file: Option<&'a File>,
     figment: &'a Figment,
     pub(super) variables: &'a Variables,
+    /// Files that were read, or that could not be.
+    pub(super) files: &'a mut ReadFiles,
+    /// What was in them, by the key that names them: as much as it takes to tell one from another.
+    pub(super) contents: Vec<(String, String)>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, key: impl AsRef<str>, message: String) {
+    pub(super) fn problem(&mut self, key: impl AsRef<str>, message: String) {
         let key: Vec<_> = key.as_ref().split('.').collect();
         self.problem_at(&key, message);
     }
@@ -96,6 +138,16 @@ impl Check<'_> {
     /// Notes a problem with the value at `key`, whose parts may have dots in them; once, although it be found on several ways.
     pub(super) fn problem_at(&mut self, key: &[&str], message: String) {
         let problem = Problem { key: key.join("."), place: self.place(key), message };
+        self.note(problem);
+    }
+
+    /// Whether nothing was found that is wrong.
+    pub(super) fn is_fine(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Notes a problem, once.
+    pub(super) fn note(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
@@ -121,6 +173,13 @@ impl Check<'_> {
             self.problem("listen", format!("found {text:?}, {expected}"));
             SocketAddr::from(([0, 0, 0, 0], 0))
         })
+    }
+
+    /// Files are read when something is to be served: who replays captures need not have them.
+    fn named(&mut self, key: &str, path: Option<&Path>) {
+        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+            self.problem(key, "found \"\", expected the path of a file".to_owned());
+        }
     }
 
     fn interfaces(&mut self, patterns: Vec<String>) -> InterfaceSelection {

@@ -1,4 +1,4 @@
-//! `/api/v1/…`: JSON, for programs of this host.
+//! `/api/v1/…`: JSON, for programs of this host, or for whoever has shown who he is.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use tidewaiter_common::{
 use tokio::task::yield_now;
 use tracing::{error, warn};
 
-use super::{Shared, local};
+use super::{Access, Shared, local};
 use crate::{
     api::reserved,
     chain::chain,
@@ -33,13 +33,13 @@ const DEFAULT_LIMIT: usize = 100;
 /// How many anybody may ask for: some 5 MB.
 const MAX_LIMIT: usize = 10_000;
 
-/// Everything that is served here, to programs of this host alone.
-pub(super) fn router() -> Router<Shared> {
+/// Everything that is served here, to those who may see it as `access` says.
+pub(super) fn router(access: &Access) -> Router<Shared> {
     Router::new()
         .route("/apis", get(apis))
         .route("/flows", get(flows))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there are /api/v1/apis and /api/v1/flows") })
-        .layer(middleware::from_fn(local::require))
+        .layer(middleware::from_fn_with_state(access.clone(), local::require))
 }
 
 #[derive(Serialize)]
@@ -178,7 +178,7 @@ pub(super) fn failure(status: StatusCode, error: &str) -> Response {
     json(status, &Failure { error })
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => {

@@ -18,7 +18,7 @@ pub(super) fn page(accounting: &Accounting) -> String {
 <p>Interfaces: {interfaces}. APIs: {apis}.</p>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
-<li><a href=\"/api/v1/apis\">/api/v1/apis</a>, <a href=\"/api/v1/flows\">/api/v1/flows</a>: JSON, for this host alone</li>
+<li><a href=\"/api/v1/apis\">/api/v1/apis</a>, <a href=\"/api/v1/flows\">/api/v1/flows</a>: JSON, for this host alone, or for whoever has shown who he is</li>
 <li><a href=\"/healthz\">/healthz</a>: is the exporter alive?</li>
 <li><a href=\"/readyz\">/readyz</a>: is it attached?</li>
 </ul>

@@ -1,26 +1,62 @@
-//! Who may see what names clients: this host alone, until there are TLS and authentication.
+//! Who may see what names clients: whoever has shown who he is, or this host alone where nobody is asked to.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
-    extract::{ConnectInfo, Request},
-    http::{StatusCode, header, uri::Authority},
+    Extension,
+    extract::{ConnectInfo, Request, State},
+    http::{StatusCode, Version, header, uri::Authority},
     middleware::Next,
     response::Response,
 };
 
-use super::api::failure;
+use super::{
+    access::{Access, Caller},
+    api::failure,
+};
 
-/// Answers those of this host; others are told why not.
-pub(super) async fn require(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
-    if !peer.ip().to_canonical().is_loopback() {
-        let message = format!("only answered over the loopback interface, and {} is not on it", peer.ip());
-        return failure(StatusCode::FORBIDDEN, &message);
+/// Who is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Programs of this host: nobody is asked who he is.
+    ThisHost,
+    /// Whoever has shown who he is, from wherever.
+    Authenticated,
+}
+
+impl Audience {
+    fn of(access: &Access) -> Self {
+        if access.authenticates() { Self::Authenticated } else { Self::ThisHost }
     }
-    if !is_meant_for_us(&request) {
-        let message = "only answered for \"localhost\" or an IP address as the host: a page could have any other name resolved to \
-                       this host, and read what its user alone may see";
-        return failure(StatusCode::FORBIDDEN, message);
+}
+
+/// Answers those who may see it; others are told why not.
+pub(super) async fn require(
+    State(access): State<Access>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match Audience::of(&access) {
+        Audience::Authenticated if caller == Caller::Authenticated => {}
+        Audience::Authenticated => {
+            return failure(StatusCode::FORBIDDEN, "only answered to those who show a certificate");
+        }
+        Audience::ThisHost if !peer.ip().to_canonical().is_loopback() => {
+            let message = format!(
+                "only answered over the loopback interface until authentication is configured (web_config), and {} is not \
+                 on it",
+                peer.ip()
+            );
+            return failure(StatusCode::FORBIDDEN, &message);
+        }
+        Audience::ThisHost if !is_meant_for_us(&request) => {
+            let message = "only answered for \"localhost\" or an IP address as the host: a page could have any other name \
+                           resolved to this host, and read what its user alone may see";
+            return failure(StatusCode::FORBIDDEN, message);
+        }
+        Audience::ThisHost => {}
     }
     next.run(request).await
 }
@@ -29,8 +65,12 @@ pub(super) async fn require(ConnectInfo(peer): ConnectInfo<SocketAddr>, request:
 /// but with the name that the page has (DNS rebinding).
 fn is_meant_for_us(request: &Request) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
+        // HTTP/2 has it in the URI (RFC 9113 section 8.3.1).
+        (None, _) if request.version() == Version::HTTP_2 => request.uri().authority().cloned(),
+        _ => None,
+    };
     host.iter().chain(request.uri().authority()).all(is_literal) && host.is_some()
 }
 

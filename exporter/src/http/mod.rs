@@ -1,8 +1,12 @@
 //! What is served over HTTP.
 
+mod access;
 mod api;
+mod blocks;
+mod connections;
 mod landing;
 mod local;
+mod reload;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,33 +16,92 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use tokio::sync::mpsc::Sender;
 use tower_http::compression::CompressionLayer;
 use tracing::error;
 
-pub use self::server::serve;
-use crate::{accounting::Accounting, metrics::exposition::Format, otlp::Statistics, snapshot::Snapshot};
+pub use self::{
+    access::{Access, AccessError, Caller},
+    server::serve,
+};
+use crate::{
+    accounting::Accounting,
+    audit,
+    blocks::state::StateFile,
+    metrics::exposition::Format,
+    otlp::Statistics,
+    reload::{Request, Standing},
+    snapshot::Snapshot,
+};
 
 /// What the handlers share with the rest of the program.
 #[derive(Clone, Debug)]
 pub struct Shared {
     accounting: Arc<Mutex<Accounting>>,
     otlp: Arc<[Arc<Statistics>]>,
+    audit: Option<Arc<audit::Statistics>>,
+    /// Where blocks are kept, if they are.
+    state: Option<Arc<tokio::sync::Mutex<StateFile>>>,
+    configuration: Option<Arc<Standing>>,
+    reloads: Option<Sender<Request>>,
 }
 
 impl Shared {
     /// Shares `accounting`, and counts of what is sent over OTLP.
     #[must_use]
     pub fn new(accounting: Accounting, otlp: Vec<Arc<Statistics>>) -> Self {
-        Self { accounting: Arc::new(Mutex::new(accounting)), otlp: otlp.into() }
+        Self {
+            accounting: Arc::new(Mutex::new(accounting)),
+            otlp: otlp.into(),
+            audit: None,
+            state: None,
+            configuration: None,
+            reloads: None,
+        }
+    }
+
+    /// The same, with counts of what is written to the audit log.
+    #[must_use]
+    pub fn with_audit(self, audit: Option<Arc<audit::Statistics>>) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// The same, with where blocks are kept over a restart.
+    #[must_use]
+    pub fn with_state(self, state: StateFile) -> Self {
+        Self { state: Some(Arc::new(tokio::sync::Mutex::new(state))), ..self }
+    }
+
+    /// Keeps blocks over a restart, if they have changed. Whoever waits for the disk is not the thread that all else waits for.
+    pub async fn save_blocks(&self) {
+        let Some(state) = &self.state else { return };
+        let mut state = Arc::clone(state).lock_owned().await;
+        let Some(blocks) = self.accounting().changed_blocks() else { return };
+        if !tokio::task::spawn_blocking(move || state.save(&blocks)).await.unwrap_or_default() {
+            self.accounting().blocks_not_kept();
+        }
+    }
+
+    /// The same, with how the configuration stands, and where to ask for it to be read anew.
+    #[must_use]
+    pub fn with_reloads(self, configuration: Arc<Standing>, reloads: Sender<Request>) -> Self {
+        Self { configuration: Some(configuration), reloads: Some(reloads), ..self }
+    }
+
+    /// Asks for the configuration to be read anew. Whether there was room for one more who asks.
+    fn ask_to_reload(&self, request: Request) -> bool {
+        self.reloads.as_ref().is_some_and(|reloads| reloads.try_send(request).is_ok())
     }
 
     /// All counts at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let otlp = self.otlp.iter().map(|statistics| statistics.snapshot()).collect();
-        Snapshot { otlp, ..self.accounting().snapshot() }
+        let audit = self.audit.as_ref().map(|audit| audit.snapshot());
+        let configuration = self.configuration.as_ref().map(|standing| standing.snapshot());
+        Snapshot { otlp, audit, configuration, ..self.accounting().snapshot() }
     }
 
     /// The accounting, for a moment.
@@ -48,16 +111,18 @@ impl Shared {
     }
 }
 
-/// Everything that is served.
-pub fn router(shared: Shared) -> Router {
-    Router::new()
+/// Everything that is served, to those whom `access` lets in.
+pub fn router(shared: Shared, access: &Access) -> Router {
+    let seen = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
-        .nest("/api/v1", api::router())
+        .nest("/api/v1", api::router(access))
         .layer(CompressionLayer::new())
         .route("/healthz", get("ok\n"))
-        .route("/readyz", get(readyz))
-        .with_state(shared)
+        .route("/readyz", get(readyz));
+    // What changes something, or tells what no stranger may know, belongs here, with its whole path.
+    let changes = Router::new().merge(blocks::router()).route("/-/reload", post(reload::reload));
+    access.protect(seen, changes).with_state(shared)
 }
 
 async fn landing(State(shared): State<Shared>) -> Html<String> {

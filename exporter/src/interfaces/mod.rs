@@ -87,6 +87,12 @@ impl Links {
         Direction::ALL.map(|direction| unit::unit(interface.link_layer, &device, direction))
     }
 
+    /// Whether the device of `interface` counts each frame as received that reaches a program of XDP, also one that this drops.
+    #[must_use]
+    pub fn counts_frames(&self, interface: &Interface) -> bool {
+        unit::counts_frames(&self.device(interface))
+    }
+
     /// What the device of `interface` is; one of which nothing is known if the kernel did not tell.
     #[must_use]
     pub fn device(&self, interface: &Interface) -> Device {

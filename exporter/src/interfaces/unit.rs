@@ -128,6 +128,15 @@ pub fn coverage(unit: Option<Unit>, ours: InterfaceTotals, kernel_packets: u64) 
     }
 }
 
+/// Whether a device counts each frame as received that reaches a program of XDP, also one that this then drops; and gives it no
+/// super-packets.
+pub(super) fn counts_frames(device: &Device) -> bool {
+    // `veth_xdp_rcv` (`drivers/net/veth.c`) counts all that it has taken, and `veth_xdp_set` takes the other end's features
+    // that let it send super-packets; measured. `virtnet_receive` (`drivers/net/virtio_net.c`) counts each that it was given,
+    // and `virtnet_xdp_set` has the host take them apart; from the source.
+    matches!(device.driver(), Some("veth" | "virtio"))
+}
+
 /// The drivers that count socket buffers, each with the function that does.
 fn driver(link_layer: LinkLayer, device: &Device) -> Option<Driver> {
     if link_layer == LinkLayer::Loopback {

@@ -263,7 +263,7 @@ fn take(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<FdLi
     FdLink::try_from(program.take_link(id)?).map_err(link_error)
 }
 
-fn link_error(error: LinkError) -> ProgramError {
+pub(super) fn link_error(error: LinkError) -> ProgramError {
     match error {
         LinkError::SyscallError(error) => error.into(),
         LinkError::InvalidLink | LinkError::UnknownLinkType(_) => ProgramError::UnexpectedProgramType,

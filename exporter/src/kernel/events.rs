@@ -55,6 +55,7 @@ pub(super) struct Rings {
     ended: RingBuf<MapData>,
     finished: RingBuf<MapData>,
     samples: RingBuf<MapData>,
+    pub(super) anomalies: RingBuf<MapData>,
 }
 
 impl fmt::Debug for Rings {
@@ -73,6 +74,7 @@ impl Rings {
             ended: ring(name::ENDED_FLOWS)?,
             finished: ring(name::FINISHED_FLOWS)?,
             samples: ring(name::SAMPLES)?,
+            anomalies: ring(name::ANOMALIES)?,
         })
     }
 }
@@ -144,7 +146,7 @@ impl Kernel {
 }
 
 /// The value that `bytes` begin with; `None` if they are too few.
-fn from_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+pub(super) fn from_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: there are as many bytes as it has, and any bytes make a `Pod`.
     (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }

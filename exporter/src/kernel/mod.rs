@@ -2,12 +2,14 @@
 //!
 //! Nothing outside this module names `aya`.
 
+mod anomalies;
 mod attach;
 mod btf;
 pub mod error;
 mod events;
 pub mod features;
 mod flows;
+mod guard;
 pub mod pins;
 mod programs;
 mod system;
@@ -20,12 +22,17 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aya::{Ebpf, EbpfLoader, programs::tc::TcHandle};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{links::FdLink, tc::TcHandle},
+};
 use tidewaiter_common::{
-    ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, CLOCK, FINISH, FOLLOW, FOLLOW_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS,
-    TRACK_FLOWS,
+    ACCOUNT_GUARDED, ACCOUNT_GUARDED_INDEX, ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, ASK_BUFFER, ASK_BUFFER_INDEX, CLOCK,
+    FINISH, FOLLOW, FOLLOW_INDEX, GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, INSPECT,
+    INSPECT_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
+    guard::HALVES,
     record::{InstanceRecord, LAYOUT},
     transmission::KernelLayout,
 };
@@ -43,6 +50,7 @@ pub use self::{
     error::KernelError,
     events::QuietSince,
     flows::{FlowTable, Walk},
+    guard::{GuardCapacity, is_pinned_guard_on, switch_pinned_guard},
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
     tracepoints::{Drops, OTHER_REASON},
 };
@@ -67,6 +75,8 @@ pub struct LoadOptions {
     /// Whether requests of plain HTTP/1 are read for the traces that they are part of. It is not among what is pinned: whoever takes
     /// over loads programs of its own.
     pub trace_parents: bool,
+    /// How large the guard's maps are; they are larger if those are that are pinned.
+    pub guard: GuardCapacity,
 }
 
 /// How many flows there can be.
@@ -107,6 +117,9 @@ pub struct Kernel {
     pins: Option<Pins>,
     filter_handle: TcHandle,
     flows: FlowCapacity,
+    guard: GuardCapacity,
+    /// What has frames judged, by index of the interface.
+    guards: HashMap<u32, FdLink>,
     trace_parents: bool,
     created: SystemTime,
     took_over: bool,
@@ -119,10 +132,10 @@ impl Kernel {
     /// # Errors
     /// Mostly for lack of permission, or a kernel that is too old.
     pub fn load(options: LoadOptions) -> Result<Self, KernelError> {
-        let LoadOptions { pins, fresh, flows, replay, transmission, trace_parents } = options;
+        let LoadOptions { pins, fresh, flows, replay, transmission, trace_parents, mut guard } = options;
         let namespace = namespace_cookie()?;
         let (took_over, lost_flows) = match &pins {
-            Some(pins) => inherit(pins, namespace, fresh, flows)?,
+            Some(pins) => inherit(pins, namespace, fresh, flows, &mut guard)?,
             None => (false, false),
         };
         let resolved = transmission.then(|| Resolved::of_running_kernel(namespace));
@@ -132,7 +145,7 @@ impl Kernel {
             (TRACK_FLOWS, u8::from(flows.established > 0)),
             (SAMPLE_REQUESTS, u8::from(trace_parents)),
         ];
-        let loaded = load_object(pins.as_ref(), flows, &switches, layout)
+        let loaded = load_object(pins.as_ref(), flows, guard, &switches, layout)
             .and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
         let (rings, mut ebpf) = match loaded {
             Ok(loaded) => loaded,
@@ -156,6 +169,8 @@ impl Kernel {
             pins,
             filter_handle,
             flows,
+            guard,
+            guards: HashMap::new(),
             trace_parents,
             created: now,
             took_over,
@@ -205,6 +220,7 @@ impl Kernel {
     /// [`KernelError::Pins`] if something pinned could not be removed.
     pub fn end(&mut self) -> Result<(), KernelError> {
         self.detach_all();
+        self.guarded().into_iter().for_each(|index| self.detach_guard(index));
         self.tracing.stop();
         self.pins.take().map_or(Ok(()), Pins::remove).map_err(KernelError::from)
     }
@@ -222,11 +238,12 @@ impl Drop for Kernel {
 fn load_object(
     pins: Option<&Pins>,
     flows: FlowCapacity,
+    guard: GuardCapacity,
     switches: &[(&str, u8)],
     layout: Option<KernelLayout>,
 ) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
-    for (name, entries) in sizes(flows) {
+    for (name, entries) in sizes(flows).chain(guard.sizes()) {
         loader.map_max_entries(name, entries);
     }
     for (name, switch) in switches {
@@ -246,18 +263,37 @@ fn load_object(
     load_program(&mut ebpf, FINISH)?;
     load_program(&mut ebpf, FOLLOW)?;
     set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
+    for (index, name) in [
+        (INSPECT_INDEX, INSPECT),
+        (ASK_BUFFER_INDEX, ASK_BUFFER),
+        (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
+        (ACCOUNT_GUARDED_INDEX, ACCOUNT_GUARDED),
+        (GUARD_BUFFER_INDEX, GUARD_BUFFER),
+    ] {
+        load_program(&mut ebpf, name)?;
+        set_program(&mut ebpf, index, name)?;
+    }
+    if let Err(error) = guard::load(&mut ebpf) {
+        warn!(%error, "the guard judges packets in TC alone");
+    }
     Ok(ebpf)
 }
 
 /// The maps whose size is the configuration's, with their entries: bytes, of a ring.
 fn sizes(flows: FlowCapacity) -> impl Iterator<Item = (&'static str, u32)> {
     let tables = [(tables::name::FLOWS, flows.established.max(1)), (tables::name::NEW_FLOWS, flows.new.max(1))];
-    tables.into_iter().chain(rings(flows))
+    tables.into_iter().chain(rings(flows)).chain([(tables::name::ANOMALIES, anomalies::RING_BYTES)])
 }
 
 /// Makes the folder ready, and says whether there is something in it to take over; and whether that is without the flows that
 /// there were.
-fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Result<(bool, bool), KernelError> {
+fn inherit(
+    pins: &Pins,
+    namespace: u64,
+    fresh: bool,
+    flows: FlowCapacity,
+    guard: &mut GuardCapacity,
+) -> Result<(bool, bool), KernelError> {
     let path = pins.path().display();
     match pins.inheritance(namespace) {
         Inheritance::Nothing => return Ok((false, false)),
@@ -269,6 +305,14 @@ fn inherit(pins: &Pins, namespace: u64, fresh: bool, flows: FlowCapacity) -> Res
                 if pins.remove_if_sized_otherwise(name, entries)? {
                     has_lost_flows |= name == tables::name::FLOWS;
                     info!(map = name, entries, "what holds flows has another size now: it begins empty");
+                }
+            }
+            // What is in force goes on to be, so there must be room for as much.
+            let there = pins.entries_of(tables::name::GUARD_PREFIXES).unwrap_or_default() / HALVES;
+            guard.prefixes = guard.prefixes.max(there);
+            for (name, entries) in guard.sizes() {
+                if pins.remove_if_sized_otherwise(name, entries)? {
+                    info!(map = name, entries, "what the guard knows of senders has another size now: it begins empty");
                 }
             }
             info!(%path, "taking over from the exporter before this one");

@@ -111,6 +111,9 @@ pub enum PinError {
     },
 }
 
+/// What the names of pins begin with that keep frames judged.
+const GUARD: &str = "xdp-";
+
 /// A folder of pins, and the lock on it.
 #[derive(Debug)]
 pub struct Pins {
@@ -175,7 +178,10 @@ impl Pins {
     fn foreign(&self) -> Option<String> {
         let names = self.entries().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
-        let is_ours = |name: &str| name::ALL.contains(&name) || parse_hook(name).is_some() || is_tracepoint(name);
+        let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
+        let is_ours = |name: &str| {
+            name::ALL.contains(&name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
+        };
         names.into_iter().find(|name| !is_ours(name))
     }
 
@@ -198,6 +204,26 @@ impl Pins {
     /// Where it is pinned that a program is attached.
     pub(super) fn hook(&self, hook: Hook, index: u32, direction: Direction) -> PathBuf {
         self.path.join(format!("{}-{index}-{}", hook.as_str(), direction.as_str()))
+    }
+
+    /// Where it is pinned that frames of an interface are judged.
+    pub(super) fn guard(&self, index: u32) -> PathBuf {
+        self.path.join(format!("{GUARD}{index}"))
+    }
+
+    /// Indexes of the interfaces whose frames are judged.
+    pub(super) fn guards(&self) -> Vec<u32> {
+        self.entries().filter_map(|path| path.file_name()?.to_str()?.strip_prefix(GUARD)?.parse().ok()).collect()
+    }
+
+    /// Has frames of an interface judged no more, and removes its pin. Nothing need be there.
+    pub(super) fn detach_guard(&self, index: u32) {
+        remove_link(&self.guard(index), true);
+    }
+
+    /// The size of the map called `name`; `None` if it is not there.
+    pub(super) fn entries_of(&self, name: &str) -> Option<u32> {
+        MapInfo::from_pin(self.map(name)).ok().map(|info| info.max_entries())
     }
 
     /// Where it is pinned that a program is attached to the tracepoint called `name`.
@@ -228,7 +254,9 @@ impl Pins {
             return Inheritance::Nothing;
         }
         // Tables of flows may be missing: they begin empty when they get another size.
-        if name::ALL.iter().any(|name| !name::FLOW_TABLES.contains(name) && !self.map(name).exists()) {
+        if name::ALL.iter().any(|name| {
+            !name::FLOW_TABLES.contains(name) && !name::GUARD_TABLES.contains(name) && !self.map(name).exists()
+        }) {
             return Inheritance::Useless("it is not complete");
         }
         match read_first::<InstanceRecord>(&path) {
@@ -275,6 +303,7 @@ impl Pins {
         for (hook, index, direction) in self.hooks() {
             self.detach(hook, index, direction);
         }
+        self.guards().into_iter().for_each(|index| self.detach_guard(index));
         tracepoints().for_each(|name| self.detach_tracepoint(name));
         for path in self.entries() {
             fs::remove_file(&path).map_err(io_error("remove", &path))?;

@@ -39,6 +39,13 @@ pub struct Ticks {
 }
 
 impl Ticks {
+    /// The tick that comes so much later.
+    #[must_use]
+    pub fn after(&self, duration: Duration) -> u64 {
+        let ticks = duration.as_nanos().checked_div(self.length.as_nanos()).unwrap_or_default();
+        self.now.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+    }
+
     /// The tick that was so long ago.
     #[must_use]
     pub fn ago(&self, duration: Duration) -> u64 {

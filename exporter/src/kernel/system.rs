@@ -11,6 +11,10 @@ use rustix::net::{AddressFamily, SocketType, socket};
 
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`, `include/uapi/linux/bpf.h`; Linux 5.6.
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_UPDATE_BATCH`, likewise.
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+/// `MEMBARRIER_CMD_GLOBAL` of `enum membarrier_cmd`, `include/uapi/linux/membarrier.h`; Linux 4.3.
+const MEMBARRIER_GLOBAL: libc::c_long = 1;
 
 /// The part of `union bpf_attr` that batches use (`include/uapi/linux/bpf.h`).
 #[repr(C)]
@@ -79,6 +83,47 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
     }
     let entries = keys.into_iter().zip(values).collect();
     Ok(Batch { entries, next: (!is_last).then_some(Cursor(Some(next))) })
+}
+
+/// Writes `values` to an array, from `first` on.
+pub(super) fn update_array<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    let keys: Vec<u32> = (first..).take(values.len()).collect();
+    let mut written = 0;
+    while written < values.len() {
+        let mut attributes = BatchAttributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys[written..].as_ptr() as u64,
+            values: values[written..].as_ptr() as u64,
+            count: (values.len() - written) as u32,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: as in `lookup_batch`; the kernel reads `count` keys and values, which are there. An array's values are padded to
+        // 8 bytes in the kernel, where it copies as many as a value has.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut attributes, size_of::<BatchAttributes>())
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match attributes.count as usize {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => written += count,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every program that runs now has ended: until a grace period of RCU is over (`sys_membarrier`,
+/// `kernel/sched/membarrier.c`). Where the kernel does not do that for us, a time passes in which it surely does.
+pub(super) fn wait_for_programs() {
+    // SAFETY: the system call takes numbers alone.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
+    if result != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 /// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14): unique until the machine is started anew.

@@ -44,15 +44,44 @@ pub(super) mod name {
     pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
+    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = "ANOMALY_SETTINGS";
+    pub(in crate::kernel) const API_ANOMALIES: &str = "API_ANOMALIES";
+    pub(in crate::kernel) const API_OPENINGS: &str = "API_OPENINGS";
+    pub(in crate::kernel) const SOURCES: &str = "SOURCES";
+    pub(in crate::kernel) const DATAGRAMS: &str = "DATAGRAMS";
+    pub(in crate::kernel) const AMPLIFICATIONS: &str = "AMPLIFICATIONS";
+    pub(in crate::kernel) const ANOMALIES: &str = "ANOMALIES";
     pub(in crate::kernel) const INSTANCE: &str = "INSTANCE";
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
+    pub(in crate::kernel) const FRAME_PROGRAMS: &str = "FRAME_PROGRAMS";
+    pub(in crate::kernel) const GUARD_WORDS: &str = "GUARD_WORDS";
+    pub(in crate::kernel) const GUARD_HEADERS: &str = "GUARD_HEADERS";
+    pub(in crate::kernel) const GUARD_RULES: &str = "GUARD_RULES";
+    pub(in crate::kernel) const GUARD_LISTS: &str = "GUARD_LISTS";
+    pub(in crate::kernel) const GUARD_CLASSES: &str = "GUARD_CLASSES";
+    pub(in crate::kernel) const GUARD_PORTS: &str = "GUARD_PORTS";
+    pub(in crate::kernel) const GUARD_ADDRESSES: &str = "GUARD_ADDRESSES";
+    pub(in crate::kernel) const GUARD_MATCHES: &str = "GUARD_MATCHES";
+    pub(in crate::kernel) const GUARD_PREFIXES: &str = "GUARD_PREFIXES";
+    pub(in crate::kernel) const GUARD_PREFIX_FILTERS: &str = "GUARD_PREFIX_FILTERS";
+    pub(in crate::kernel) const BLOCKED: &str = "BLOCKED";
+    pub(in crate::kernel) const BLOCKS: &str = "BLOCKS";
+    pub(in crate::kernel) const API_LIMITS: &str = "API_LIMITS";
+    pub(in crate::kernel) const CLIENT_LIMITS: &str = "CLIENT_LIMITS";
+    pub(in crate::kernel) const CLIENT_LIMITS_MADE: &str = "CLIENT_LIMITS_MADE";
+    pub(in crate::kernel) const GUARD_COUNTERS: &str = "GUARD_COUNTERS";
+    pub(in crate::kernel) const INTERFACE_GUARD: &str = "INTERFACE_GUARD";
+    pub(in crate::kernel) const HITS: &str = "HITS";
+    pub(in crate::kernel) const PAIR_RECORDS: &str = "PAIR_RECORDS";
+    /// Those whose size is the configuration's, and that the guard can do without.
+    pub(in crate::kernel) const GUARD_TABLES: [&str; 2] = [GUARD_PREFIXES, CLIENT_LIMITS];
     /// What the kernel tells by itself.
     pub(in crate::kernel) const RINGS: [&str; 3] = [ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 20] = [
+    pub(in crate::kernel) const ALL: [&str; 47] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -70,9 +99,36 @@ pub(super) mod name {
         SCRATCH,
         LOST,
         EXPECTATIONS,
+        ANOMALY_SETTINGS,
+        API_ANOMALIES,
+        API_OPENINGS,
+        SOURCES,
+        DATAGRAMS,
+        AMPLIFICATIONS,
+        ANOMALIES,
         INSTANCE,
         API_RECORDS,
         INTERFACE_RECORDS,
+        FRAME_PROGRAMS,
+        GUARD_WORDS,
+        GUARD_HEADERS,
+        GUARD_RULES,
+        GUARD_LISTS,
+        GUARD_CLASSES,
+        GUARD_PORTS,
+        GUARD_ADDRESSES,
+        GUARD_MATCHES,
+        GUARD_PREFIXES,
+        GUARD_PREFIX_FILTERS,
+        BLOCKED,
+        BLOCKS,
+        API_LIMITS,
+        CLIENT_LIMITS,
+        CLIENT_LIMITS_MADE,
+        GUARD_COUNTERS,
+        INTERFACE_GUARD,
+        HITS,
+        PAIR_RECORDS,
     ];
 }
 
@@ -168,7 +224,8 @@ impl Kernel {
     /// # Errors
     /// [`KernelError::Full`] if the interface's places in the table are all taken.
     pub fn set_interface(&mut self, index: u32, slot: InterfaceSlot, framing: Framing) -> Result<(), KernelError> {
-        let entry = InterfaceEntry { index, slot: slot.0, framing: framing as u16 };
+        let guarded = self.interface_entry(index)?.map_or(0, |entry| entry.guarded);
+        let entry = InterfaceEntry { index, slot: slot.0, framing: framing as u8, guarded };
         self.replace_interface(&[index, 0], entry)?.then_some(()).ok_or_else(|| KernelError::Full {
             what: format!("the interface with index {index}"),
             limit: interface_places(index).count(),
@@ -178,6 +235,28 @@ impl Kernel {
     /// Has packets of the interface with `index` no longer counted in a slot of its own.
     pub fn clear_interface(&mut self, index: u32) -> Result<(), KernelError> {
         self.replace_interface(&[index], InterfaceEntry::default()).map(|_| ())
+    }
+
+    /// Says what of the guard there is to be done for what the interface with `index` receives.
+    pub(super) fn set_guarded(&mut self, index: u32, guarded: u8) -> Result<(), KernelError> {
+        match self.interface_entry(index)? {
+            Some(entry) if entry.guarded != guarded => {
+                self.replace_interface(&[index], InterfaceEntry { guarded, ..entry }).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is known of the interface with `index`, if anything is.
+    fn interface_entry(&self, index: u32) -> Result<Option<InterfaceEntry>, KernelError> {
+        let slots: Array<_, InterfaceEntry> = self.map(name::INTERFACE_SLOTS)?;
+        for place in interface_places(index) {
+            let found = slots.get(&place, 0).map_err(read(name::INTERFACE_SLOTS))?;
+            if found.index == index {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes `entry` over the first place of the interface that one of `indexes` stands in, or says that there is none.
@@ -212,13 +291,13 @@ impl Kernel {
     }
 
     /// The entry at `index` of an array.
-    fn get<T: Pod>(&self, map: &'static str, index: u16) -> Result<T, KernelError> {
+    pub(super) fn get<T: Pod>(&self, map: &'static str, index: u16) -> Result<T, KernelError> {
         let array: Array<_, T> = self.map(map)?;
         array.get(&index.into(), 0).map_err(read(map))
     }
 
     /// Writes the entry at `index` of an array.
-    fn set<T: Pod>(&mut self, map: &'static str, index: u16, value: &T) -> Result<(), KernelError> {
+    pub(super) fn set<T: Pod>(&mut self, map: &'static str, index: u16, value: &T) -> Result<(), KernelError> {
         let mut array: Array<_, T> = self.map_mut(map)?;
         array.set(index.into(), value, 0).map_err(write(map))
     }
@@ -263,7 +342,7 @@ impl Kernel {
     }
 
     /// The map itself, for what aya does not offer.
-    fn map_descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+    pub(super) fn map_descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
         match self.ebpf.map(name) {
             Some(Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
             _ => Err(KernelError::Missing { kind: "map", name }),

@@ -20,7 +20,7 @@ use tidewaiter_common::{
 use tracing::warn;
 
 use super::{
-    FlowCapacity, Kernel, KernelError,
+    FlowCapacity, GuardCapacity, Kernel, KernelError,
     btf::{BtfError, Types},
     features::Support,
     load_object, namespace_cookie,
@@ -326,7 +326,7 @@ pub fn transmission() -> Vec<(&'static str, Support)> {
     let tried = || -> Result<_, KernelError> {
         let resolved = Resolved::of_running_kernel(namespace_cookie()?);
         let layout = resolved.as_ref().ok().map(|resolved| resolved.layout);
-        Ok((load_object(None, FlowCapacity::NONE, &[], layout)?, resolved))
+        Ok((load_object(None, FlowCapacity::NONE, GuardCapacity::default(), &[], layout)?, resolved))
     };
     let (mut ebpf, resolved) = match tried() {
         Ok(tried) => tried,

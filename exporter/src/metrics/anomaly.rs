@@ -4,12 +4,8 @@ use std::{fmt, sync::Arc};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
-use super::{
-    Families,
-    api::{detailed, labels_and},
-    collector,
-};
-use crate::{anomaly::UNEXPECTED_PAYLOAD, snapshot::Snapshot};
+use super::{Families, api::labels_and, collector};
+use crate::snapshot::Snapshot;
 
 #[derive(Debug)]
 pub(super) struct AnomalyCollector(pub(super) Arc<Snapshot>);
@@ -18,20 +14,12 @@ collector!(AnomalyCollector);
 
 impl AnomalyCollector {
     fn families(&self, families: &mut Families<'_>) -> fmt::Result {
-        families.counter(
-            "anomalies",
-            "What should not be: flows whose payload is not what the API expects",
-            self.samples(),
-        )
+        families.counter("anomalies", "What should not be, by kind; what is counted depends on that", self.samples())
     }
 
-    // From zero for each API that expects something, so that an alert sees the first one. Others have none, unless from
-    // before a reload.
     fn samples(&self) -> impl Iterator<Item = ([(&'static str, &str); 3], u64)> {
-        detailed(&self.0).filter_map(|(api, details)| {
-            let expects = api.api.as_ref().is_some_and(|api| !api.expect.is_empty());
-            let counts = expects || details.unexpected > 0;
-            counts.then(|| (labels_and(api, "kind", UNEXPECTED_PAYLOAD), details.unexpected))
+        self.0.apis.iter().flat_map(|api| {
+            api.anomalies.iter().map(move |(kind, count)| (labels_and(api, "kind", kind.as_str()), *count))
         })
     }
 }

@@ -105,6 +105,7 @@ mod tests {
             api: None,
             counters: ApiCounters::default(),
             details: None,
+            anomalies: Vec::new(),
             clients: Some(ClientsSnapshot { named, other, distinct: 12_345, created: at(1_700_000_005) }),
             created: at(1_600_000_000),
         }
@@ -115,7 +116,10 @@ mod tests {
         let snapshot = Snapshot {
             taken: UNIX_EPOCH,
             event_sinks: Vec::new(),
+            guard: None,
             otlp: Vec::new(),
+            audit: None,
+            configuration: None,
             lost: None,
             apis: vec![api("web", Role::Server, Some(50)), api("silent", Role::Client, None)],
             interfaces: Vec::new(),

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::{LabelPair, MetricFamily};
 use prost_types::Timestamp;
 
-use super::{api::labels, clients::CLIENT_BYTES, exporter::EVENTS_LOST};
+use super::{api::labels, clients::CLIENT_BYTES, exporter::EVENTS_LOST, guard::CLIENTS_EVICTED};
 use crate::{api::reserved, snapshot::Snapshot};
 
 /// Says of each counter and histogram of `families` since when it counts.
@@ -20,6 +20,12 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
     let sinks: HashMap<_, _> = snapshot.sinks.iter().map(|sink| (sink.name, timestamp(sink.created))).collect();
     let signals: HashMap<_, _> =
         snapshot.otlp.iter().map(|one| (one.signal.as_str(), timestamp(one.created))).collect();
+    let pairs: HashMap<_, _> = snapshot
+        .guard
+        .iter()
+        .flat_map(|guard| &guard.pairs)
+        .map(|pair| ([&*pair.api, &*pair.rule], timestamp(pair.created)))
+        .collect();
     // Programs are loaded by each exporter anew.
     let started = snapshot.process.map(|process| timestamp(process.started));
     // Traffic of no API is counted for as long as the kernel's tables are there, and so is what is lost of events.
@@ -27,7 +33,8 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
     let (of_clients, others): (Vec<_>, Vec<_>) =
         families.iter_mut().partition(|family| family.name.contains(CLIENT_BYTES));
     stamp_clients(of_clients, snapshot);
-    let of_family = |name: &str| if name.contains(EVENTS_LOST) { tables } else { started };
+    let are_in_tables = [EVENTS_LOST, CLIENTS_EVICTED];
+    let of_family = |name: &str| if are_in_tables.iter().any(|one| name.contains(one)) { tables } else { started };
     let others = others.into_iter().map(|family| (of_family(&family.name), &mut family.metric));
     for (of_family, metric) in others.flat_map(|(start, metrics)| metrics.iter_mut().map(move |metric| (start, metric)))
     {
@@ -37,10 +44,12 @@ pub(super) fn stamp(families: &mut [MetricFamily], snapshot: &Snapshot) {
         };
         // There may be an API of one name in each role.
         let of_api = || apis.get(&[label("api")?, label("role")?]);
+        let of_pair = || pairs.get(&[label("api")?, label("rule")?]);
         let of_interface = || interfaces.get(label("interface")?);
         let of_sink = || sinks.get(label("sink")?);
         let of_signal = || signals.get(label("signal")?);
-        let created = of_api().or_else(of_interface).or_else(of_sink).or_else(of_signal).copied().or(of_family);
+        let created =
+            of_api().or_else(of_pair).or_else(of_interface).or_else(of_sink).or_else(of_signal).copied().or(of_family);
         if let Some(counter) = &mut metric.counter {
             counter.start_timestamp = created;
         }
@@ -93,6 +102,7 @@ mod tests {
             api: None,
             counters: ApiCounters::default(),
             details: None,
+            anomalies: Vec::new(),
             transmission: TransmissionSnapshot::default(),
             clients: None,
             created: UNIX_EPOCH + Duration::from_secs(created),
@@ -110,7 +120,10 @@ mod tests {
             tables: Vec::new(),
             sinks: Vec::new(),
             event_sinks: Vec::new(),
+            guard: None,
             otlp: Vec::new(),
+            audit: None,
+            configuration: None,
             process: None,
             collectors: Vec::new(),
         };

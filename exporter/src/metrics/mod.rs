@@ -2,11 +2,14 @@
 
 mod anomaly;
 mod api;
+mod audit;
 mod clients;
+mod configuration;
 mod connection;
 mod created;
 mod exporter;
 pub mod exposition;
+mod guard;
 mod histogram;
 mod http;
 mod interface;
@@ -48,7 +51,10 @@ fn registry(snapshot: &Arc<Snapshot>) -> Registry {
     ours.register_collector(Box::new(clients::ClientCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(transmission::TransmissionCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(interface::InterfaceCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(guard::GuardCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(otlp::OtlpCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(audit::AuditCollector(Arc::clone(snapshot))));
+    ours.register_collector(Box::new(configuration::ConfigurationCollector(Arc::clone(snapshot))));
     ours.register_collector(Box::new(exporter::ExporterCollector(Arc::clone(snapshot))));
     registry.register_collector(Box::new(process::ProcessCollector(Arc::clone(snapshot))));
     registry

@@ -17,22 +17,29 @@ pub(super) const API: &str = "tidewaiter.api";
 pub(super) const ROLE: &str = "tidewaiter.role";
 
 /// The two ends of a flow: who is the client and who the server where that is known, else this host and its peer.
-pub(super) fn ends(role: Option<Role>, local: SocketAddr, remote: SocketAddr) -> [KeyValue; 4] {
-    let end = |address, port, end: SocketAddr| {
-        [KeyValue::new(address, end.ip().to_string()), KeyValue::new(port, i64::from(end.port()))]
+pub(super) fn ends(role: Option<Role>, local: SocketAddr, remote: SocketAddr) -> Vec<KeyValue> {
+    known_ends(role, Some(local), Some(remote))
+}
+
+/// As [`ends`], of those that are known; a port that is 0 is not.
+pub(super) fn known_ends(role: Option<Role>, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Vec<KeyValue> {
+    let of_local = match role {
+        Some(Role::Server) => (SERVER_ADDRESS, SERVER_PORT),
+        Some(Role::Client) => (CLIENT_ADDRESS, CLIENT_PORT),
+        None => (NETWORK_LOCAL_ADDRESS, NETWORK_LOCAL_PORT),
     };
-    let (client, server) = match role {
-        Some(Role::Server) => (remote, local),
-        Some(Role::Client) => (local, remote),
-        None => {
-            let [address, port] = end(NETWORK_LOCAL_ADDRESS, NETWORK_LOCAL_PORT, local);
-            let [peer, peer_port] = end(NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, remote);
-            return [address, port, peer, peer_port];
-        }
+    let of_remote = match role {
+        Some(Role::Server) => (CLIENT_ADDRESS, CLIENT_PORT),
+        Some(Role::Client) => (SERVER_ADDRESS, SERVER_PORT),
+        None => (NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT),
     };
-    let [address, port] = end(CLIENT_ADDRESS, CLIENT_PORT, client);
-    let [server_address, server_port] = end(SERVER_ADDRESS, SERVER_PORT, server);
-    [address, port, server_address, server_port]
+    let mut attributes = Vec::with_capacity(4);
+    for ((address, port), end) in [(of_local, local), (of_remote, remote)] {
+        let Some(end) = end else { continue };
+        attributes.push(KeyValue::new(address, end.ip().to_string()));
+        attributes.extend((end.port() != 0).then(|| KeyValue::new(port, i64::from(end.port()))));
+    }
+    attributes
 }
 
 /// What a payload looks like: the name of the protocol, its version where that is another protocol on the wire, and what is

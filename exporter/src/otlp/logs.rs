@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value,
+    Array, InstrumentationScope, KeyValue, StringValue, Value,
     logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity},
 };
 use opentelemetry_otlp::{ExporterBuildError, LogExporter};
@@ -14,21 +14,22 @@ use opentelemetry_sdk::{
 };
 
 use super::{
-    attributes::{API, ROLE, application, ends},
+    attributes::{application, known_ends},
     courier::Courier,
     gathered::Gathered,
     outbox::Outbox,
     statistics::Statistics,
     worker::Maker,
 };
-use crate::{
-    anomaly::{UNEXPECTED_PAYLOAD, UnexpectedPayload},
-    api::Role,
-    event::{Event, Happening},
+use crate::event::{
+    self, Event,
+    facts::{Facts, Value as Fact},
+    texts::{rfc3339, shortened},
 };
 
-/// What a log record takes of a request, at most: a dozen attributes, with 32 bytes of a payload as text.
-const RECORD_BYTES: usize = 1024;
+/// What a log record takes of a request beside the texts of its attributes, about: times, a name, a body of a line, and what
+/// it takes to tell a dozen attributes apart.
+const OVERHEAD: usize = 512;
 
 /// Makes log records of events, and requests of log records.
 pub(super) struct Logs {
@@ -78,24 +79,16 @@ impl Maker for Logs {
         let mut record = self.logger.create_log_record();
         record.set_timestamp(*time);
         record.set_observed_timestamp(*time);
-        record.set_severity_number(Severity::Warn);
-        record.set_severity_text("WARN");
-        match what {
-            Happening::UnexpectedPayload(anomaly) => {
-                record.set_event_name("tidewaiter.anomaly.unexpected_payload");
-                record.set_body("a flow's payload is not what its API expects".into());
-                add_all(&mut record, unexpected_payload(anomaly));
-            }
-            Happening::MoreAnomalies { api, untold } => {
-                record.set_event_name("tidewaiter.anomaly.more");
-                record.set_body("more anomalies of the last minute: they are counted all".into());
-                let count = i64::from(*untold);
-                add_all(
-                    &mut record,
-                    vec![KeyValue::new(API, Arc::clone(api)), KeyValue::new("tidewaiter.anomaly.count", count)],
-                );
-            }
-        }
+        let severity = what.severity();
+        record.set_severity_number(match severity {
+            event::Severity::Info => Severity::Info,
+            event::Severity::Warn => Severity::Warn,
+        });
+        record.set_severity_text(severity.as_str());
+        record.set_event_name(what.name());
+        record.set_body(shortened(&what.message()).into_owned().into());
+        let attributes = attributes(what.facts());
+        record.add_attributes(attributes.into_iter().map(|KeyValue { key, value, .. }| (key, any_value(value))));
         self.logger.emit(record);
     }
 
@@ -123,8 +116,8 @@ impl Drop for Logs {
 
 impl LogProcessor for Emitted {
     fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
-        // All that is long in one is the beginning of a payload, which is short.
-        self.0.add(record.clone(), RECORD_BYTES);
+        let texts: usize = record.attributes_iter().map(|(key, value)| key.as_str().len() + length(value)).sum();
+        self.0.add(record.clone(), OVERHEAD + texts);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -136,21 +129,24 @@ impl LogProcessor for Emitted {
     }
 }
 
-fn unexpected_payload(anomaly: &UnexpectedPayload) -> Vec<KeyValue> {
-    let UnexpectedPayload { api, role, local, remote, application: looks_like, first_bytes } = anomaly;
-    let mut attributes = vec![
-        KeyValue::new(API, Arc::clone(api)),
-        KeyValue::new(ROLE, role.map_or("none", Role::as_str)),
-        KeyValue::new("tidewaiter.anomaly.kind", UNEXPECTED_PAYLOAD),
-        KeyValue::new("tidewaiter.payload.first_bytes", first_bytes.escape_ascii().to_string()),
-    ];
-    attributes.extend(ends(*role, *local, *remote));
-    attributes.extend(application(*looks_like));
+/// The attributes that say what `facts` do.
+fn attributes(facts: Facts) -> Vec<KeyValue> {
+    let Facts { fields, role, local, remote, application: looks_like } = facts;
+    let mut attributes: Vec<_> =
+        fields.into_iter().map(|(key, fact)| KeyValue::new(key.attribute(), value(fact))).collect();
+    attributes.extend(known_ends(role, local, remote));
+    attributes.extend(looks_like.map(application).into_iter().flatten());
     attributes
 }
 
-fn add_all(record: &mut SdkLogRecord, attributes: Vec<KeyValue>) {
-    record.add_attributes(attributes.into_iter().map(|KeyValue { key, value, .. }| (key, any_value(value))));
+fn value(fact: Fact) -> Value {
+    match fact {
+        Fact::Text(text) => text.into(),
+        Fact::Number(number) => i64::try_from(number).unwrap_or(i64::MAX).into(),
+        Fact::Flag(flag) => flag.into(),
+        Fact::Time(time) => rfc3339(time).into(),
+        Fact::List(texts) => Value::Array(texts.into_iter().map(StringValue::from).collect::<Vec<_>>().into()),
+    }
 }
 
 /// The same value, as log records have them.
@@ -159,6 +155,18 @@ fn any_value(value: Value) -> AnyValue {
         Value::Bool(value) => value.into(),
         Value::I64(value) => value.into(),
         Value::F64(value) => value.into(),
+        Value::Array(Array::String(texts)) => {
+            AnyValue::ListAny(Box::new(texts.into_iter().map(AnyValue::from).collect()))
+        }
         other => other.as_str().into_owned().into(),
+    }
+}
+
+/// About how many bytes of text there are in `value`.
+fn length(value: &AnyValue) -> usize {
+    match value {
+        AnyValue::String(text) => text.as_str().len(),
+        AnyValue::ListAny(values) => values.iter().map(length).sum(),
+        _ => 0,
     }
 }

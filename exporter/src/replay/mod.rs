@@ -6,12 +6,14 @@
 pub mod capture;
 mod progress;
 mod report;
+mod rules;
 mod survey;
 
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,15 +33,17 @@ use self::{
     survey::Survey,
 };
 use crate::{
-    accounting::Accounting,
+    accounting::{Accounting, guard::GuardError},
     api::Api,
     capabilities::{self, CapabilityError},
     chain::chain,
-    config::AttachMode,
+    config::{AttachMode, guard::Guard},
+    event::RuleHits,
     flow::{ApiNames, is_empty},
     greeting::{Greetings, Known},
+    guard::compile::prefix_capacity,
     interfaces::{Interface, LinkLayer},
-    kernel::{CapturedPacket, FlowCapacity, FlowTable, Kernel, KernelError, LoadOptions},
+    kernel::{CapturedPacket, FlowCapacity, FlowTable, GuardCapacity, Kernel, KernelError, LoadOptions},
     snapshot::Snapshot,
 };
 
@@ -61,6 +65,9 @@ pub enum ReplayError {
     /// The kernel side failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The rules cannot be put in force.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// There are more flows than tables can have room for.
     #[error("found {0} flows, more than there can be in a table: replay fewer files at a time")]
     TooManyFlows(usize),
@@ -86,6 +93,8 @@ pub struct Replay {
     pub local: Vec<IpNet>,
     /// The APIs.
     pub apis: Vec<Api>,
+    /// The rules.
+    pub guard: Guard,
 }
 
 /// What the exporter would have said.
@@ -98,6 +107,8 @@ pub struct Outcome {
     pub flows: Vec<(FlowKey, Flow, Known)>,
     /// Names and roles of the APIs, by slot.
     pub apis: ApiNames,
+    /// Whose packets rules would have decided about.
+    pub hits: Vec<RuleHits>,
     /// What became of the frames.
     pub tally: Tally,
     /// What was wrong with files: each was read as far as it could be.
@@ -135,11 +146,15 @@ impl Replay {
         // What is wrong with a file is told by the second reading.
         self.each_frame(&mut progress, |_, frame| survey.look(&frame));
 
-        let mut accounting = Accounting::new(load(survey.flows())?, AttachMode::Auto, Duration::MAX)?;
+        let mut accounting = Accounting::new(load(survey.flows(), &self.guard)?, AttachMode::Auto, Duration::MAX)?;
         capabilities::keep_only(&KEPT)?;
         accounting.apply_apis(&self.apis)?;
         for (index, name, link_layer) in INTERFACES {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;
+        }
+        if self.guard.is_on() {
+            accounting.set_guard(Arc::new(self.guard.clone()))?;
+            accounting.pretend_guard()?;
         }
         let mut tally = Tally::default();
         let greetings = Greetings::of_capture();
@@ -174,7 +189,8 @@ impl Replay {
         // These are about a process that runs on, not about captures.
         (snapshot.process, snapshot.collectors, snapshot.tables) = (None, Vec::new(), Vec::new());
         snapshot.interfaces.retain(|interface| interface.counters.totals.iter().any(|totals| totals.buffers > 0));
-        Ok(Outcome { snapshot, flows, apis, tally, failures })
+        let hits = accounting.all_hits()?;
+        Ok(Outcome { snapshot, flows, apis, hits, tally, failures })
     }
 
     /// Hands each frame of each file on, as far as the files can be read; answers with what was wrong with them.
@@ -218,15 +234,17 @@ const ETHERNET: u32 = 2;
 /// Of frames without one.
 const IP: u32 = 3;
 
-/// Loads the programs with room for `flows`.
-fn load(flows: usize) -> Result<Kernel, ReplayError> {
+/// Loads the programs with room for `flows`, and for what `guard` needs.
+fn load(flows: usize, guard: &Guard) -> Result<Kernel, ReplayError> {
     // Flows of both framings are two; and the table that forgets does so as soon as one CPU finds nothing free, while
     // others keep some.
     let room =
         u32::try_from(flows).ok().and_then(|flows| flows.checked_mul(4)).and_then(|room| room.checked_add(65_536));
     let Some(room) = room else { return Err(ReplayError::TooManyFlows(flows)) };
     let flows = FlowCapacity { established: room, new: room };
-    Ok(Kernel::load(LoadOptions { flows, replay: true, trace_parents: true, ..LoadOptions::default() })?)
+    let prefixes = prefix_capacity(guard).map_err(GuardError::from)?;
+    let guard = GuardCapacity { prefixes, clients: guard.clients };
+    Ok(Kernel::load(LoadOptions { flows, replay: true, trace_parents: true, guard, ..LoadOptions::default() })?)
 }
 
 /// What became of the frames.

@@ -11,7 +11,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::Outcome;
+use super::{
+    Outcome,
+    rules::{self, RuleRow},
+};
 use crate::{
     flow::{FlowClock, FlowContext, FlowRecord},
     greeting::Greetings,
@@ -53,6 +56,7 @@ struct Report {
     bytes: u64,
     apis: Vec<ApiRow>,
     uncounted: Vec<UncountedRow>,
+    rules: Vec<RuleRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<Vec<FlowRow>>,
     /// Frames that the kernel would not run a program on.
@@ -130,6 +134,7 @@ impl Outcome {
             bytes: self.tally.bytes,
             apis: self.snapshot.apis.iter().map(ApiRow::from).collect(),
             uncounted: uncounted.filter(|row| row.receive.packets + row.transmit.packets > 0).collect(),
+            rules: rules::rows(self),
             flows: flows.then(|| self.flow_rows()),
             refused: self.tally.refused,
             refused_bytes: self.tally.refused_bytes,
@@ -160,7 +165,7 @@ impl Outcome {
 impl Report {
     fn table(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        let Self { frames, bytes, apis, uncounted, flows, refused, refusals, unreadable, .. } = self;
+        let Self { frames, bytes, apis, uncounted, rules, flows, refused, refusals, unreadable, .. } = self;
         writeln!(text, "{frames} frames, {bytes} bytes")?;
         writeln!(
             text,
@@ -178,6 +183,12 @@ impl Report {
             )?;
             for UncountedRow { reason, receive, transmit } in uncounted {
                 writeln!(text, "{reason:<33}{receive} {transmit}")?;
+            }
+        }
+        if !rules.is_empty() {
+            writeln!(text, "\n{:<24} {:<24} {:<13}{:>12}", "rule", "api", "verdict", "packets")?;
+            for row in rules {
+                writeln!(text, "{row}")?;
             }
         }
         if let Some(flows) = flows {

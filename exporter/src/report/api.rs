@@ -10,7 +10,6 @@ use tidewaiter_common::{
 
 use super::Count;
 use crate::{
-    anomaly::UNEXPECTED_PAYLOAD,
     api::Role,
     snapshot::{ApiDetails, ApiSnapshot, ClientsSnapshot, CloseReason},
 };
@@ -138,7 +137,7 @@ impl From<&ApiSnapshot> for DetailedApiRow {
             protocols: details.map(protocols).unwrap_or_default(),
             requests: api.requests().collect(),
             responses: api.responses().collect(),
-            anomalies: details.map(anomalies).unwrap_or_default(),
+            anomalies: anomalies(api),
             retransmitted: api.transmission.retransmitted,
             dropped: api.transmission.dropped.clone().unwrap_or_default(),
             clients: api.clients.as_ref().map(Clients::from),
@@ -166,9 +165,9 @@ fn protocols(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
     all.filter(|(_, flows)| *flows > 0).collect()
 }
 
-fn anomalies(details: &ApiDetails) -> BTreeMap<&'static str, u64> {
-    let all = [(UNEXPECTED_PAYLOAD, details.unexpected)];
-    all.into_iter().filter(|(_, count)| *count > 0).collect()
+fn anomalies(api: &ApiSnapshot) -> BTreeMap<&'static str, u64> {
+    let found = api.anomalies.iter().filter(|(_, count)| *count > 0);
+    found.map(|(kind, count)| (kind.as_str(), *count)).collect()
 }
 
 impl From<&ClientsSnapshot> for Clients {

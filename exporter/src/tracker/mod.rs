@@ -3,11 +3,12 @@
 //!
 //! The client of a flow is its other end, also where this host is the client itself: then it is the host that is called.
 //! Addresses are anybody's to choose, so all that is kept has bounds, and every table is hashed by a random key. In all, at
-//! most: [`MAX_NAMES`] names (2.5 MB); what was told of 65,536 flows that go on for long (20 MB, and only where
+//! most: [`MAX_NAMES`] names (2.5 MB); 8192 clients that are answered more than they ask (1 MB); what was told of 65,536 flows that go on for long (20 MB, and only where
 //! somebody wants records); for each API the clients that are watched, 6 KB with 20 names and 50 KB with 128 or
 //! more; and 20 KB for the clients of the last minutes. With 1023 APIs that all have as many clients as anybody can forge:
 //! 30 MB with 20 names each, 75 MB with more. Few clients take next to nothing.
 
+mod amplification;
 mod candidates;
 mod clients;
 mod distinct;
@@ -27,15 +28,18 @@ use tidewaiter_common::{
 };
 use tokio::sync::mpsc::Receiver;
 
+pub use self::amplification::Amplified;
 use self::{
+    amplification::Amplifications,
     clients::Clients,
     distinct::Distinct,
     periods::{Before, Periods},
 };
 use crate::{
+    anomaly::thresholds,
     flow::{FlowContext, FlowEnd, FlowRecord},
     kernel::Ticks,
-    sinks::Sinks,
+    sinks::{NoRoom, Sinks},
     snapshot::{ClientsSnapshot, Counters, Direction, SinkSnapshot},
 };
 
@@ -68,6 +72,7 @@ pub struct FlowTracker {
     recent: u64,
     sinks: Sinks<FlowRecord>,
     periods: Periods,
+    amplifications: Amplifications,
 }
 
 #[derive(Debug)]
@@ -91,6 +96,7 @@ impl FlowTracker {
             free: MAX_NAMES,
             apis: (0..MAX_APIS).map(|_| None).collect(),
             periods: Periods::new(ACTIVE_TIMEOUT, hasher.clone()),
+            amplifications: Amplifications::new(now, hasher.clone()),
             hasher,
             started: now,
             minute: 0,
@@ -109,6 +115,16 @@ impl FlowTracker {
     #[must_use]
     pub fn period(&self) -> Duration {
         if self.wants_records() { PERIOD.min(self.periods.active_timeout()) } else { PERIOD }
+    }
+
+    /// Says from which on answers over UDP are amplification; nothing is looked for without.
+    pub fn set_amplification(&mut self, limits: Option<thresholds::Amplification>) {
+        self.amplifications.set_limits(limits);
+    }
+
+    /// Clients that were answered far more than they have asked, since this was called last.
+    pub fn take_amplified(&mut self) -> Vec<Amplified> {
+        self.amplifications.take()
     }
 
     /// Takes note that a new API has `slot`, since the tick `since`, and that `untracked` bytes of it were counted by now in
@@ -188,6 +204,7 @@ impl FlowTracker {
     fn count_untold(&mut self, key: &FlowKey, flow: &Flow) {
         self.see(key, flow);
         if self.holds(flow) {
+            self.amplifications.see(key, flow, flow.untold());
             let [receive, transmit] = flow.untold().map(|counters| counters.bytes);
             self.count(flow.api, key.remote, receive.saturating_add(transmit));
         }
@@ -232,6 +249,7 @@ impl FlowTracker {
     /// Says what time it is. To be called each second or so.
     pub fn tick(&mut self, now: Instant, ticks: Ticks) {
         self.recent = ticks.ago(MINUTE);
+        self.amplifications.tick(now);
         let minute = now.saturating_duration_since(self.started).as_secs() / MINUTE.as_secs();
         if minute == self.minute {
             return;
@@ -248,6 +266,16 @@ impl FlowTracker {
     /// `capacity` of them wait there, more are dropped.
     pub fn add_sink(&mut self, name: &'static str, capacity: usize) -> Receiver<Arc<FlowRecord>> {
         self.sinks.add(name, capacity)
+    }
+
+    /// As [`add_sink`](Self::add_sink), where `no_room` is shown what is dropped.
+    pub fn add_watched_sink(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        no_room: Arc<dyn NoRoom<FlowRecord>>,
+    ) -> Receiver<Arc<FlowRecord>> {
+        self.sinks.add_with(name, capacity, Some(no_room))
     }
 
     /// Whether every sink has room for half of the records that it can have waiting.

@@ -8,6 +8,7 @@
 mod conversation;
 mod drain;
 mod filters;
+mod guard;
 mod live;
 mod loss;
 mod memory;
@@ -21,11 +22,12 @@ use tidewaiter_tests::measure::print_machine;
 /// A name, and what prints the section.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("packet", || {
         shapes::print();
         conversation::print();
     }),
+    ("guard", guard::print),
     ("drain", drain::print),
     ("scrape", scrape::print),
     ("memory", memory::print),

@@ -1,4 +1,4 @@
-//! Small BPF programs of the tests' own, instruction by instruction: some that make packets faster than any socket can, two
+//! Small BPF programs of the tests' own, instruction by instruction: some that make packets faster than any socket can, some
 //! that put VLAN tags on and take them off, which devices of this kernel may not be able to, one that loses packets, and those
 //! that benchmarks compare with.
 
@@ -14,7 +14,7 @@ use std::{
 
 use tidewaiter_common::direction::Direction;
 
-use self::assembler::{and, call, constant, exit, skip_if_less};
+use self::assembler::{and, call, constant, exit, load_word, skip_if_less};
 
 /// Commands of the system call, types and flags (`include/uapi/linux/bpf.h`).
 mod uapi {
@@ -29,6 +29,8 @@ mod uapi {
     pub(super) const XDP: u32 = 6;
     pub(super) const TCX_INGRESS: u32 = 46;
     pub(super) const TCX_EGRESS: u32 = 47;
+    pub(super) const XDP_ATTACHMENT: u32 = 37;
+    pub(super) const XDP_PASS: i32 = 2;
     pub(super) const LIVE_FRAMES: u32 = 1 << 1;
     pub(super) const KTIME_GET_NS: i32 = 5;
     pub(super) const RANDOM: i32 = 7;
@@ -36,6 +38,8 @@ mod uapi {
     pub(super) const SKB_VLAN_PUSH: i32 = 18;
     pub(super) const SKB_VLAN_POP: i32 = 19;
     pub(super) const REDIRECT: i32 = 23;
+    /// Where in `struct __sk_buff` it says whether a tag stands beside the frame.
+    pub(super) const SKB_VLAN_PRESENT: i16 = 20;
     pub(super) const TCX_NEXT: i32 = -1;
     pub(super) const TCX_DROP: i32 = 2;
 }
@@ -73,6 +77,22 @@ impl Program {
         Self::load(uapi::SCHED_CLS, &[call(uapi::SKB_VLAN_POP), constant(0, uapi::TCX_NEXT), exit()])
     }
 
+    /// Drops each packet without a tag.
+    #[must_use]
+    pub fn drop_untagged() -> Self {
+        Self::load(
+            uapi::SCHED_CLS,
+            &[
+                load_word(0, 1, uapi::SKB_VLAN_PRESENT),
+                skip_if_less(0, 1, 2),
+                constant(0, uapi::TCX_NEXT),
+                exit(),
+                constant(0, uapi::TCX_DROP),
+                exit(),
+            ],
+        )
+    }
+
     /// Drops so many packets out of 65,536, at random.
     #[must_use]
     pub fn drop_some(of_65536: u32) -> Self {
@@ -103,6 +123,13 @@ impl Program {
         Self::load(uapi::SCHED_CLS, &[call(uapi::KTIME_GET_NS), constant(0, uapi::TCX_NEXT), exit()])
     }
 
+    /// Lets each frame pass, before the stack sees it. (Of a pair of veth devices, one wakes the other up for frames that its
+    /// own program sends back only if the other has a program too: `veth_xdp_flush`, `drivers/net/veth.c`.)
+    #[must_use]
+    pub fn pass_frames() -> Self {
+        Self::load(uapi::XDP, &[constant(0, uapi::XDP_PASS), exit()])
+    }
+
     /// Sends each frame out of the interface with `index`.
     #[must_use]
     pub fn redirect(index: u32) -> Self {
@@ -130,6 +157,22 @@ impl Program {
     /// Attaches the program, behind all that are there already, to the interface with `index`; from its namespace.
     #[must_use]
     pub fn attach(&self, index: u32, direction: Direction) -> Link {
+        self.attach_as(
+            index,
+            match direction {
+                Direction::Receive => uapi::TCX_INGRESS,
+                Direction::Transmit => uapi::TCX_EGRESS,
+            },
+        )
+    }
+
+    /// Attaches the program, of frames, to the device of the interface with `index`; from its namespace.
+    #[must_use]
+    pub fn attach_to_device(&self, index: u32) -> Link {
+        self.attach_as(index, uapi::XDP_ATTACHMENT)
+    }
+
+    fn attach_as(&self, index: u32, kind: u32) -> Link {
         #[repr(C)]
         struct Attributes {
             program: i32,
@@ -138,10 +181,6 @@ impl Program {
             // Flags, and where among others.
             zeros: [u32; 5],
         }
-        let kind = match direction {
-            Direction::Receive => uapi::TCX_INGRESS,
-            Direction::Transmit => uapi::TCX_EGRESS,
-        };
         let mut attributes = Attributes { program: self.0.as_raw_fd(), index, kind, zeros: [0; 5] };
         // SAFETY: as in `load`.
         Link(unsafe { descriptor(bpf(uapi::LINK_CREATE, &mut attributes)) })

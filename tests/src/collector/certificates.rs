@@ -45,8 +45,8 @@ impl Certificates {
         certificates
     }
 
-    /// Makes the certificate called `name`, and its key.
-    fn make(&self, name: &str, extensions: &[&str]) {
+    /// Makes the certificate called `name`, and its key. The authority vouches for it.
+    pub fn make(&self, name: &str, extensions: &[&str]) {
         // Those of others are not called the same.
         let folder = self.directory.path().file_name().and_then(|folder| folder.to_str()).expect("is text");
         let subject = format!("/CN={name} of {folder}");
@@ -61,11 +61,15 @@ impl Certificates {
         output(command.arg("-out").arg(self.certificate(name)).arg("-keyout").arg(self.key(name)));
     }
 
-    fn certificate(&self, name: &str) -> PathBuf {
+    /// The certificate called `name`.
+    #[must_use]
+    pub fn certificate(&self, name: &str) -> PathBuf {
         self.directory.path().join(name).with_extension("pem")
     }
 
-    fn key(&self, name: &str) -> PathBuf {
+    /// The key of the certificate called `name`.
+    #[must_use]
+    pub fn key(&self, name: &str) -> PathBuf {
         self.directory.path().join(name).with_extension("key")
     }
 

@@ -22,7 +22,10 @@ fn an_anomaly_is_a_log_record() {
             socket.send_to(b"SSH-2.0-nonsense\r\n", (Network::SERVER4, 53)).unwrap();
             socket.local_addr().unwrap().port()
         });
-        let (resource, record) = collector.wait_for_logs(1).remove(0);
+        let mut logs = collector.wait_for_logs(2);
+        assert_eq!(logs[0].1.event_name, "tidewaiter.started");
+        assert_eq!(logs[0].1.severity_text, "INFO");
+        let (resource, record) = logs.remove(1);
         assert_eq!(record.event_name, "tidewaiter.anomaly.unexpected_payload");
         assert_eq!((record.severity_text.as_str(), record.severity_number), ("WARN", 13));
         let time = nanoseconds(before)..=nanoseconds(SystemTime::now());

@@ -1,0 +1,207 @@
+//! Judging socket buffers (TC): where frames cannot be judged, and what is only known of flows.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    programs::TcContext,
+};
+use tidewaiter_common::{
+    ACCOUNT_GUARDED_INDEX, ASK_BUFFER_INDEX,
+    direction::Direction,
+    flow::Flow,
+    frame::Framing,
+    guard::{Stage, decision, judges},
+    interface::{InterfaceEntry, guarded},
+    packet::Packet,
+    wire::Wire,
+};
+
+use super::{ASK, ASK_NEXT, Arrives, READ, ask_one, decide, in_force, judges_packets, see, see_flow};
+use crate::{
+    account::{interface, read_paged},
+    context::{buffer, interface_index, is_replay, ticks},
+    frame::{Linear, Paged},
+    maps::{FLOWS, GUARD_SCRATCH, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
+    reject::{reject_buffer, reset_both},
+};
+
+/// That a request begins with the packet, in [`Scratch::late`](crate::maps::Scratch::late).
+pub(crate) const REQUEST: u32 = 1;
+/// That its payload is not what the API expects.
+pub(crate) const UNEXPECTED: u32 = 2;
+
+/// Judges a received buffer, and ends in the program that accounts it if it is let in: a verdict of TC.
+#[inline(always)]
+pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
+    let index = interface_index(ctx);
+    let entry = interface(index);
+    let tick = ticks(ctx);
+    let stage = if entry.guarded & guarded::BUFFERS != 0 { Stage::Buffer } else { Stage::Marks };
+    let framing = Framing::from_number(entry.framing);
+    let decided = match in_force(tick) {
+        Some((half, header)) if judges_packets(header) => {
+            judge_buffer(ctx, index, tick, (half, header.judges), framing, stage)
+        }
+        _ => decision::PASS,
+    };
+    if decided == ASK {
+        ask(ctx);
+    }
+    conclude(ctx, entry, stage == Stage::Buffer, decided)
+}
+
+/// Has the rules asked about the buffer that was seen, by another program.
+#[inline(always)]
+fn ask(ctx: &TcContext) {
+    // SAFETY: the program there is of the same type. Where there is none, the buffer passes.
+    unsafe { PROGRAMS.tail_call(ctx, ASK_BUFFER_INDEX) };
+}
+
+/// Asks the next rule about the buffer that was seen: a verdict of TC.
+#[inline(always)]
+pub(crate) fn ask_rule_buffer(ctx: &TcContext) -> i32 {
+    let decided = ask_one();
+    if decided == ASK_NEXT {
+        ask(ctx);
+    }
+    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry; and `skb` is the context that the kernel gave this program, of which it may write this field.
+    let stage = unsafe {
+        let mark = (&raw const (*scratch).mark).read_volatile();
+        if mark != 0 {
+            (&raw mut (*ctx.skb.skb).mark).write_volatile(mark);
+        }
+        (*scratch).walk.stage()
+    };
+    match stage {
+        Stage::Request | Stage::Payload => conclude_payload(ctx, decided),
+        _ => conclude(ctx, interface(interface_index(ctx)), stage == Stage::Buffer, decided),
+    }
+}
+
+/// Counts what became of a received buffer, if it was not judged before, and does it; goes on to account what is let in.
+#[inline(always)]
+fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) -> i32 {
+    if counts && let Some(counters) = INTERFACE_GUARD.get_ptr_mut(entry.slot.into()) {
+        let packets = packets(ctx);
+        // SAFETY: this CPU's own entry; no other program that writes to it runs before this one has ended.
+        unsafe {
+            match decided {
+                decision::DROP => (*counters).dropped += packets,
+                decision::REJECT => (*counters).rejected += packets,
+                _ => (*counters).passed += packets,
+            }
+        }
+    }
+    match decided {
+        decision::DROP => TC_ACT_SHOT,
+        // Nobody is there to be answered.
+        decision::REJECT if is_replay() => TC_ACT_SHOT,
+        decision::REJECT => reject_buffer(ctx.skb.skb),
+        _ => {
+            // SAFETY: the program there is of the same type. Where there is none, the packet passes, and is not counted.
+            unsafe { PROGRAMS.tail_call(ctx, ACCOUNT_GUARDED_INDEX) };
+            TC_ACT_UNSPEC
+        }
+    }
+}
+
+/// Packets that the buffer is on the wire, as far as the kernel says.
+#[inline(always)]
+fn packets(ctx: &TcContext) -> u64 {
+    Wire::of(buffer(ctx, Direction::Receive), 0).packets
+}
+
+/// Reads a buffer, and judges it.
+#[inline(always)]
+fn judge_buffer(
+    ctx: &TcContext,
+    interface: u32,
+    tick: u64,
+    (half, judges): (u32, u32),
+    framing: Framing,
+    stage: Stage,
+) -> u32 {
+    let linear = Linear(ctx);
+    let mut packet = Packet::UNREAD;
+    if packet.read_plain(&linear, framing) {
+        let mut buffer = buffer(ctx, Direction::Receive);
+        buffer.wire_length = 0;
+        let wire = Wire::of(buffer, packet.headers as u32);
+        see(&packet, &linear, READ, &Arrives { interface, tick, wire, judges });
+    } else {
+        read_paged(ctx.skb.skb);
+        see_buffer(ctx.skb.skb, interface, tick, judges);
+    }
+    judge_buffer_seen(half, stage as u32)
+}
+
+/// Judges the buffer that was seen: as for frames.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_buffer_seen(half: u32, stage: u32) -> u32 {
+    if let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry.
+        unsafe { (&raw mut (*scratch).mark).write_volatile(0) };
+    }
+    decide(half, stage)
+}
+
+/// Leaves what matters of what was read so.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn see_buffer(skb: *mut __sk_buff, interface: u32, tick: u64, judges: u32) {
+    let ctx = TcContext::new(skb);
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let Scratch { packet, reason, .. } = unsafe { &*scratch };
+    let wire = Wire::of(buffer(&ctx, Direction::Receive), packet.headers as u32);
+    see(packet, &Paged(&ctx), *reason, &Arrives { interface, tick, wire, judges });
+}
+
+/// Judges a buffer that was accounted, for what its flow says of it in [`SCRATCH`]: a verdict of TC.
+#[inline(always)]
+pub(crate) fn guard_payload(ctx: &TcContext) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let (sight, late) = unsafe { (&(*scratch).sight, (*scratch).late) };
+    let Some((half, header)) = in_force(sight.tick) else { return TC_ACT_UNSPEC };
+    if header.judges & (judges::REQUESTS | judges::PAYLOAD) == 0 {
+        return TC_ACT_UNSPEC;
+    }
+    let key = &sight.key;
+    see_flow(key, sight.tick, sight.wire());
+    // A request that is not expected is none.
+    let stage = if late & UNEXPECTED != 0 { Stage::Payload } else { Stage::Request };
+    if judge_buffer_seen(half, stage as u32) == ASK {
+        ask(ctx);
+    }
+    TC_ACT_UNSPEC
+}
+
+/// Does what was decided about what a buffer says.
+#[inline(always)]
+fn conclude_payload(ctx: &TcContext, decided: u32) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry, as in `guard_payload`.
+    let sight = unsafe { &(*scratch).sight };
+    let key = &sight.key;
+    match decided {
+        decision::PASS => TC_ACT_UNSPEC,
+        decided => {
+            // What is sent instead, or again, is to be looked at anew.
+            let flow = FLOWS.get_ptr_mut(key).or_else(|| NEW_FLOWS.get_ptr_mut(key));
+            if let Some(flow) = flow {
+                // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone.
+                unsafe { Flow::forget_payload(flow, Direction::Receive) };
+            }
+            match decided {
+                decision::REJECT if is_replay() => TC_ACT_SHOT,
+                decision::REJECT if sight.is_tcp() => reset_both(ctx.skb.skb),
+                decision::REJECT => reject_buffer(ctx.skb.skb),
+                _ => TC_ACT_SHOT,
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What is judged while no exporter is there, and when the next one comes.
+
+use std::{
+    net::UdpSocket,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tidewaiter_common::direction::Direction;
+use tidewaiter_tests::{
+    bpf_file_system::BpfFileSystem,
+    exporter::Exporter,
+    guarded::PLACES,
+    network::{INTERFACE, Network, Offload},
+    wait::{wait_for, wait_until},
+};
+
+/// Who may not, who may.
+const BAD: &str = "10.77.0.9";
+const GOOD: &str = "10.77.0.2";
+const PORT: u16 = 8080;
+
+fn configuration(place: &str, hold: &str) -> String {
+    format!(
+        "interfaces = [\"{INTERFACE}\"]\n\
+         [guard]\nattach = \"{place}\"\nhold = \"{hold}\"\n\
+         [[api]]\nname = \"orders\"\nports = [{PORT}]\ntransport = [\"tcp\", \"udp\"]\n\
+         [[rule]]\nname = \"bad\"\nfrom = \"{BAD}\"\naction = \"drop\"\nmode = \"enforce\"\n"
+    )
+}
+
+/// Datagrams from both senders, all the time; how many were sent and how many have come, of those who may not and who may.
+#[derive(Default)]
+struct Stream {
+    is_over: AtomicBool,
+    sent: [AtomicU64; 2],
+    come: [AtomicU64; 2],
+}
+
+impl Stream {
+    fn come(&self) -> [u64; 2] {
+        self.come.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn sent(&self) -> [u64; 2] {
+        self.sent.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn send(&self) {
+        let sockets = [BAD, GOOD].map(|sender| {
+            let socket = UdpSocket::bind((sender, 0)).unwrap();
+            socket.connect((Network::SERVER4, PORT)).unwrap();
+            socket
+        });
+        while !self.is_over.load(Ordering::Relaxed) {
+            for (sender, socket) in (0..).zip(&sockets) {
+                socket.send(&[sender]).unwrap();
+                self.sent[usize::from(sender)].fetch_add(1, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn receive(&self, socket: &UdpSocket) {
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        while !self.is_over.load(Ordering::Relaxed) {
+            let mut datagram = [0; 9];
+            if socket.recv(&mut datagram).is_ok() {
+                self.come[usize::from(datagram[0])].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Waits until so many more were sent by both.
+    fn go_on(&self, count: u64) {
+        let before = self.sent();
+        wait_until("more to be sent", || self.sent().iter().zip(before).all(|(now, before)| now - before >= count));
+    }
+
+    /// While datagrams are sent and received, what `during` does.
+    fn under<T>(&self, network: &Network, during: impl FnOnce() -> T) -> T {
+        let socket = network.server.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| network.client.run(|| self.send()));
+            scope.spawn(|| self.receive(&socket));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(during));
+            self.is_over.store(true, Ordering::Relaxed);
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+fn network() -> Network {
+    let network = Network::new(Offload::Off);
+    network.client.ip(&format!("address add {BAD}/24 dev {INTERFACE}"));
+    network
+}
+
+#[test]
+fn who_takes_over_leaves_no_gap() {
+    for place in PLACES {
+        let network = network();
+        let bpf = Arc::new(BpfFileSystem::mount());
+        let configuration = configuration(place, "60s");
+        let start = || Exporter::start_after(&bpf, &network.server, &configuration, &[]);
+        let mut exporter = start();
+        let stream = Stream::default();
+        stream.under(&network, || {
+            stream.go_on(100);
+            for _ in 0..2 {
+                let before = exporter.metrics();
+                exporter.end(Signal::KILL);
+                stream.go_on(100);
+                exporter = start();
+                stream.go_on(100);
+                let after = exporter.metrics();
+                for (series, value) in before
+                    .0
+                    .iter()
+                    .filter(|(series, _)| series.starts_with("tidewaiter_") && series.contains("_total{"))
+                {
+                    let now = after.0.get(series).unwrap_or_else(|| panic!("{series} is no more"));
+                    assert!(now >= value, "{place}: {series} was {value} and is {now}");
+                }
+            }
+        });
+        let ([bad_sent, good_sent], [bad, good]) = (stream.sent(), stream.come());
+        assert_eq!(bad, 0, "{place}: of {bad_sent}");
+        // A datagram may be under way when all is over.
+        assert!(good_sent - good < 10, "{place}: {good} of {good_sent}");
+        exporter.metrics().assert_the_sums_prove_it();
+        exporter.end(Signal::TERM);
+    }
+}
+
+#[test]
+fn without_an_exporter_all_passes_in_the_end() {
+    for place in PLACES {
+        let network = network();
+        let bpf = Arc::new(BpfFileSystem::mount());
+        let configuration = configuration(place, "5s");
+        let start = || Exporter::start_after(&bpf, &network.server, &configuration, &[]);
+        let mut exporter = start();
+        let stream = Stream::default();
+        stream.under(&network, || {
+            stream.go_on(100);
+            exporter.end(Signal::KILL);
+            let killed = Instant::now();
+            assert_eq!(stream.come()[0], 0, "{place}");
+            let held = wait_for("all to pass", || (stream.come()[0] > 0).then(|| killed.elapsed()));
+            // It was last heard of up to a second before, or two where CPUs are busy.
+            assert!(held > Duration::from_secs(3), "{place}: {held:?}");
+            exporter = start();
+            // What is under way has come by then.
+            stream.go_on(50);
+            let already = stream.come()[0];
+            stream.go_on(100);
+            assert_eq!(stream.come()[0], already, "{place}: judged again");
+        });
+        // What was dropped is not part of what the interface has received.
+        let metrics = exporter.metrics();
+        metrics.assert_the_sums_prove_it();
+        let received = metrics.interface(INTERFACE, Direction::Receive).packets;
+        let [sent, come] = [stream.sent(), stream.come()].map(|counts| counts.iter().sum::<u64>());
+        assert!(received >= come && received < sent, "{place}: {received} counted, {sent} sent, {come} come");
+        exporter.end(Signal::TERM);
+    }
+}
