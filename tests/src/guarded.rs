@@ -88,6 +88,12 @@ impl Guarded {
         });
     }
 
+    /// Where packets are judged: one of [`PLACES`].
+    #[must_use]
+    pub const fn place(&self) -> &'static str {
+        self.attach
+    }
+
     /// How many packets of `api` were decided about by `rule`, by verdict, where it is not zero.
     pub fn decided(&mut self, rule: &str, api: &str) -> BTreeMap<&'static str, u64> {
         let guard = self.accounting.snapshot().guard.expect("there are rules");

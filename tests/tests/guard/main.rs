@@ -5,5 +5,6 @@
 
 mod exempt;
 mod limits;
+mod requests;
 mod restart;
 mod rules;
