@@ -5,9 +5,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark that cannot go on has failed, and says where")]
 
+mod beside;
 mod conversation;
 mod drain;
 mod filters;
+mod flood;
 mod guard;
 mod live;
 mod loss;
@@ -22,12 +24,14 @@ use tidewaiter_tests::measure::print_machine;
 /// A name, and what prints the section.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 11] = [
     ("packet", || {
         shapes::print();
         conversation::print();
     }),
     ("guard", guard::print),
+    ("beside", beside::print),
+    ("flood", flood::print),
     ("drain", drain::print),
     ("scrape", scrape::print),
     ("memory", memory::print),
