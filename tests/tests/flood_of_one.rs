@@ -14,7 +14,7 @@ use tidewaiter_tests::{
 };
 
 /// How long each flood goes on.
-const LONG: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_flood_of_one_client_is_not_felt_by_others() {
@@ -30,11 +30,13 @@ fn a_flood_of_one_client_is_not_felt_by_others() {
             let before = guarded.decided("flood", "web");
             let outcome = flood::flood(&guarded.network, flood::FLOOD, LONG);
             let after = guarded.decided("flood", "web");
-            let count = |verdict: &str| {
-                after.get(verdict).copied().unwrap_or(0) - before.get(verdict).copied().unwrap_or(0)
-            };
+            let count =
+                |verdict: &str| after.get(verdict).copied().unwrap_or(0) - before.get(verdict).copied().unwrap_or(0);
             let counts = ["pass", "reject", "would_reject"].map(count);
-            println!("{place}, {mode}: {}, of segments that open one passed, were and would be rejected: {counts:?}", say(&outcome));
+            println!(
+                "{place}, {mode}: {}, of segments that open one passed, were and would be rejected: {counts:?}",
+                say(&outcome)
+            );
             (outcome, counts)
         };
         let (outcome, [_, rejected, would_reject]) = decided("observe");

@@ -433,7 +433,9 @@ fn no_packet_is_judged_by_a_mixture_of_rules() {
         }
         let [working_out, putting_in_force] = took.map(|sum| sum / times);
         let all = began.elapsed() / times;
-        println!("each took {working_out:?} to work out and {putting_in_force:?} to put in force, and with what is read {all:?}");
+        println!(
+            "each took {working_out:?} to work out and {putting_in_force:?} to put in force, and with what is read {all:?}"
+        );
         times
     });
     // What a device has no room for was sent, but not received.

@@ -178,9 +178,10 @@ impl Way {
             Self::Ours(guarded) => guarded.decided(&format!("rule-{at}"), "any").get("drop").copied().unwrap_or(0),
             Self::Nftables(network) => {
                 let text = output(network.server.command("nft").args(["list", "chain", "netdev", "t", "c"]));
-                let counts = text.split("counter packets ").skip(1).map(|rest| {
-                    rest.split(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("a number")
-                });
+                let counts = text
+                    .split("counter packets ")
+                    .skip(1)
+                    .map(|rest| rest.split(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("a number"));
                 counts.sum()
             }
             Self::XdpFilter(_, filter) => filter.dropped(),
@@ -200,10 +201,7 @@ impl<'a> Lists<'a> {
         fs::write(file, &text).expect("can be written");
         let set = |name: &str, kind: &str, is_v6: bool| {
             let some: Vec<_> = text.lines().filter(|line| line.contains(':') == is_v6).collect();
-            format!(
-                "set {name} {{ type {kind}; flags interval; auto-merge; elements = {{ {} }} }}\n",
-                some.join(", ")
-            )
+            format!("set {name} {{ type {kind}; flags interval; auto-merge; elements = {{ {} }} }}\n", some.join(", "))
         };
         let nftables = set("bad", "ipv4_addr", false) + &set("bad6", "ipv6_addr", true);
         Self { file, nftables }
@@ -242,21 +240,22 @@ pub(crate) fn print() {
         "{PREFIXES} prefixes in the list; nanoseconds of CPU time for each of {FRAMES} frames at a time, sent and received; the \
          figure that a tenth of {ROUNDS} rounds are below, and in brackets what it is above (or below) the wire alone"
     );
-    println!("(xdp-filter takes single addresses: it has one; in the other columns of tidewaiter, what passes is also counted)");
+    println!(
+        "(tidewaiter with no rules, in XDP and in TC also counts what passes, for its API, its interface and its flow; xdp-filter takes \
+         single addresses, and has one)"
+    );
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("prefixes.txt");
     let lists = Lists::new(&file);
     let mut ways = Way::all();
     let names: String = ways.iter().map(|(name, _)| format!("{name:>16}")).collect();
-    println!("\n{:<44}{names}", "a frame that");
+    println!("\n{:<44}{names}{:>16}", "a frame that", "XDP/nftables");
     for (at, case) in CASES.iter().enumerate() {
         let can: Vec<_> = ways.iter_mut().map(|(_, way)| way.apply(at, case, &lists)).collect();
         let before: Vec<_> = ways.iter_mut().map(|(_, way)| way.dropped(at)).collect();
         let mut rounds = vec![Vec::new(); ways.len()];
-        let generators: Vec<_> = ways
-            .iter()
-            .map(|(_, way)| Generator::one_in(live::index(&way.network().client), 1, PORT, PORT))
-            .collect();
+        let generators: Vec<_> =
+            ways.iter().map(|(_, way)| Generator::one_in(live::index(&way.network().client), 1, PORT, PORT)).collect();
         for _ in 0..ROUNDS {
             for (place, (_, way)) in ways.iter().enumerate().filter(|(place, _)| can[*place]) {
                 rounds[place].push(way.network().client.run(|| turn(&generators[place], case.sender)));
@@ -268,7 +267,11 @@ pub(crate) fn print() {
             Some(time) => format!("{:>16}", format!("{time:.0} ({:+.0})", time - wire)),
             None => format!("{:>16}", "-"),
         });
-        println!("{:<44}{}", case.what, figures.collect::<String>());
+        let time_of = |wanted: &str| ways.iter().zip(&times).find(|((name, _), _)| *name == wanted)?.1.to_owned();
+        let ratio = time_of("in XDP")
+            .zip(time_of("nftables"))
+            .map_or_else(|| "-".to_owned(), |(ours, nftables)| format!("{:.2}", ours / nftables));
+        println!("{:<44}{}{ratio:>16}", case.what, figures.collect::<String>());
         // Whoever has not done it was not measured.
         let all = u64::from(FRAMES) * ROUNDS as u64;
         let expected = if case.is_dropped { all * 9 / 10..=all } else { 0..=0 };

@@ -29,7 +29,7 @@ pub(crate) fn print() {
         flood::set_up(&guarded.network);
         let _server = Busy::start(&guarded.network.server);
         println!(
-            "\n{:<34}{:>10}{:>10}{:>10}{:>10}{:>22}",
+            "\n{:<34}{:>10}{:>10}{:>10}{:>10}{:>26}",
             format!("judged in {place}, ms"),
             "p50",
             "p99",
@@ -61,7 +61,7 @@ fn run(guarded: &mut Guarded, mode: &str, rate: u32) -> Outcome {
 fn row(what: &str, outcome: &Outcome) {
     let [answered, refused, failed] = outcome.flood;
     println!(
-        "{what:<34}{:>10.1}{:>10.1}{:>10}{:>10}{:>22}",
+        "{what:<34}{:>10.1}{:>10.1}{:>10}{:>10}{:>26}",
         milliseconds(outcome, 50),
         milliseconds(outcome, 99),
         outcome.others.len(),

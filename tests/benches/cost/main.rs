@@ -1,4 +1,5 @@
-//! What it costs: a packet, a flow that is over, a scrape, memory, spans of flows; and other ways to count packets, side by side.
+//! What it costs: a packet, a flow that is over, a scrape, memory, spans of flows; and other ways to count packets, and to keep them
+//! out, side by side.
 //!
 //! `cargo bench --bench cost` prints all of it, `cargo bench --bench cost -- packet scrape` those sections. It needs what the
 //! integration tests need: root, and namespaces. Goals are printed beside what was measured; missing one fails nothing.

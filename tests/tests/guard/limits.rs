@@ -62,7 +62,7 @@ const SENDERS: [[Ipv4Addr; 2]; 2] =
 const LOADS: [u32; 4] = [5, 10, 20, 100];
 
 /// How long each load goes on: where packets are judged by XDP, and by TC, of which it is known by then that it counts the same.
-const LONG: [Duration; PLACES.len()] = [Duration::from_secs(10), Duration::from_secs(4)];
+const LONG: [Duration; PLACES.len()] = [Duration::from_secs(10), Duration::from_secs(2)];
 
 /// How far what is accepted may be from what is allowed.
 const TOLERANCE: f64 = 0.01;
@@ -162,12 +162,7 @@ impl Limited {
 
 /// Sends what is due, evenly, of each of `sources` for so long; `send` does so for the one at a place. Answers with the times, by
 /// limit.
-fn evenly(
-    load: u32,
-    long: Duration,
-    sources: &[(usize, Ipv4Addr)],
-    mut send: impl FnMut(usize),
-) -> Vec<(usize, Sent)> {
+fn evenly(load: u32, long: Duration, sources: &[(usize, Ipv4Addr)], mut send: impl FnMut(usize)) -> Vec<(usize, Sent)> {
     let limits = limits();
     let mut counts = vec![0; sources.len()];
     let mut times = Vec::new();
@@ -274,7 +269,8 @@ fn assert_as_allowed(guarded: &mut Guarded, limited: &Limited, load: u32, sent: 
     let lost = (sent.len() as u64).checked_sub(passed + above).expect("nothing is judged that was not sent");
     let bounds = [0, 1].map(|which| limited.allowed(sent, which));
     let (least, most) = (bounds[0].min(bounds[1]).saturating_sub(lost), bounds[0].max(bounds[1]));
-    let text = format!("{name} at {load}/10: {} sent, {passed} passed, {least} to {most} allowed, {lost} lost", sent.len());
+    let text =
+        format!("{name} at {load}/10: {} sent, {passed} passed, {least} to {most} allowed, {lost} lost", sent.len());
     println!("{}, {text}", guarded.place());
     assert!(passed as f64 >= least as f64 * (1.0 - TOLERANCE), "too few: {text}");
     assert!(passed as f64 <= most as f64 * (1.0 + TOLERANCE), "too many: {text}");
