@@ -5,6 +5,7 @@
 //! most: they wait in the same queue.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -56,7 +57,7 @@ const FLOODERS_PATIENCE: Duration = Duration::from_secs(2);
 /// The CPU of the server, and that of all who ask.
 const CPUS: [usize; 2] = [0, 1];
 /// Bytes of the answer before they are compressed.
-const TEXT: usize = 48 << 10;
+const TEXT: usize = 32 << 10;
 
 /// The server that is flooded. It is ended when this is dropped.
 #[derive(Debug)]
@@ -180,7 +181,9 @@ pub fn flood(network: &Network, rate: u32, long: Duration) -> Outcome {
                     }
                 });
             }
-            asking.into_iter().for_each(|one| one.join().expect("asks"));
+            for one in asking {
+                one.join().expect("asks");
+            }
             is_over.store(true, Ordering::Relaxed);
         });
     });
@@ -210,7 +213,7 @@ fn text() -> String {
     while text.len() < TEXT {
         let number = random.number();
         text += ["order ", "customer ", "amount ", "paid ", "open "][number as usize % 5];
-        text += &format!("{:x} ", number >> 44);
+        write!(text, "{:x} ", number >> 44).expect("a String takes all");
     }
     text
 }

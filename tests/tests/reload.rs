@@ -96,7 +96,9 @@ fn under_traffic<T>(network: &Network, ports: &[u16], during: impl FnOnce() -> T
             network.client.run(|| {
                 let socket = FrameSocket::new(INTERFACE).expect("is permitted");
                 while !is_over.load(Ordering::Relaxed) {
-                    frames.iter().for_each(|frame| socket.send(frame).expect("is sent"));
+                    for frame in &frames {
+                        socket.send(frame).expect("is sent");
+                    }
                     sent += frames.len() as u64;
                 }
             });
@@ -336,7 +338,7 @@ fn change_rules(accounting: &mut Accounting, namespace: &Namespace, guard: &Guar
         let rules = draft.compile(guard.clone().into(), &apis).expect("there is room");
         let worked_out = began.elapsed();
         accounting.apply(Change { apis: None, rules, thresholds: Thresholds::default() }).expect("is written");
-        [worked_out, began.elapsed() - worked_out]
+        [worked_out, began.elapsed().saturating_sub(worked_out)]
     })
 }
 
