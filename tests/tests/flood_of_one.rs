@@ -48,7 +48,7 @@ fn a_flood_of_one_client_is_not_felt_by_others() {
         assert_eq!(outcome.others_failed, 0, "{place}: all requests of others succeed");
         assert!(!outcome.others.is_empty());
         // Whoever is refused was rejected, and of the flood no more was let in than is allowed.
-        assert!(refused > answered && rejected >= refused, "{place}: {rejected} rejected, {refused} refused");
+        assert!(refused > 0 && rejected >= refused, "{place}: {rejected} rejected, {refused} refused");
         let allowed = f64::from(BURST) + f64::from(LIMIT) * outcome.time.as_secs_f64();
         assert!((answered + failed) as f64 <= allowed * 1.01, "{place}: {answered} answered, {allowed:.0} allowed");
     }

@@ -248,8 +248,7 @@ pub(crate) fn print() {
     let file = directory.path().join("prefixes.txt");
     let lists = Lists::new(&file);
     let mut ways = Way::all();
-    let names: Vec<_> = ways.iter().map(|(name, _)| format!("{name:>16}")).collect();
-    let names = names.concat();
+    let names = ways.iter().map(|(name, _)| format!("{name:>16}")).collect::<Vec<_>>().concat();
     println!("\n{:<44}{names}{:>16}", "a frame that", "XDP/nftables");
     for (at, case) in CASES.iter().enumerate() {
         let can: Vec<_> = ways.iter_mut().map(|(_, way)| way.apply(at, case, &lists)).collect();
