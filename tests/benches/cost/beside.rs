@@ -10,7 +10,8 @@ use std::{
     io::{BufRead as _, BufReader},
     net::IpAddr,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
+    thread::sleep,
     time::Duration,
 };
 
@@ -110,10 +111,7 @@ enum Way {
 impl Way {
     /// All that can be measured here, and their names.
     fn all() -> Vec<(&'static str, Self)> {
-        let guarded = |attach| {
-            let capacity = GuardCapacity { prefixes: 1 << 21, clients: 65_536 };
-            Guarded::on(live::wire(), attach, capacity)
-        };
+        let guarded = |attach| Guarded::on(live::wire(), attach, GuardCapacity { prefixes: 1 << 21, clients: 65_536 });
         let mut all = vec![
             ("wire alone", Self::Nobody(live::wire())),
             ("no rules", Self::Counting(guarded("xdp"))),
@@ -227,7 +225,7 @@ impl XdpFilter {
     }
 
     fn dropped(&self) -> u64 {
-        let mut command = std::process::Command::new("nsenter");
+        let mut command = Command::new("nsenter");
         command.args(["--target", &self.0.0.id().to_string(), "--mount", "--net", "xdp-filter", "status"]);
         let text = output(&mut command);
         let line = text.lines().find_map(|line| line.trim().strip_prefix("XDP_DROP"));
@@ -254,8 +252,8 @@ pub(crate) fn print() {
         let can: Vec<_> = ways.iter_mut().map(|(_, way)| way.apply(at, case, &lists)).collect();
         let before: Vec<_> = ways.iter_mut().map(|(_, way)| way.dropped(at)).collect();
         let mut rounds = vec![Vec::new(); ways.len()];
-        let generators: Vec<_> =
-            ways.iter().map(|(_, way)| Generator::one_in(live::index(&way.network().client), 1, PORT, PORT)).collect();
+        let generator = |way: &Way| Generator::one_in(live::index(&way.network().client), 1, PORT, PORT);
+        let generators: Vec<_> = ways.iter().map(|(_, way)| generator(way)).collect();
         for _ in 0..ROUNDS {
             for (place, (_, way)) in ways.iter().enumerate().filter(|(place, _)| can[*place]) {
                 rounds[place].push(way.network().client.run(|| turn(&generators[place], case.sender)));
@@ -272,7 +270,6 @@ pub(crate) fn print() {
             .zip(time_of("nftables"))
             .map_or_else(|| "-".to_owned(), |(ours, nftables)| format!("{:.2}", ours / nftables));
         println!("{:<44}{}{ratio:>16}", case.what, figures.collect::<String>());
-        // Whoever has not done it was not measured.
         let all = u64::from(FRAMES) * ROUNDS as u64;
         let expected = if case.is_dropped { all * 9 / 10..=all } else { 0..=0 };
         for (place, (name, way)) in ways.iter_mut().enumerate() {
@@ -293,7 +290,9 @@ fn turn(generator: &Generator, sender: IpAddr) -> f64 {
     let time = || thread_cpu_time() + process_cpu_time(put_off);
     let before = time();
     generator.program.run_live(&frame, FRAMES).expect("is run");
-    // What was put off is done by the time that this thread goes on.
-    std::thread::sleep(Duration::from_millis(1));
+    // What was put off counts, too.
+    while !fs::read_to_string(format!("/proc/{put_off}/stat")).expect("is there").contains(") S ") {
+        sleep(Duration::from_micros(200));
+    }
     time().saturating_sub(before).as_secs_f64() * 1e9 / f64::from(FRAMES)
 }
