@@ -62,7 +62,7 @@ const SENDERS: [[Ipv4Addr; 2]; 2] =
 const LOADS: [u32; 4] = [5, 10, 20, 100];
 
 /// How long each load goes on: where packets are judged by XDP, and by TC, of which it is known by then that it counts the same.
-const LONG: [Duration; PLACES.len()] = [Duration::from_secs(10), Duration::from_secs(2)];
+const LONG: [Duration; PLACES.len()] = [Duration::from_secs(10), Duration::from_secs(4)];
 
 /// How far what is accepted may be from what is allowed.
 const TOLERANCE: f64 = 0.01;
