@@ -60,28 +60,28 @@ const LISTS_PER_ENTRY: u32 = 4;
 /// Entries of the table of matches: of each half.
 pub const MATCH_ENTRIES: u32 = MAX_MATCHES / LISTS_PER_ENTRY;
 
-/// Single numbers that both sides write: places in an array, so that none is written with another.
+/// Single numbers that the exporter writes.
 pub mod word {
     /// Counts how often the tables were changed; its lowest bit is the half that is in force.
-    pub const GENERATION: u32 = 0;
+    pub const GENERATION: usize = 0;
     /// The tick after which everything passes, because the exporter has not been heard of for so long.
-    pub const DEADLINE: u32 = 1;
-    /// 1 if somebody has switched the guard off.
-    pub const SWITCHED_OFF: u32 = 2;
+    pub const DEADLINE: usize = 1;
     /// Number of the interval that hits are gathered in.
-    pub const INTERVAL: u32 = 3;
+    pub const INTERVAL: usize = 2;
     /// How many lengths of IPv4 prefixes are blocked.
-    pub const BLOCKED_IPV4: u32 = 4;
+    pub const BLOCKED_IPV4: usize = 3;
     /// How many lengths of IPv6 prefixes are.
-    pub const BLOCKED_IPV6: u32 = 5;
+    pub const BLOCKED_IPV6: usize = 4;
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: usize = 5;
 }
 
 /// What is known of a packet by its transport and port.
 pub mod class {
     /// Of packets without ports, and of those whose ports cannot be read.
     pub const PORTLESS: u16 = 0;
+    /// Of later parts of datagrams: their ports are in the first one.
+    pub const FRAGMENTS: u16 = 1;
     /// Bit of a class in the table of ports: addresses have classes of their own there.
     pub const BY_ADDRESS: u16 = 1 << 15;
 }
@@ -550,8 +550,8 @@ pub trait Judged {
     /// How many bytes the packet is on the wire.
     fn bytes(&self) -> u64;
 
-    /// Whether `units` are within the limit of the rule at `rule`, which is that of `pair`, or of the `client` of it; they are then taken from it.
-    fn admits(&self, rule: u16, pair: u16, client: Option<Address>, units: u64) -> bool;
+    /// Whether `units` are within the limit of `rule`, which is that of `pair`, or of the `client` of it; they are then taken from it.
+    fn admits(&self, rule: &GuardRule, pair: u16, client: Option<Address>, units: u64) -> bool;
 
     /// Whether the packet is to pass whatever rules say, because more would break than traffic: asked only if it is about to
     /// be dropped.
@@ -684,7 +684,7 @@ fn exceeds<J: Judged>(judged: &J, rule: &GuardRule, step: Step, facts: &Facts) -
     } else {
         None
     };
-    let is_admitted = judged.admits(step.rule, step.pair, client, units);
+    let is_admitted = judged.admits(rule, step.pair, client, units);
     if is_admitted {
         judged.note(step.pair, Verdict::Pass);
     }

@@ -1,5 +1,7 @@
 //! The maps: what userspace fills and reads.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
@@ -231,14 +233,56 @@ static API_RECORDS: Array<ApiRecord> = Array::with_max_entries(MAX_APIS as u32, 
 #[map]
 static INTERFACE_RECORDS: Array<InterfaceRecord> = Array::with_max_entries(MAX_INTERFACES as u32, 0);
 
-/// Single numbers of the guard, by [`word`](tidewaiter_common::guard::word). Userspace writes them, and the guard of the
+/// A map of one entry whose place is known when the programs are loaded, so that to read it is a load: an array asks first
+/// whether there is such an entry. Userspace knows it by the name of its section.
+#[repr(transparent)]
+pub(crate) struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: who reads or writes what is in it says why that is sound.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// As it is before userspace has written to it.
+    ///
+    /// # Safety
+    /// Zeros must be a value of `T`.
+    const unsafe fn zeroed() -> Self {
+        // SAFETY: the caller's.
+        Self(UnsafeCell::new(unsafe { core::mem::zeroed() }))
+    }
+
+    /// Where it is. The compiler, which sees nobody write to it, is not told that it is this: it would take it for zeros.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> *const T {
+        #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "the instruction changes it, or so it says"))]
+        let mut place = self.0.get().cast_const();
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: there is no instruction.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
+        }
+        place
+    }
+}
+
+/// Single numbers of the guard, by [`word`](tidewaiter_common::guard::word). The exporter writes them, and the guard of the
 /// exporter that takes over goes on with them.
-#[map]
-pub(crate) static GUARD_WORDS: Array<u64> = Array::with_max_entries(word::COUNT, 0);
+// SAFETY: nothing else in the object has this name or is in this section; it is of integers.
+#[unsafe(link_section = ".bss.GUARD_WORDS")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_WORDS: Shared<[u64; word::COUNT]> = unsafe { Shared::zeroed() };
+
+/// Whether somebody has switched the guard off. By itself, because others than the exporter write it too.
+// SAFETY: as above.
+#[unsafe(link_section = ".bss.GUARD_SWITCH")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_SWITCH: Shared<u64> = unsafe { Shared::zeroed() };
 
 /// What all packets have in common, of each half. Written by userspace, as are all that come next.
-#[map]
-pub(crate) static GUARD_HEADERS: Array<GuardHeader> = Array::with_max_entries(HALVES, 0);
+// SAFETY: as above.
+#[unsafe(link_section = ".bss.GUARD_HEADERS")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_HEADERS: Shared<[GuardHeader; HALVES as usize]> = unsafe { Shared::zeroed() };
 
 /// The rules of each half.
 #[map]

@@ -147,13 +147,13 @@ impl Accounting {
 
     /// Has the guard judge packets, or let all pass.
     pub fn switch_guard(&mut self, on: bool) -> Result<(), KernelError> {
-        self.kernel.set_guard_word(word::SWITCHED_OFF, u64::from(!on))?;
+        self.kernel.switch_guard(on)?;
         self.notice_switch()
     }
 
     /// Whether the guard is on, as far as anybody has switched it.
     pub fn is_guard_on(&self) -> Result<bool, KernelError> {
-        Ok(self.kernel.guard_word(word::SWITCHED_OFF)? == 0)
+        Ok(self.kernel.is_guard_on()?)
     }
 
     /// Tells if somebody has switched the guard.

@@ -436,7 +436,7 @@ impl GuardRegistry {
             pairs,
             is_on: guard.is_on() || self.blocks,
             enforces: guard.enforces,
-            is_switched_off: kernel.guard_word(word::SWITCHED_OFF)? != 0,
+            is_switched_off: !kernel.is_guard_on()?,
             generation: self.generation,
             clients,
             client_capacity: kernel.guard_capacity().clients.into(),

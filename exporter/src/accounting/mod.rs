@@ -80,7 +80,7 @@ impl Accounting {
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let guard = GuardRegistry::restore(&mut kernel)?;
-        let was_guard_on = kernel.guard_word(word::SWITCHED_OFF)? == 0;
+        let was_guard_on = kernel.is_guard_on()?;
         if !was_guard_on {
             warn!("the guard is switched off: everything passes (tidewaiter guard on)");
         }

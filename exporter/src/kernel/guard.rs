@@ -14,7 +14,7 @@ use aya::{
 use tidewaiter_common::{
     ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME,
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, HALVES,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, HALVES,
         HIT_ENTRIES, Hit, InterfaceGuardCounters, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
     },
     interface::InterfaceSlot,
@@ -26,7 +26,7 @@ use tracing::debug;
 use super::{
     Kernel, KernelError, TestRun,
     attach::has_kind,
-    pins::PinError,
+    pins::{PinError, pin_name},
     system::{update_array, wait_for_programs},
     tables::{name, read, write},
 };
@@ -63,8 +63,10 @@ impl Kernel {
         let generation = self.guard_word(word::GENERATION)? + 1;
         let half = (generation & 1) as u32;
         let first_prefix = half * self.guard.prefixes;
-        let header = tidewaiter_common::guard::GuardHeader { first_prefix, ..*tables.header };
-        self.write_part(name::GUARD_HEADERS, half, 1, &[header])?;
+        let header = GuardHeader { first_prefix, ..*tables.header };
+        let mut headers: [GuardHeader; HALVES as usize] = self.get(name::GUARD_HEADERS, 0)?;
+        headers[half as usize] = header;
+        self.set(name::GUARD_HEADERS, 0, &headers)?;
         self.write_part(name::GUARD_RULES, half, MAX_RULES.into(), &tables.rules)?;
         self.write_part(name::GUARD_LISTS, half, MAX_LISTS.into(), &tables.lists)?;
         self.write_part(name::GUARD_CLASSES, half, MAX_CLASSES.into(), &tables.classes)?;
@@ -108,13 +110,26 @@ impl Kernel {
     }
 
     /// A number of the guard: see [`word`].
-    pub fn guard_word(&self, word: u32) -> Result<u64, KernelError> {
-        self.get(name::GUARD_WORDS, word as u16)
+    pub fn guard_word(&self, word: usize) -> Result<u64, KernelError> {
+        let words: [u64; word::COUNT] = self.get(name::GUARD_WORDS, 0)?;
+        Ok(words[word])
     }
 
     /// Writes a number of the guard.
-    pub fn set_guard_word(&mut self, word: u32, number: u64) -> Result<(), KernelError> {
-        self.set(name::GUARD_WORDS, word as u16, &number)
+    pub fn set_guard_word(&mut self, word: usize, number: u64) -> Result<(), KernelError> {
+        let mut words: [u64; word::COUNT] = self.get(name::GUARD_WORDS, 0)?;
+        words[word] = number;
+        self.set(name::GUARD_WORDS, 0, &words)
+    }
+
+    /// Whether the guard is on: nobody has switched it off.
+    pub fn is_guard_on(&self) -> Result<bool, KernelError> {
+        self.get::<u64>(name::GUARD_SWITCH, 0).map(|is_off| is_off == 0)
+    }
+
+    /// Switches the guard on or off: then everything passes.
+    pub fn switch_guard(&mut self, on: bool) -> Result<(), KernelError> {
+        self.set(name::GUARD_SWITCH, 0, &u64::from(!on))
     }
 
     /// How large the guard's maps are.
@@ -293,19 +308,19 @@ impl Kernel {
 /// # Errors
 /// [`KernelError::Pins`] if others could have put something else there, or that of the map.
 pub fn switch_pinned_guard(folder: &Path, on: bool) -> Result<bool, KernelError> {
-    let Some(mut words) = pinned_words(folder)? else { return Ok(false) };
-    words.set(word::SWITCHED_OFF, u64::from(!on), 0).map_err(write(name::GUARD_WORDS))?;
+    let Some(mut switch) = pinned_switch(folder)? else { return Ok(false) };
+    switch.set(0, u64::from(!on), 0).map_err(write(name::GUARD_SWITCH))?;
     Ok(true)
 }
 
 /// Whether the guard that is pinned in `folder` is on; `None` if there is none.
 pub fn is_pinned_guard_on(folder: &Path) -> Result<Option<bool>, KernelError> {
-    let Some(words) = pinned_words(folder)? else { return Ok(None) };
-    Ok(Some(words.get(&word::SWITCHED_OFF, 0).map_err(read(name::GUARD_WORDS))? == 0))
+    let Some(switch) = pinned_switch(folder)? else { return Ok(None) };
+    Ok(Some(switch.get(&0, 0).map_err(read(name::GUARD_SWITCH))? == 0))
 }
 
-fn pinned_words(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelError> {
-    let path = folder.join(name::GUARD_WORDS);
+fn pinned_switch(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelError> {
+    let path = folder.join(pin_name(name::GUARD_SWITCH));
     let of_folder = match std::fs::metadata(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         of_folder => of_folder.map_err(|source| PinError::Io { action: "look at", path: folder.to_owned(), source })?,
@@ -316,8 +331,8 @@ fn pinned_words(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelErro
     if of_folder.uid() != rustix::process::geteuid().as_raw() || of_folder.mode() & 0o022 != 0 {
         return Err(PinError::Unsafe { path: folder.to_owned() }.into());
     }
-    let data = MapData::from_pin(&path).map_err(read(name::GUARD_WORDS))?;
-    Array::try_from(Map::Array(data)).map(Some).map_err(read(name::GUARD_WORDS))
+    let data = MapData::from_pin(&path).map_err(read(name::GUARD_SWITCH))?;
+    Array::try_from(Map::Array(data)).map(Some).map_err(read(name::GUARD_SWITCH))
 }
 
 impl Kernel {

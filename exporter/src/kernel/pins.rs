@@ -180,7 +180,7 @@ impl Pins {
         let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
         let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
         let is_ours = |name: &str| {
-            name::ALL.contains(&name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
+            name::ALL.iter().any(|map| pin_name(map) == name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
         };
         names.into_iter().find(|name| !is_ours(name))
     }
@@ -198,7 +198,7 @@ impl Pins {
 
     /// Where the map called `name` is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.path.join(pin_name(name))
     }
 
     /// Where it is pinned that a program is attached.
@@ -333,6 +333,11 @@ impl Pins {
     fn entries(&self) -> impl Iterator<Item = PathBuf> {
         fs::read_dir(&self.path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
     }
+}
+
+/// What the pin of a map is called: a BPF file system takes no dots.
+pub(super) fn pin_name(map: &str) -> &str {
+    map.strip_prefix(".bss.").unwrap_or(map)
 }
 
 /// Removes the pin at `path`, which detaches what it keeps attached if it is a link. Nothing need be there.

@@ -55,8 +55,9 @@ pub(super) mod name {
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
     pub(in crate::kernel) const FRAME_PROGRAMS: &str = "FRAME_PROGRAMS";
-    pub(in crate::kernel) const GUARD_WORDS: &str = "GUARD_WORDS";
-    pub(in crate::kernel) const GUARD_HEADERS: &str = "GUARD_HEADERS";
+    pub(in crate::kernel) const GUARD_WORDS: &str = ".bss.GUARD_WORDS";
+    pub(in crate::kernel) const GUARD_SWITCH: &str = ".bss.GUARD_SWITCH";
+    pub(in crate::kernel) const GUARD_HEADERS: &str = ".bss.GUARD_HEADERS";
     pub(in crate::kernel) const GUARD_RULES: &str = "GUARD_RULES";
     pub(in crate::kernel) const GUARD_LISTS: &str = "GUARD_LISTS";
     pub(in crate::kernel) const GUARD_CLASSES: &str = "GUARD_CLASSES";
@@ -81,7 +82,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 47] = [
+    pub(in crate::kernel) const ALL: [&str; 48] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -111,6 +112,7 @@ pub(super) mod name {
         INTERFACE_RECORDS,
         FRAME_PROGRAMS,
         GUARD_WORDS,
+        GUARD_SWITCH,
         GUARD_HEADERS,
         GUARD_RULES,
         GUARD_LISTS,
