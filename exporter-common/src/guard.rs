@@ -72,8 +72,10 @@ pub mod word {
     pub const BLOCKED_IPV4: usize = 3;
     /// How many lengths of IPv6 prefixes are.
     pub const BLOCKED_IPV6: usize = 4;
+    /// The random number that [`group`](crate::clients::group) is asked with; 0 while there is none yet.
+    pub const CLIENT_SEED: usize = 5;
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// What is known of a packet by its transport and port.
@@ -232,8 +234,8 @@ pub struct GuardRule {
     pub action: u8,
     /// Whether it is enforced, not only observed.
     pub is_enforced: u8,
-    /// Whether it is about payload that the API does not expect.
-    pub is_about_payload: u8,
+    /// When it is asked: a bit for each [`Stage`] by its number, see [`GuardRule::stages`].
+    pub stages: u8,
     /// Pads to 4 bytes.
     pub reserved: [u8; 3],
     /// Which anomalies it is about: a bit for each [`AnomalyKind`](crate::anomaly::AnomalyKind) by its number; all packets if
@@ -245,6 +247,32 @@ pub struct GuardRule {
     pub ipv4_mask: Address,
     /// The bits of an IPv6 address that do.
     pub ipv6_mask: Address,
+}
+
+impl GuardRule {
+    /// When a rule is asked that has this action and unit, and is about payload that is not expected, or is not. Those that let everything
+    /// pass are asked always: they stand before others.
+    #[must_use]
+    pub const fn stages(action: Action, unit: Unit, is_about_payload: bool) -> u8 {
+        const fn bits(stages: &[Stage]) -> u8 {
+            let mut bits = 0;
+            let mut place = 0;
+            while place < stages.len() {
+                bits |= 1 << stages[place] as u8;
+                place += 1;
+            }
+            bits
+        }
+        let is_about_request = matches!(unit, Unit::Requests);
+        match action {
+            _ if is_about_payload && is_about_request => bits(&[Stage::Payload, Stage::Request]),
+            _ if is_about_payload => bits(&[Stage::Payload]),
+            _ if is_about_request => bits(&[Stage::Request]),
+            Action::Allow => u8::MAX,
+            Action::Mark => bits(&[Stage::Buffer, Stage::Marks]),
+            Action::Drop | Action::Reject => bits(&[Stage::Frame, Stage::Buffer]),
+        }
+    }
 }
 
 /// A rule that matches, and what is kept of it for the API that the packet is for.
@@ -281,8 +309,8 @@ pub struct GuardHeader {
     pub whos: u32,
     /// What there is to judge: see [`judges`].
     pub judges: u32,
-    /// Pads to 8 bytes.
-    pub reserved: u32,
+    /// Groups of clients that have limits: see [`clients`](crate::clients).
+    pub client_groups: u32,
     /// Ports whose established connections are left alone; 0 where there is none.
     pub protected_ports: [u16; MAX_PROTECTED_PORTS],
 }
@@ -340,18 +368,6 @@ pub struct GuardAddressKey {
     pub key: AddressKey,
     /// The half.
     pub half: u32,
-}
-
-/// A key of the limits of clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct ClientKey {
-    /// The client, as far as it makes one.
-    pub client: Address,
-    /// The place of rule and API among the pairs.
-    pub pair: u32,
-    /// Pads to 8 bytes: what is on the stack is written in words.
-    pub reserved: u32,
 }
 
 /// A key of the blocks.
@@ -473,7 +489,7 @@ pub struct Hit {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        BlockKey, BlockedLength, ClassEntry, ClientKey, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, Hit,
+        BlockKey, BlockedLength, ClassEntry, GuardAddressKey, GuardCounters, GuardHeader, GuardRule, Hit,
         InterfaceGuardCounters, List,
     };
 
@@ -483,7 +499,7 @@ mod pod {
             $(unsafe impl aya::Pod for $name {})+
         };
     }
-    pod!(GuardRule, List, GuardHeader, ClassEntry, GuardAddressKey, ClientKey, BlockKey, GuardCounters);
+    pod!(GuardRule, List, GuardHeader, ClassEntry, GuardAddressKey, BlockKey, GuardCounters);
     pod!(InterfaceGuardCounters, Hit, BlockedLength);
 }
 
@@ -493,7 +509,6 @@ const _: () = {
     assert!(size_of::<GuardHeader>() == size_of::<PrefixHeader>() + 16 + 2 * MAX_PROTECTED_PORTS);
     assert!(size_of::<ClassEntry>() == 8);
     assert!(size_of::<GuardAddressKey>() == 24);
-    assert!(size_of::<ClientKey>() == 24);
     assert!(size_of::<BlockKey>() == 24);
     assert!(size_of::<Hit>() == 40);
 };
@@ -603,7 +618,7 @@ pub fn ask<J: Judged>(judged: &J, step: Step, facts: &Facts, stage: Stage, was_o
     let Step { rule: index, pair } = step;
     let Some(rule) = judged.rule(index) else { return outcome::PASS };
     let is_enforced = rule.is_enforced != 0;
-    if was_observed && !is_enforced || !is_of(rule, stage) || !is_about(rule, facts) {
+    if was_observed && !is_enforced || rule.stages & 1 << stage as u8 == 0 || !is_about(rule, facts) {
         return outcome::NEXT;
     }
     if rule.action == ALLOW {
@@ -634,23 +649,6 @@ pub fn ask<J: Judged>(judged: &J, step: Step, facts: &Facts, stage: Stage, was_o
         Verdict::Drop => outcome::DROP,
         Verdict::Reject => outcome::REJECT,
         _ => outcome::OBSERVED,
-    }
-}
-
-/// Whether `rule` is asked at this stage. Those that let everything pass are at each: they stand before others.
-#[inline(always)]
-const fn is_of(rule: &GuardRule, stage: Stage) -> bool {
-    let is_about_request = Unit::Requests.is(rule.unit);
-    let is_late = is_about_request || rule.is_about_payload != 0;
-    if rule.action == ALLOW && !is_late {
-        return true;
-    }
-    match stage {
-        Stage::Frame => !is_late && rule.action != MARK,
-        Stage::Buffer => !is_late,
-        Stage::Marks => !is_late && rule.action == MARK,
-        Stage::Request => is_about_request,
-        Stage::Payload => rule.is_about_payload != 0,
     }
 }
 

@@ -24,6 +24,7 @@ pub mod address;
 pub mod anomaly;
 pub mod api;
 pub mod atomic;
+pub mod clients;
 pub mod counters;
 pub mod details;
 pub mod direction;

@@ -15,13 +15,14 @@ use crate::{
         told::ToldAnomaly,
     },
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    clients::Group,
     details::ApiDetails,
     direction::Direction,
     event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit,
-        InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
+        BlockKey, ClassEntry, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit, InterfaceGuardCounters,
+        List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
     },
     http::{METHODS, STATUS_CODES},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// Increased with every change of what is pinned that the sizes and names below do not show.
-const REVISION: u64 = 3;
+const REVISION: u64 = 4;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
 pub const SCRATCH_BYTES: u64 = 456;
@@ -76,7 +77,7 @@ const fn layout() -> u64 {
         size_of::<GuardRule>() as u64,
         size_of::<List>() as u64,
         size_of::<ClassEntry>() as u64,
-        size_of::<ClientKey>() as u64,
+        size_of::<Group>() as u64,
         size_of::<BlockKey>() as u64,
         size_of::<GuardCounters>() as u64,
         size_of::<InterfaceGuardCounters>() as u64,

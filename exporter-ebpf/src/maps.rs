@@ -19,13 +19,14 @@ use tidewaiter_common::{
         told::{Allowance, EVIDENCE_BYTES, ToldAnomaly},
     },
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    clients::Group,
     details::ApiDetails,
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey,
-        GuardCounters, GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES,
-        MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters,
+        GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_BLOCKS,
+        MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
     },
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},
@@ -329,14 +330,13 @@ pub(crate) static BLOCKS: HashMap<BlockKey, u64> = HashMap::with_max_entries(MAX
 #[map]
 pub(crate) static API_LIMITS: Array<u64> = Array::with_max_entries(MAX_PAIRS as u32, 0);
 
-/// Words of the limits that clients have; those that were not seen for long are forgotten for new ones. Userspace says how
-/// many there can be.
+/// The limits that clients have: see [`clients`](tidewaiter_common::clients). Userspace says how many there can be.
 #[map]
-pub(crate) static CLIENT_LIMITS: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(1, 0);
+pub(crate) static CLIENT_LIMITS: Array<Group> = Array::with_max_entries(1, 0);
 
-/// How many entries were ever made in that, a number for each CPU.
+/// How many clients were forgotten there who were short of something, a number for each CPU.
 #[map]
-pub(crate) static CLIENT_LIMITS_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CLIENTS_EVICTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// What was decided, by pair, a set for each CPU; never reset.
 #[map]

@@ -1,12 +1,14 @@
 //! Limits of rates. Functions of their own: the verifier would follow each attempt to the end of all that comes after.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
-use tidewaiter_common::guard::GuardRule;
+use tidewaiter_common::{
+    clients::{Client, EVICTED, Group, NOWHERE, claim, find, group},
+    guard::{GuardRule, word},
+};
 
-use super::seen::GuardScratch;
+use super::{header, number, seen::GuardScratch};
 use crate::{
     context::{nanoseconds, precise_nanoseconds},
-    maps::{API_LIMITS, CLIENT_LIMITS, CLIENT_LIMITS_MADE},
+    maps::{API_LIMITS, CLIENT_LIMITS, CLIENTS_EVICTED},
 };
 
 /// Takes `units` from the limit of `rule` that the API has: 1 if it was within that.
@@ -26,26 +28,44 @@ pub(super) extern "C" fn take_from_api(scratch: *mut GuardScratch, rule: &GuardR
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn take_from_client(scratch: *mut GuardScratch, rule: &GuardRule, pair: u16, units: u64) -> u32 {
-    // SAFETY: this CPU's own entry.
-    let key = unsafe {
-        (&raw mut (*scratch).client.pair).write_volatile(pair.into());
-        &(*scratch).client
+    // SAFETY: this CPU's own entry, written to a moment ago.
+    let (key, half) = unsafe { ((*scratch).client.halves(), (*scratch).walk.half) };
+    let owner = u64::from(pair);
+    let index = group(key, owner, number(word::CLIENT_SEED), header(half.into()).client_groups);
+    let Some(group) = CLIENT_LIMITS.get_ptr_mut(index) else { return 1 };
+    // SAFETY: an entry of the map, which is written to in this way alone.
+    let mut place = unsafe { find(group, key, owner) };
+    if place >= NOWHERE {
+        place = add_client(scratch, group, owner);
+    }
+    if place >= NOWHERE {
+        return 1;
+    }
+    // SAFETY: as above; there is such a place.
+    let word = unsafe {
+        let client = (&raw mut (*group).places).cast::<Client>().add(place as usize);
+        &raw mut (*client).word
     };
-    let mut word = CLIENT_LIMITS.get_ptr_mut(key);
-    if word.is_none() {
-        // Another CPU may be faster: then its entry is as good.
-        if CLIENT_LIMITS.insert(key, &0, BPF_NOEXIST.into()).is_ok()
-            && let Some(made) = CLIENT_LIMITS_MADE.get_ptr_mut(0)
-        {
-            // SAFETY: this CPU's own entry; who interrupts this one may be counted for it, or the other way round.
-            unsafe { *made += 1 };
-        }
-        word = CLIENT_LIMITS.get_ptr_mut(key);
+    take(word, scratch, rule, units)
+}
+
+/// Gives the client a place.
+// SAFETY: nothing else in the object has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn add_client(scratch: *mut GuardScratch, group: *mut Group, owner: u64) -> u32 {
+    // SAFETY: this CPU's own entry, and an entry of the map.
+    let claimed = unsafe {
+        let (key, tick) = ((*scratch).client.halves(), (*scratch).seen.tick);
+        claim(group, key, owner, nanoseconds(tick))
+    };
+    if claimed & EVICTED != 0
+        && let Some(evicted) = CLIENTS_EVICTED.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's own entry; who interrupts this one may be counted for it, or the other way round.
+        unsafe { *evicted += 1 };
     }
-    match word {
-        Some(word) => take(word, scratch, rule, units),
-        None => 1,
-    }
+    claimed & !EVICTED
 }
 
 #[inline(always)]

@@ -30,6 +30,7 @@ use tidewaiter_common::{
     transport::Transport,
 };
 
+pub(crate) use self::seen::GuardScratch;
 use self::{
     block::{blocks_anything, is_blocked},
     exempt::is_exempt,
@@ -37,7 +38,6 @@ use self::{
     note::{count, count_anomaly, note_hit},
     seen::{READ, Seen, has_source},
 };
-pub(crate) use self::seen::GuardScratch;
 use crate::{
     context::is_replay,
     maps::{
@@ -106,7 +106,7 @@ impl Judged for Arrival {
     fn admits(&self, rule: &GuardRule, pair: u16, client: Option<Address>, units: u64) -> bool {
         let is_admitted = if let Some(client) = client {
             // SAFETY: this CPU's own entry.
-            unsafe { client.write_to(&raw mut (*self.scratch).client.client) };
+            unsafe { client.write_to(&raw mut (*self.scratch).client) };
             take_from_client(self.scratch, rule, pair, units)
         } else {
             take_from_api(self.scratch, rule, pair, units)
@@ -126,7 +126,9 @@ impl Judged for Arrival {
         if verdict != Verdict::Pass {
             note_hit(seen, pair, verdict as u8);
         }
-        if matches!(verdict, Verdict::Drop | Verdict::Reject) && seen.anomaly != tidewaiter_common::anomaly::stateless::NONE {
+        if matches!(verdict, Verdict::Drop | Verdict::Reject)
+            && seen.anomaly != tidewaiter_common::anomaly::stateless::NONE
+        {
             count_anomaly(seen);
         }
     }

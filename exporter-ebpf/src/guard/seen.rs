@@ -5,7 +5,7 @@ use tidewaiter_common::{
     anomaly::stateless::{NONE, stateless_kind},
     flow::FlowKey,
     frame::Frame,
-    guard::{ClientKey, judges},
+    guard::judges,
     interface::LOOPBACK_INDEX,
     packet::{Packet, protocol, tcp_flag},
     reason::Reason,
@@ -86,7 +86,7 @@ const NO_TRANSPORT: u8 = u8::MAX;
 pub(crate) struct GuardScratch {
     pub(super) seen: Seen,
     /// Whose limit is asked.
-    pub(super) client: ClientKey,
+    pub(super) client: Address,
     pub(super) walk: Walk,
     /// What the packet is to be marked with; 0 if it is not.
     pub(super) mark: u32,
@@ -125,13 +125,7 @@ pub(super) struct Arrives {
 
 /// Leaves what matters of a packet for the rest.
 #[inline(always)]
-pub(super) fn see<F: Frame>(
-    scratch: *mut GuardScratch,
-    packet: &Packet,
-    frame: &F,
-    reason: u8,
-    arrival: &Arrives,
-) {
+pub(super) fn see<F: Frame>(scratch: *mut GuardScratch, packet: &Packet, frame: &F, reason: u8, arrival: &Arrives) {
     // SAFETY: this CPU's own entry.
     unsafe {
         let seen = &raw mut (*scratch).seen;

@@ -431,7 +431,7 @@ impl GuardRegistry {
             pairs.push(PairSnapshot { rule, api, packets, verdicts, created: from_nanoseconds(record.created) });
         }
         pairs.sort_by(|one, other| (&one.api, &one.rule).cmp(&(&other.api, &other.rule)));
-        let (clients_made, clients) = kernel.client_limits()?;
+        let (clients, clients_evicted) = kernel.client_limits()?;
         Ok(Some(GuardSnapshot {
             pairs,
             is_on: guard.is_on() || self.blocks,
@@ -440,7 +440,7 @@ impl GuardRegistry {
             generation: self.generation,
             clients,
             client_capacity: kernel.guard_capacity().clients.into(),
-            clients_evicted: clients_made.saturating_sub(clients),
+            clients_evicted,
         }))
     }
 }

@@ -137,7 +137,7 @@ pub fn compile(guard: &Guard, apis: &[Api], capacity: usize, pairs: &mut dyn Pai
         first_prefix: 0,
         whos: built.combinations.len() as u32,
         judges: judged(guard),
-        reserved: 0,
+        client_groups: 0,
         protected_ports,
     });
     let rules = guard.rules.iter().map(rule).collect();
@@ -200,7 +200,11 @@ fn rule(rule: &Rule) -> GuardRule {
         is_per_client: matches!(per, Some(Per::Client { .. })).into(),
         action: *action as u8,
         is_enforced: (*is_enforced).into(),
-        is_about_payload: (*condition == Condition::UnexpectedPayload).into(),
+        stages: GuardRule::stages(
+            *action,
+            limit.as_ref().map_or(Unit::None, |limit| limit.unit),
+            *condition == Condition::UnexpectedPayload,
+        ),
         reserved: [0; 3],
         anomalies,
         mark: *mark,

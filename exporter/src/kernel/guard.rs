@@ -1,6 +1,12 @@
 //! The guard's maps, and what attaches it.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use aya::{
     Pod,
@@ -11,11 +17,14 @@ use aya::{
         xdp::{XdpLink, XdpLinkId},
     },
 };
+use rustix::time::{ClockId, clock_gettime};
 use tidewaiter_common::{
     ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME,
+    clients::{Group, groups},
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, HALVES,
-        HIT_ENTRIES, Hit, InterfaceGuardCounters, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader,
+        HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES,
+        word,
     },
     interface::InterfaceSlot,
     prefix::PREFIX_FILTER_WORDS,
@@ -27,10 +36,13 @@ use super::{
     Kernel, KernelError, TestRun,
     attach::has_kind,
     pins::{PinError, pin_name},
-    system::{update_array, wait_for_programs},
+    system::{Cursor, update_array, wait_for_programs},
     tables::{name, read, write},
 };
 use crate::{chain::chain, guard::compile::Tables};
+
+/// Groups of clients that are looked at to find out how many there are.
+const GROUPS_LOOKED_AT: u32 = 4096;
 
 /// How large the guard's maps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +62,7 @@ impl Default for GuardCapacity {
 impl GuardCapacity {
     /// The maps and their sizes.
     pub(super) fn sizes(self) -> [(&'static str, u32); 2] {
-        [(name::GUARD_PREFIXES, self.prefixes.saturating_mul(HALVES)), (name::CLIENT_LIMITS, self.clients)]
+        [(name::GUARD_PREFIXES, self.prefixes.saturating_mul(HALVES)), (name::CLIENT_LIMITS, groups(self.clients))]
     }
 }
 
@@ -63,7 +75,7 @@ impl Kernel {
         let generation = self.guard_word(word::GENERATION)? + 1;
         let half = (generation & 1) as u32;
         let first_prefix = half * self.guard.prefixes;
-        let header = GuardHeader { first_prefix, ..*tables.header };
+        let header = GuardHeader { first_prefix, client_groups: groups(self.guard.clients), ..*tables.header };
         let mut headers: [GuardHeader; HALVES as usize] = self.get(name::GUARD_HEADERS, 0)?;
         headers[half as usize] = header;
         self.set(name::GUARD_HEADERS, 0, &headers)?;
@@ -170,13 +182,31 @@ impl Kernel {
         Ok(hits)
     }
 
-    /// How many entries there ever were in the table of clients' limits, and about how many there are.
+    /// How many clients there are whose limits are not whole, and how many such were ever forgotten for others.
+    ///
+    /// The first is an estimate if there is room for more than 16,384 clients: so many groups of them are looked at, and who is in
+    /// which of them is by chance.
     pub fn client_limits(&self) -> Result<(u64, u64), KernelError> {
-        let made: PerCpuArray<_, u64> = self.map(name::CLIENT_LIMITS_MADE)?;
-        let made = made.get(&0, 0).map_err(read(name::CLIENT_LIMITS_MADE))?.iter().sum();
-        let limits: HashMap<_, tidewaiter_common::guard::ClientKey, u64> = self.map(name::CLIENT_LIMITS)?;
-        let there = limits.keys().take(self.guard.clients as usize).flatten().count();
-        Ok((made, there as u64))
+        let evicted: PerCpuArray<_, u64> = self.map(name::CLIENTS_EVICTED)?;
+        let evicted = evicted.get(&0, 0).map_err(read(name::CLIENTS_EVICTED))?.iter().sum();
+        let all = groups(self.guard.clients);
+        let looked_at = all.min(GROUPS_LOOKED_AT);
+        let batch = self.some_entries::<u32, Group>(name::CLIENT_LIMITS, Cursor::default(), looked_at as usize)?;
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+        let places = batch.entries.iter().flat_map(|(_, group)| &group.places);
+        let short = places.filter(|client| client.is_short(now)).count() as u64;
+        Ok((short * u64::from(all) / u64::from(looked_at), evicted))
+    }
+
+    /// Makes sure that there is a random number by which clients find their places.
+    pub(super) fn seed_clients(&mut self) -> Result<(), KernelError> {
+        if self.guard_word(word::CLIENT_SEED)? == 0 {
+            // The standard library's hashes begin with random numbers of the system's.
+            let random = RandomState::new().build_hasher().finish();
+            self.set_guard_word(word::CLIENT_SEED, random | 1)?;
+        }
+        Ok(())
     }
 
     /// Blocks `key` until a tick, or not at all.

@@ -176,6 +176,7 @@ impl Kernel {
             took_over,
             lost_flows,
         };
+        kernel.seed_clients()?;
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {

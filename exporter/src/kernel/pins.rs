@@ -180,7 +180,10 @@ impl Pins {
         let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
         let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
         let is_ours = |name: &str| {
-            name::ALL.iter().any(|map| pin_name(map) == name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
+            name::ALL.iter().any(|map| pin_name(map) == name)
+                || parse_hook(name).is_some()
+                || is_guard(name)
+                || is_tracepoint(name)
         };
         names.into_iter().find(|name| !is_ours(name))
     }

@@ -70,7 +70,7 @@ pub(super) mod name {
     pub(in crate::kernel) const BLOCKS: &str = "BLOCKS";
     pub(in crate::kernel) const API_LIMITS: &str = "API_LIMITS";
     pub(in crate::kernel) const CLIENT_LIMITS: &str = "CLIENT_LIMITS";
-    pub(in crate::kernel) const CLIENT_LIMITS_MADE: &str = "CLIENT_LIMITS_MADE";
+    pub(in crate::kernel) const CLIENTS_EVICTED: &str = "CLIENTS_EVICTED";
     pub(in crate::kernel) const GUARD_COUNTERS: &str = "GUARD_COUNTERS";
     pub(in crate::kernel) const INTERFACE_GUARD: &str = "INTERFACE_GUARD";
     pub(in crate::kernel) const HITS: &str = "HITS";
@@ -126,7 +126,7 @@ pub(super) mod name {
         BLOCKS,
         API_LIMITS,
         CLIENT_LIMITS,
-        CLIENT_LIMITS_MADE,
+        CLIENTS_EVICTED,
         GUARD_COUNTERS,
         INTERFACE_GUARD,
         HITS,
