@@ -164,8 +164,10 @@ pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Lost::COUNT as u32, 0);
 
 /// What is an anomaly. Written by userspace.
-#[map]
-pub(crate) static ANOMALY_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+// SAFETY: nothing else in the object has this name or is in this section; it is of integers.
+#[unsafe(link_section = ".bss.ANOMALY_SETTINGS")]
+#[unsafe(no_mangle)]
+pub(crate) static ANOMALY_SETTINGS: Shared<Settings> = unsafe { Shared::zeroed() };
 
 /// Anomalies of each API, a set for each CPU. Userspace makes it zeros before an API gets the slot.
 #[map]

@@ -5,18 +5,18 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tidewaiter_common::{
-    ACCOUNT_GUARDED_INDEX, ASK_BUFFER_INDEX,
+    ACCOUNT_RECEIVE_INDEX, ASK_BUFFER_INDEX, REFUSE_BUFFER_INDEX,
     direction::Direction,
     flow::Flow,
     frame::Framing,
     guard::{Stage, decision, judges},
     interface::{InterfaceEntry, guarded},
-    packet::Packet,
+    packet::{Packet, protocol},
     wire::Wire,
 };
 
 use super::{
-    ASK_NEXT, ask_rule, header, in_force, judge_seen, judges_packets, scratch,
+    ASK_NEXT, ask_rule, decided, header, in_force, judge_seen, judges_packets, scratch,
     seen::{Arrives, GuardScratch, READ, see, see_flow},
 };
 use crate::{
@@ -60,7 +60,8 @@ fn ask(ctx: &TcContext) {
 #[inline(always)]
 pub(crate) fn ask_rule_buffer(ctx: &TcContext) -> i32 {
     let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
-    let decided = ask_rule(scratch);
+    ask_rule(scratch);
+    let decided = decided(scratch);
     if decided == ASK_NEXT {
         ask(ctx);
     }
@@ -104,12 +105,39 @@ fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) 
         decision::DROP => TC_ACT_SHOT,
         // Nobody is there to be answered.
         decision::REJECT if is_replay() => TC_ACT_SHOT,
-        decision::REJECT => reject_buffer(ctx.skb.skb),
+        decision::REJECT => refuse(ctx),
         _ => {
-            // SAFETY: the program there is of the same type. Where there is none, the packet passes, and is not counted.
-            unsafe { PROGRAMS.tail_call(ctx, ACCOUNT_GUARDED_INDEX) };
+            let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
+            // SAFETY: this CPU's own entry. The program there is of the same type; where there is none, the packet passes, and is not
+            // counted.
+            unsafe {
+                (&raw mut (*scratch).was_judged).write_volatile(1);
+                PROGRAMS.tail_call(ctx, ACCOUNT_RECEIVE_INDEX);
+                (&raw mut (*scratch).was_judged).write_volatile(0);
+            }
             TC_ACT_UNSPEC
         }
+    }
+}
+
+/// Has the buffer answered, by another program.
+#[inline(always)]
+fn refuse(ctx: &TcContext) -> i32 {
+    // SAFETY: the program there is of the same type. Where there is none, the buffer passes.
+    unsafe { PROGRAMS.tail_call(ctx, REFUSE_BUFFER_INDEX) };
+    TC_ACT_UNSPEC
+}
+
+/// Answers the buffer that a rule has refused: a verdict of TC.
+#[inline(always)]
+pub(crate) fn refuse_buffer(ctx: &TcContext) -> i32 {
+    let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry.
+    let (stage, protocol) = unsafe { ((*scratch).walk.stage(), (*scratch).seen.protocol) };
+    match stage {
+        // There is a connection, of which both ends know.
+        Stage::Request | Stage::Payload if protocol == protocol::TCP => reset_both(ctx.skb.skb),
+        _ => reject_buffer(ctx.skb.skb),
     }
 }
 
@@ -143,9 +171,9 @@ fn judge_buffer(ctx: &TcContext, tick: u64, half: u32, framing: Framing, stage: 
 fn judge(ctx: &TcContext, scratch: *mut GuardScratch, half: u32, stage: Stage) -> u32 {
     // SAFETY: this CPU's own entry.
     unsafe { (&raw mut (*scratch).mark).write_volatile(0) };
-    let decided = judge_seen(scratch, half, stage as u32);
+    judge_seen(scratch, half, stage as u32);
     mark(ctx, scratch);
-    decided
+    decided(scratch)
 }
 
 /// Leaves what matters of what was read so.
@@ -202,8 +230,7 @@ fn conclude_payload(ctx: &TcContext, decided: u32) -> i32 {
             }
             match decided {
                 decision::REJECT if is_replay() => TC_ACT_SHOT,
-                decision::REJECT if sight.is_tcp() => reset_both(ctx.skb.skb),
-                decision::REJECT => reject_buffer(ctx.skb.skb),
+                decision::REJECT => refuse(ctx),
                 _ => TC_ACT_SHOT,
             }
         }

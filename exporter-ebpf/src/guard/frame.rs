@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use tidewaiter_common::{
-    ASK_FRAME_INDEX,
+    ASK_FRAME_INDEX, REFUSE_FRAME_INDEX,
     frame::{Frame, Framing},
     guard::{Stage, decision},
     packet::Packet,
@@ -17,7 +17,7 @@ use tidewaiter_common::{
 };
 
 use super::{
-    ASK_NEXT, ask_rule, in_force, judge_seen, judges_packets, scratch,
+    ASK_NEXT, ask_rule, decided, in_force, judge_seen, judges_packets, scratch,
     seen::{Arrives, GuardScratch, READ, leave, left, see},
 };
 use crate::{
@@ -47,7 +47,7 @@ impl Frame for Linear<'_> {
 }
 
 /// The whole of a frame, copied from wherever it lies.
-struct Paged<'a>(&'a XdpContext);
+pub(crate) struct Paged<'a>(pub(crate) &'a XdpContext);
 
 impl Frame for Paged<'_> {
     #[inline(always)]
@@ -86,8 +86,9 @@ pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
 /// Asks the next rule about the frame that was seen: a verdict of XDP.
 #[inline(always)]
 pub(crate) fn ask_rule_frame(ctx: &XdpContext) -> u32 {
-    let decided = scratch().map_or(decision::PASS, |scratch| ask_rule(scratch));
-    go_on(ctx, decided)
+    let Some(scratch) = scratch() else { return XDP_PASS };
+    ask_rule(scratch);
+    go_on(ctx, decided(scratch))
 }
 
 /// Has the next rule asked if there is one, or does what was decided: a verdict of XDP.
@@ -112,18 +113,31 @@ fn conclude(ctx: &XdpContext, slot: u16, decided: u32) -> u32 {
             XDP_DROP
         }
         decision::REJECT => {
-            counters.rejected += 1;
-            let verdict = reject_frame(ctx.ctx);
-            if verdict == XDP_TX {
-                counters.answered += 1;
-            }
-            verdict
+            // SAFETY: the program there is of the same type. Where there is none, the frame passes.
+            unsafe { FRAME_PROGRAMS.tail_call(ctx, REFUSE_FRAME_INDEX) };
+            counters.passed += 1;
+            XDP_PASS
         }
         _ => {
             counters.passed += 1;
             XDP_PASS
         }
     }
+}
+
+/// Answers a frame that a rule has refused: a verdict of XDP.
+#[inline(always)]
+pub(crate) fn refuse_frame(ctx: &XdpContext) -> u32 {
+    let slot = interface(ctx.ingress_ifindex() as u32).slot;
+    let verdict = reject_frame(ctx.ctx);
+    if let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) {
+        // SAFETY: as in `conclude`.
+        unsafe {
+            (*counters).rejected += 1;
+            (*counters).answered += u64::from(verdict == XDP_TX);
+        }
+    }
+    verdict
 }
 
 #[inline(always)]
@@ -139,7 +153,8 @@ fn judge_frame(ctx: &XdpContext, tick: u64, half: u32) -> u32 {
         read_any_frame(ctx.ctx);
         see_frame(ctx.ctx, scratch, tick, half);
     }
-    judge_seen(scratch, half, Stage::Frame as u32)
+    judge_seen(scratch, half, Stage::Frame as u32);
+    decided(scratch)
 }
 
 /// Reads the headers of whatever has not the usual shape.

@@ -20,8 +20,8 @@ use tidewaiter_common::{
     address::Address,
     api::{AddressKey, port_index},
     guard::{
-        ClassEntry, Facts, GuardAddressKey, GuardHeader, GuardRule, Judged, List, MAX_CLASSES, MAX_LISTS, MAX_RULES,
-        PROTECTED, Stage, Verdict, ask, class, class_place, decision, judges, match_place, outcome, word,
+        self, ClassEntry, Facts, GuardAddressKey, GuardHeader, GuardRule, Judged, List, MAX_CLASSES, MAX_LISTS,
+        MAX_RULES, PROTECTED, Stage, Verdict, class, class_place, decision, judges, match_place, outcome, word,
     },
     packet::protocol,
     prefix::{NOBODY, PREFIX_FILTER_WORDS, PrefixEntry, PrefixTable, lookup},
@@ -204,12 +204,32 @@ fn entry_of(half: u32, class: u16) -> Option<&'static ClassEntry> {
     GUARD_CLASSES.get(half * u32::from(MAX_CLASSES) + u32::from(class))
 }
 
-/// What is to become of the packet that was seen, by blocks and rules: see [`decision`]. A function of its own: the verifier
+/// Finds out what is to become of the packet that was seen, by blocks and rules: see [`decided`]. A function of its own: the verifier
 /// would follow each way of reading a packet to its end.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_seen(scratch: *mut GuardScratch, half: u32, stage: u32) -> u32 {
+extern "C" fn judge_seen(scratch: *mut GuardScratch, half: u32, stage: u32) {
+    decide(scratch, judge(scratch, half, stage));
+}
+
+/// Leaves what is to become of the packet, for [`decided`].
+#[inline(always)]
+fn decide(scratch: *mut GuardScratch, decided: u32) {
+    // SAFETY: this CPU's own entry.
+    unsafe { (&raw mut (*scratch).decided).write_volatile(decided) };
+}
+
+/// What is to become of the packet that was seen: a [`decision`], or [`ASK_NEXT`]. It was left in a map: to the verifier it is one
+/// unknown number, not each that it can be.
+#[inline(always)]
+fn decided(scratch: *mut GuardScratch) -> u32 {
+    // SAFETY: this CPU's own entry.
+    unsafe { (&raw const (*scratch).decided).read_volatile() }
+}
+
+#[inline(always)]
+fn judge(scratch: *mut GuardScratch, half: u32, stage: u32) -> u32 {
     // SAFETY: this CPU's own entry, written to a moment ago.
     let seen = unsafe { &(*scratch).seen };
     if seen.reason != READ && !has_source(seen.reason) {
@@ -252,7 +272,7 @@ extern "C" fn judge_seen(scratch: *mut GuardScratch, half: u32, stage: u32) -> u
         (&raw mut (*walk).was_observed).write_volatile(was_observed.into());
         (&raw mut (*walk).place).write_volatile(0);
     }
-    ask_rule(scratch)
+    ask(scratch)
 }
 
 /// That the next rule is to be asked, besides what a [`decision`] can be. Each is asked by [`ask_rule`], and all but the first by a
@@ -281,11 +301,16 @@ impl Walk {
     }
 }
 
-/// Asks the next rule about the packet that was seen: answers with a [`decision`], or with [`ASK_NEXT`].
+/// Asks the next rule about the packet that was seen: see [`decided`].
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ask_rule(scratch: *mut GuardScratch) -> u32 {
+extern "C" fn ask_rule(scratch: *mut GuardScratch) {
+    decide(scratch, ask(scratch));
+}
+
+#[inline(always)]
+fn ask(scratch: *mut GuardScratch) -> u32 {
     // SAFETY: this CPU's own entry, written to a moment ago.
     let (seen, walk) = unsafe { (&(*scratch).seen, &mut (*scratch).walk) };
     let Some(list) = rules_of(walk.half.into(), walk.list) else { return decision::PASS };
@@ -303,7 +328,7 @@ extern "C" fn ask_rule(scratch: *mut GuardScratch) -> u32 {
         anomaly: seen.anomaly,
     };
     let arrival = Arrival { scratch, half: walk.half.into() };
-    match ask(&arrival, *step, &facts, walk.stage(), walk.was_observed != 0) {
+    match guard::ask(&arrival, *step, &facts, walk.stage(), walk.was_observed != 0) {
         outcome::OBSERVED => walk.was_observed = 1,
         outcome::DROP => return decision::DROP,
         outcome::REJECT => return decision::REJECT,
@@ -311,6 +336,20 @@ extern "C" fn ask_rule(scratch: *mut GuardScratch) -> u32 {
         _ => {}
     }
     if is_last { decision::PASS } else { ASK_NEXT }
+}
+
+/// Whether the buffer that is accounted was judged, in which case the program that did ended in this one. To be asked once.
+#[inline(always)]
+pub(crate) fn was_judged() -> bool {
+    let Some(scratch) = scratch() else { return true };
+    // SAFETY: this CPU's own entry; volatile, so that the verifier sees an unknown number.
+    unsafe {
+        let judged = &raw mut (*scratch).was_judged;
+        judged.read_volatile() != 0 && {
+            judged.write_volatile(0);
+            true
+        }
+    }
 }
 
 /// What this CPU's functions of the guard leave for each other.

@@ -88,8 +88,12 @@ pub(crate) struct GuardScratch {
     /// Whose limit is asked.
     pub(super) client: Address,
     pub(super) walk: Walk,
+    /// What is to become of the packet.
+    pub(super) decided: u32,
     /// What the packet is to be marked with; 0 if it is not.
     pub(super) mark: u32,
+    /// Whether the packet was judged, and is about to be accounted.
+    pub(super) was_judged: u32,
     /// How reading the packet went, if that took a function of its own.
     reason: u8,
     packet: Packet,
@@ -151,8 +155,7 @@ pub(super) fn see<F: Frame>(scratch: *mut GuardScratch, packet: &Packet, frame: 
         (&raw mut (*seen).reason).write_volatile(reason);
         if header(arrival.half).judges & judges::ANOMALIES != 0 {
             let read = Reason::from_index(reason).map_or(Ok(()), Err);
-            // Until userspace has said what is expected, everything is.
-            let expects = |number| settings().is_none_or(|settings| settings.expected.contains(number));
+            let expects = |number| settings().expected.contains(number);
             let kind = stateless_kind(packet, frame, read, expects, arrival.interface == LOOPBACK_INDEX);
             (&raw mut (*seen).anomaly).write_volatile(kind);
         }

@@ -19,7 +19,7 @@ use aya::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use tidewaiter_common::{
-    ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME,
+    ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME, REFUSE_FRAME, REFUSE_FRAME_INDEX,
     clients::{Group, groups},
     guard::{
         BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader,
@@ -394,8 +394,10 @@ fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat
 
 /// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
 pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
-    load_frame_program(ebpf, ASK_FRAME)?;
-    set_frame_program(ebpf, ASK_FRAME_INDEX, ASK_FRAME)?;
+    for (index, name) in [(REFUSE_FRAME_INDEX, REFUSE_FRAME), (ASK_FRAME_INDEX, ASK_FRAME)] {
+        load_frame_program(ebpf, name)?;
+        set_frame_program(ebpf, index, name)?;
+    }
     load_frame_program(ebpf, GUARD_FRAME)
 }
 

@@ -44,7 +44,7 @@ pub(super) mod name {
     pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
-    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = "ANOMALY_SETTINGS";
+    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = ".bss.ANOMALY_SETTINGS";
     pub(in crate::kernel) const API_ANOMALIES: &str = "API_ANOMALIES";
     pub(in crate::kernel) const API_OPENINGS: &str = "API_OPENINGS";
     pub(in crate::kernel) const SOURCES: &str = "SOURCES";
