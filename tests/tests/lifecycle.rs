@@ -57,9 +57,9 @@ fn nothing_is_left_after_a_signal_to_end() {
             let namespace = Namespace::new();
             let mut exporter = Exporter::start(&namespace, &configuration(mode));
             let programs = loaded_by(&exporter);
-            // Both that are attached to the interface, three at tracepoints, the one that they end in, the one that finishes
-            // flows, and the clock.
-            assert_eq!((programs.len(), attached(&namespace)), (8, expected), "{mode}");
+            // Both that are attached to the interface, three at tracepoints, two that they end in, the one that finishes
+            // flows, the clock, and eight of the guard.
+            assert_eq!((programs.len(), attached(&namespace)), (16, expected), "{mode}");
             assert!(programs.is_subset(&loaded()));
 
             let status = exporter.end(signal);
