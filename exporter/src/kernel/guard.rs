@@ -347,11 +347,15 @@ fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat
     Ok(TestRun { verdict: result.return_value.cast_signed(), duration: result.duration })
 }
 
-/// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
+/// Loads the programs that judge frames. A kernel that does not take them judges buffers alone.
 pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
     load_frame_program(ebpf, ASK_FRAME)?;
-    set_frame_program(ebpf, ASK_FRAME_INDEX, ASK_FRAME)?;
     load_frame_program(ebpf, GUARD_FRAME)
+}
+
+/// Has the programs that judge frames end in those that were loaded.
+pub(super) fn set_programs(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
+    set_frame_program(ebpf, ASK_FRAME_INDEX, ASK_FRAME)
 }
 
 /// Puts a loaded program among those of XDP that others end in.

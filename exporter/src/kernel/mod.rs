@@ -261,19 +261,23 @@ fn load_object(
     }
     load_program(&mut ebpf, CLOCK)?;
     load_program(&mut ebpf, FINISH)?;
-    load_program(&mut ebpf, FOLLOW)?;
-    set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
-    for (index, name) in [
+    let others = [
+        (FOLLOW_INDEX, FOLLOW),
         (INSPECT_INDEX, INSPECT),
         (ASK_BUFFER_INDEX, ASK_BUFFER),
         (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
         (ACCOUNT_GUARDED_INDEX, ACCOUNT_GUARDED),
         (GUARD_BUFFER_INDEX, GUARD_BUFFER),
-    ] {
+    ];
+    for (_, name) in others {
         load_program(&mut ebpf, name)?;
+    }
+    let guard = guard::load(&mut ebpf);
+    // The programs of an exporter before this one end in these from now on: none of them before all are there.
+    for (index, name) in others {
         set_program(&mut ebpf, index, name)?;
     }
-    if let Err(error) = guard::load(&mut ebpf) {
+    if let Err(error) = guard.and_then(|()| guard::set_programs(&mut ebpf)) {
         warn!(%error, "the guard judges packets in TC alone");
     }
     Ok(ebpf)
