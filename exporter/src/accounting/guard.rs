@@ -113,6 +113,8 @@ pub(super) struct GuardRegistry {
     /// Interfaces whose devices count each frame that reaches a program of XDP, by index.
     counting: HashSet<u32>,
     places: BTreeMap<u32, GuardPlace>,
+    /// Whether it is known which interfaces are accounted.
+    knows_interfaces: bool,
     /// Interfaces whose packets were ever judged as socket buffers, by index.
     were_buffers: HashSet<u32>,
     generation: u64,
@@ -289,18 +291,24 @@ impl GuardRegistry {
         }
     }
 
+    /// Takes note that it is known which interfaces are accounted: until then the guard stays where one before us has attached it.
+    pub(super) const fn note_interfaces(&mut self) {
+        self.knows_interfaces = true;
+    }
+
     /// Whether there is anything to judge when a packet comes in.
     const fn judges_packets(&self) -> bool {
         self.blocks || self.judges & (judges::PACKETS | judges::MARKS) != 0
     }
 
-    /// Attaches the guard to the interfaces that are accounted, as far as there is anything to judge; answers with what went wrong.
+    /// Attaches the guard to the interfaces that are accounted, once they are known and as far as there is anything to judge; answers
+    /// with what went wrong.
     pub(super) fn place<'a>(
         &mut self,
         kernel: &mut Kernel,
         interfaces: impl Iterator<Item = &'a Interface>,
     ) -> Vec<KernelError> {
-        let Some(guard) = self.guard.clone() else { return Vec::new() };
+        let Some(guard) = self.guard.clone().filter(|_| self.knows_interfaces) else { return Vec::new() };
         let mut failures = Vec::new();
         let payload = if self.judges & (judges::REQUESTS | judges::PAYLOAD) != 0 { guarded::PAYLOAD } else { 0 };
         let marks = if self.judges & judges::MARKS != 0 { guarded::MARKS } else { 0 };
@@ -365,9 +373,10 @@ impl GuardRegistry {
         self.places.get(&index).copied()
     }
 
-    /// Lets the kernel know that the exporter is there: until what tick it is to go on by itself.
+    /// Lets the kernel know that the exporter is there: until what tick it is to go on by itself. Not before the guard is attached:
+    /// what one before us has attached may not fit the rules.
     pub(super) fn beat(&self, kernel: &mut Kernel, ticks: Ticks) -> Result<(), KernelError> {
-        let Some(guard) = &self.guard else { return Ok(()) };
+        let Some(guard) = self.guard.as_ref().filter(|_| self.knows_interfaces) else { return Ok(()) };
         kernel.set_guard_word(word::DEADLINE, ticks.after(guard.hold))
     }
 

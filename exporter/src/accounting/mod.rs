@@ -128,7 +128,9 @@ impl Accounting {
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
         let mut failures = self.interfaces.apply(&mut self.kernel, wanted, Instant::now());
+        self.guard.note_interfaces();
         failures.extend(self.place_guard());
+        failures.extend(self.beat().err());
         failures
     }
 
