@@ -170,10 +170,13 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
     tell_start(&shared, fingerprint.hash());
     let control = open_control(&socket, &shared);
-    if let Some(discovered) = &mut discovered
-        && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
-    {
-        apply_scan(&shared, scan);
+    if let Some(discovered) = &mut discovered {
+        match timeout(FIRST_SCAN, discovered.recv()).await {
+            Ok(scan) => scan.into_iter().for_each(|scan| apply_scan(&shared, scan)),
+            Err(_) => warn!(
+                "it takes long to look for listening sockets: until that is done, their traffic is unmapped and not judged"
+            ),
+        }
     }
 
     let (stop_serving, stopped) = oneshot::channel::<()>();
@@ -283,7 +286,10 @@ fn start_accounting(
             shared.accounting().apply_apis(&apis)?;
             None
         }
-        ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
+        ApiSource::Discovered(discovery) => {
+            shared.accounting().await_apis();
+            Some(discovery::start(discovery, shared.accounting().inherited_apis())?)
+        }
     };
     let blocks = StateFile::new(guard.blocks.state.clone()).load();
     let mut accounting = shared.accounting();
@@ -485,6 +491,9 @@ fn apply_scan(shared: &Shared, Scan { apis, collector }: Scan) {
         && let Err(error) = accounting.apply_apis(&apis)
     {
         error!(%error, "cannot change which APIs are counted: trying again after the next look at the sockets");
+    }
+    if let Err(error) = accounting.beat() {
+        warn!(%error, "cannot look after the guard");
     }
 }
 
