@@ -314,6 +314,12 @@ fn inherit(
             // What is in force goes on to be, so there must be room for as much.
             let there = pins.entries_of(tables::name::GUARD_PREFIXES).unwrap_or_default() / HALVES;
             guard.prefixes = guard.prefixes.max(there);
+            if guard.prefixes != there {
+                // What is in force points into a table that the programs to come do not have; and those that are there do not have the
+                // one to come.
+                guard::let_all_pass(pins.path())?;
+                info!("all passes until the rules are in force with more room for prefixes");
+            }
             for (name, entries) in guard.sizes() {
                 if pins.remove_if_sized_otherwise(name, entries)? {
                     info!(map = name, entries, "what the guard knows of senders has another size now: it begins empty");
