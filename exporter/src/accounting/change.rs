@@ -50,9 +50,8 @@ struct Before {
 
 impl Accounting {
     /// What is needed to work out rules apart from the accounting, and the APIs that there are now.
-    #[must_use]
-    pub fn draft(&self) -> (Draft, Vec<Api>) {
-        (self.guard.draft(&self.kernel), self.apis.all())
+    pub fn draft(&self) -> Result<(Draft, Vec<Api>), KernelError> {
+        Ok((self.guard.draft(&self.kernel)?, self.apis.all()))
     }
 
     /// Makes `change` what is in force. APIs, rules and limits that keep their names go on from where they are.

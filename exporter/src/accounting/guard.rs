@@ -27,7 +27,7 @@ use crate::{
         reserved::BLOCK,
     },
     interfaces::Interface,
-    kernel::{Kernel, KernelError, Ticks, from_nanoseconds},
+    kernel::{ClientCount, ClientLimits, Kernel, KernelError, Ticks, from_nanoseconds},
     snapshot::{GuardSnapshot, PairSnapshot},
 };
 
@@ -55,6 +55,7 @@ pub enum GuardError {
 #[derive(Debug)]
 pub struct Draft {
     taking: Taking,
+    limits: ClientLimits,
     /// Entries of prefixes that there is room for.
     capacity: usize,
     /// Which rules were in force.
@@ -73,9 +74,23 @@ pub struct Compiled {
 
 impl Draft {
     /// Works out `guard` while there are these APIs. It may take long, with many prefixes.
-    pub fn compile(self, guard: Arc<Guard>, apis: &[Api]) -> Result<Compiled, CompileError> {
-        let Self { mut taking, capacity, generation } = self;
-        let tables = compile(&guard, apis, capacity, &mut taking)?;
+    ///
+    /// # Errors
+    /// [`GuardError::Compile`]; or [`GuardError::Kernel`], if what is left of others' limits cannot be forgotten.
+    pub fn compile(self, guard: Arc<Guard>, apis: &[Api]) -> Result<Compiled, GuardError> {
+        let Self { taking: mut first, limits, capacity, generation } = self;
+        let mut again = first.clone();
+        let mut tables = compile(&guard, apis, capacity, &mut first)?;
+        let mut taking = first;
+        if !taking.reused().is_empty() {
+            again.reserve(taking.taken.keys());
+            tables = compile(&guard, apis, capacity, &mut again)?;
+            taking = again;
+        }
+        let reused = taking.reused();
+        if !reused.is_empty() {
+            limits.forget(&reused)?;
+        }
         let Taking { taken, new, .. } = taking;
         Ok(Compiled { guard, tables, taken, new, generation })
     }
@@ -120,6 +135,7 @@ pub(super) struct GuardRegistry {
     /// Interfaces whose packets were ever judged as socket buffers, by index.
     were_buffers: HashSet<u32>,
     generation: u64,
+    clients: ClientCount,
     interval: u32,
     interval_began: Option<SystemTime>,
 }
@@ -145,14 +161,15 @@ impl GuardRegistry {
     /// Puts the rules in force for these APIs, all at once.
     pub(super) fn apply(&mut self, kernel: &mut Kernel, apis: &[Api]) -> Result<(), GuardError> {
         let Some(guard) = self.guard.clone() else { return Ok(()) };
-        let compiled = self.draft(kernel).compile(guard, apis)?;
+        let compiled = self.draft(kernel)?.compile(guard, apis)?;
         self.commit(kernel, compiled)
     }
 
     /// What it takes to work rules out apart from this, so that nobody waits for it.
-    pub(super) fn draft(&self, kernel: &Kernel) -> Draft {
+    pub(super) fn draft(&self, kernel: &Kernel) -> Result<Draft, KernelError> {
         let capacity = kernel.guard_capacity().prefixes as usize;
-        Draft { taking: self.pairs.taking(), capacity, generation: self.generation }
+        let limits = kernel.client_limits()?;
+        Ok(Draft { taking: self.pairs.taking(), limits, capacity, generation: self.generation })
     }
 
     /// The rules in force, if there were ever any.
@@ -173,9 +190,7 @@ impl GuardRegistry {
             let base = kernel.guard_counters(place)?;
             let record = record(&rule, &api, base);
             kernel.set_pair_record(place, &record)?;
-            self.pairs.places.retain(|_, held| *held != place);
-            self.pairs.places.insert((rule, api), place);
-            self.pairs.records.insert(place, record);
+            self.pairs.give((rule, api), place, record);
         }
         let Tables { header, .. } = &tables;
         let judges = header.judges;
@@ -367,7 +382,7 @@ impl GuardRegistry {
     }
 
     /// What the guard has decided, and how it is; `None` if nobody has asked for one.
-    pub(super) fn snapshot(&self, kernel: &Kernel) -> Result<Option<GuardSnapshot>, KernelError> {
+    pub(super) fn snapshot(&mut self, kernel: &Kernel) -> Result<Option<GuardSnapshot>, KernelError> {
         let Some(guard) = &self.guard else { return Ok(None) };
         let mut pairs = Vec::new();
         for (place, record) in self.pairs.records.iter().filter(|(place, _)| self.pairs.current.contains(place)) {
@@ -381,16 +396,16 @@ impl GuardRegistry {
             pairs.push(PairSnapshot { rule, api, packets, verdicts, created: from_nanoseconds(record.created) });
         }
         pairs.sort_by(|one, other| (&one.api, &one.rule).cmp(&(&other.api, &other.rule)));
-        let (clients_made, clients) = kernel.client_limits()?;
+        kernel.count_client_limits(&mut self.clients)?;
         Ok(Some(GuardSnapshot {
             pairs,
             is_on: guard.is_on() || self.blocks,
             enforces: guard.enforces,
             is_switched_off: kernel.guard_word(word::SWITCHED_OFF)? != 0,
             generation: self.generation,
-            clients,
+            clients: self.clients.there(),
             client_capacity: kernel.guard_capacity().clients.into(),
-            clients_evicted: clients_made.saturating_sub(clients),
+            clients_evicted: self.clients.evicted(),
         }))
     }
 }

@@ -17,7 +17,7 @@ use super::{DaemonError, Following, on_signal};
 use crate::{
     accounting::{
         change::Change,
-        guard::{Compiled, Draft},
+        guard::{Compiled, Draft, GuardError},
     },
     api::Api,
     chain::chain,
@@ -206,9 +206,12 @@ impl Reloads {
     }
 
     fn begin(&mut self, asked: Asked, shared: &Shared) {
-        let (draft, apis) = shared.accounting().draft();
+        let drafted = shared.accounting().draft();
         let (source, in_force) = (self.source.clone(), Arc::clone(&self.in_force));
-        let task = spawn_blocking(move || Loaded::by(&source, &in_force, draft, &apis));
+        let task = spawn_blocking(move || match drafted {
+            Ok((draft, apis)) => Loaded::by(&source, &in_force, draft, &apis),
+            Err(error) => Loaded::failed(chain(&error)),
+        });
         self.under_way = Some((asked, task));
     }
 
@@ -372,10 +375,14 @@ impl Ready {
             ApiSource::Configured(apis) => apis,
             ApiSource::Discovered(_) => apis,
         };
-        let rules = draft.compile(Arc::new(configuration.guard.clone()), apis).map_err(|error| {
-            let is_for_room = matches!(error, CompileError::Prefixes(PrefixesError::TooLarge { .. }));
-            let advice = if is_for_room { "; a restart makes room for more than there was at the start" } else { "" };
-            Refusal::Refused(format!("{}{advice}", chain(&error)))
+        let rules = draft.compile(Arc::new(configuration.guard.clone()), apis).map_err(|error| match error {
+            GuardError::Compile(error) => {
+                let is_for_room = matches!(error, CompileError::Prefixes(PrefixesError::TooLarge { .. }));
+                let advice =
+                    if is_for_room { "; a restart makes room for more than there was at the start" } else { "" };
+                Refusal::Refused(format!("{}{advice}", chain(&error)))
+            }
+            error => Refusal::Failed(chain(&error)),
         })?;
         Ok(Some(Self { configuration, rules }))
     }

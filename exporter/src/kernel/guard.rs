@@ -155,15 +155,6 @@ impl Kernel {
         Ok(hits)
     }
 
-    /// How many entries there ever were in the table of clients' limits, and about how many there are.
-    pub fn client_limits(&self) -> Result<(u64, u64), KernelError> {
-        let made: PerCpuArray<_, u64> = self.map(name::CLIENT_LIMITS_MADE)?;
-        let made = made.get(&0, 0).map_err(read(name::CLIENT_LIMITS_MADE))?.iter().sum();
-        let limits: HashMap<_, tidewaiter_common::guard::ClientKey, u64> = self.map(name::CLIENT_LIMITS)?;
-        let there = limits.keys().take(self.guard.clients as usize).flatten().count();
-        Ok((made, there as u64))
-    }
-
     /// Blocks `key` until a tick, or not at all.
     ///
     /// # Errors

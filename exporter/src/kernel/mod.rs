@@ -5,6 +5,7 @@
 mod anomalies;
 mod attach;
 mod btf;
+mod client_limits;
 pub mod error;
 mod events;
 pub mod features;
@@ -47,6 +48,7 @@ use self::{
 };
 pub use self::{
     attach::{Attachment, Hook},
+    client_limits::{ClientCount, ClientLimits},
     error::KernelError,
     events::QuietSince,
     flows::{FlowTable, Walk},
