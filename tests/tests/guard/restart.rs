@@ -214,7 +214,7 @@ fn room_for_more_prefixes_drops_nobody_who_may_come() {
         let more = (0..count).map(|number| format!(", \"{}/32\"", Ipv4Addr::from_bits(0x0b00_0000 + 2 * number)));
         format!(
             "interfaces = [\"{INTERFACE}\"]\n\
-             [guard]\nattach = \"xdp\"\nhold = \"60s\"\n\
+             [guard]\nattach = \"tc\"\nhold = \"60s\"\n\
              [[api]]\nname = \"orders\"\nports = [{PORT}]\ntransport = \"udp\"\n\
              [[rule]]\nname = \"known\"\nfrom = [\"{GOOD}\"{}]\naction = \"allow\"\n\
              [[rule]]\nname = \"others\"\naction = \"drop\"\nmode = \"enforce\"\n",
