@@ -279,10 +279,13 @@ impl GuardRegistry {
             let is_answered = self.judges & judges::ANSWERS != 0 && self.paired.contains(index);
             let wants_xdp = guard.attach != GuardAttach::Tc && *index != LOOPBACK_INDEX && !is_answered;
             let is_xdp = wants_xdp
-                && match kernel.attach_guard(*index, name) {
+                && match kernel.attach_guard(*index, name, payload | marks) {
                     Ok(()) => true,
                     Err(error) if guard.attach == GuardAttach::Xdp => {
                         failures.push(error);
+                        // Nowhere, as it is asked for: nor where it was judged before.
+                        failures.extend(kernel.replace_guard(*index, payload).err());
+                        self.leave(kernel, *index);
                         continue;
                     }
                     Err(error) => {
@@ -299,11 +302,7 @@ impl GuardRegistry {
             let place = if is_xdp { GuardPlace::Xdp } else { GuardPlace::Tc };
             if !is_xdp {
                 self.were_buffers.insert(*index);
-            }
-            let bits = payload | if is_xdp { marks } else { guarded::BUFFERS };
-            failures.extend(kernel.set_guarded_buffers(*index, bits).err());
-            if !is_xdp {
-                kernel.detach_guard(*index);
+                failures.extend(kernel.replace_guard(*index, payload | guarded::BUFFERS).err());
             }
             if self.places.insert(*index, place) != Some(place) {
                 info!(interface = name, place = place.as_str(), "judging packets");

@@ -214,23 +214,28 @@ impl Kernel {
         blocks.iter().collect::<Result<_, _>>().map_err(read(name::BLOCKS))
     }
 
-    /// Has frames of the interface called `name` judged, in the place of a guard of an exporter before us if there is one.
+    /// Has frames of the interface called `name` judged, in the place of a guard of an exporter before us if there is one; and
+    /// `guarded` is what there is to be done for its buffers from then on, see
+    /// [`guarded`](tidewaiter_common::interface::guarded). No packet is judged as both: for a moment, as neither.
     ///
     /// # Errors
-    /// If the driver cannot do that, or somebody else's program is there.
-    pub fn attach_guard(&mut self, index: u32, name: &str) -> Result<(), KernelError> {
+    /// If the driver cannot do that, or somebody else's program is there. What there is to be done for buffers is then to be said
+    /// again.
+    pub fn attach_guard(&mut self, index: u32, name: &str, guarded: u8) -> Result<(), KernelError> {
         if self.guards.contains_key(&index) {
-            return Ok(());
+            return self.set_guarded(index, guarded);
         }
         let failed = |source: ProgramError| KernelError::Attach {
             program: GUARD_FRAME,
             interface: name.to_owned(),
             source: source.into(),
         };
+        // One that the kernel did not take cannot come after what does nothing.
+        xdp(&mut self.ebpf, GUARD_FRAME)?.fd().map_err(failed)?;
         let pin = self.pins.as_ref().map(|pins| pins.guard(index));
-        let program = xdp(&mut self.ebpf, GUARD_FRAME)?;
         if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
-            match take_over(program, pin) {
+            self.set_guarded(index, guarded)?;
+            match take_over(xdp(&mut self.ebpf, GUARD_FRAME)?, pin) {
                 Ok(link) => {
                     self.guards.insert(index, link);
                     return Ok(());
@@ -243,14 +248,25 @@ impl Kernel {
                 pins.detach_guard(index);
             }
         }
-        let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(failed)?;
-        let link = take(program, id).map_err(failed)?;
+        let link = self.attach_idle(index).map_err(failed)?;
+        self.set_guarded(index, guarded)?;
+        let link = replace(xdp(&mut self.ebpf, GUARD_FRAME)?, link).map_err(failed)?;
         let link = match pin {
             Some(pin) => link.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?.into(),
             None => link,
         };
         self.guards.insert(index, link);
         Ok(())
+    }
+
+    /// Attaches what lets every frame pass, for the guard to take its place: by then it is known that the driver can do that.
+    fn attach_idle(&mut self, index: u32) -> Result<FdLink, ProgramError> {
+        let program: &mut Xdp = self.ebpf.program_mut(BASELINE_FRAME).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let id = program.attach_to_if_index(index, XdpMode::Driver)?;
+        take(program, id)
     }
 
     /// Has frames of the interface with `index` judged no more; it may be gone already.
@@ -260,6 +276,16 @@ impl Kernel {
             pins.detach_guard(index);
         }
         drop(link);
+    }
+
+    /// The same, and says what there is to be done for its buffers instead: after the last one that was judged as a frame has been
+    /// handed on.
+    pub fn replace_guard(&mut self, index: u32, guarded: u8) -> Result<(), KernelError> {
+        if self.guarded().contains(&index) {
+            self.detach_guard(index);
+            wait_for_programs();
+        }
+        self.set_guarded(index, guarded)
     }
 
     /// Indexes of the interfaces whose frames are judged, by us or by an exporter before us.
@@ -378,7 +404,11 @@ fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, K
 }
 
 fn take_over(program: &mut Xdp, pin: &Path) -> Result<FdLink, ProgramError> {
-    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(super::attach::link_error)?);
+    replace(program, FdLink::from(PinnedLink::from_pin(pin).map_err(super::attach::link_error)?))
+}
+
+/// Has `program` in the place of the one that is attached by `link`.
+fn replace(program: &mut Xdp, link: FdLink) -> Result<FdLink, ProgramError> {
     let id = program.attach_to_link(XdpLink::try_from(link).map_err(super::attach::link_error)?)?;
     take(program, id)
 }
