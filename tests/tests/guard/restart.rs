@@ -25,7 +25,7 @@ const BAD: &str = "10.77.0.9";
 const GOOD: &str = "10.77.0.2";
 const PORT: u16 = 8080;
 
-fn configuration(place: &str, hold: &str) -> String {
+pub(crate) fn configuration(place: &str, hold: &str) -> String {
     format!(
         "interfaces = [\"{INTERFACE}\"]\n\
          [guard]\nattach = \"{place}\"\nhold = \"{hold}\"\n\
@@ -36,18 +36,18 @@ fn configuration(place: &str, hold: &str) -> String {
 
 /// Datagrams from both senders, all the time; how many were sent and how many have come, of those who may not and who may.
 #[derive(Default)]
-struct Stream {
+pub(crate) struct Stream {
     is_over: AtomicBool,
     sent: [AtomicU64; 2],
     come: [AtomicU64; 2],
 }
 
 impl Stream {
-    fn come(&self) -> [u64; 2] {
+    pub(crate) fn come(&self) -> [u64; 2] {
         self.come.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    fn sent(&self) -> [u64; 2] {
+    pub(crate) fn sent(&self) -> [u64; 2] {
         self.sent.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
@@ -77,13 +77,13 @@ impl Stream {
     }
 
     /// Waits until so many more were sent by both.
-    fn go_on(&self, count: u64) {
+    pub(crate) fn go_on(&self, count: u64) {
         let before = self.sent();
         wait_until("more to be sent", || self.sent().iter().zip(before).all(|(now, before)| now - before >= count));
     }
 
     /// While datagrams are sent and received, what `during` does.
-    fn under<T>(&self, network: &Network, during: impl FnOnce() -> T) -> T {
+    pub(crate) fn under<T>(&self, network: &Network, during: impl FnOnce() -> T) -> T {
         let socket = network.server.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
         thread::scope(|scope| {
             scope.spawn(|| network.client.run(|| self.send()));
@@ -95,7 +95,7 @@ impl Stream {
     }
 }
 
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     let network = Network::new(Offload::Off);
     network.client.ip(&format!("address add {BAD}/24 dev {INTERFACE}"));
     network
