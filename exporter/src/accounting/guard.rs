@@ -21,7 +21,7 @@ use crate::{
     api::Api,
     chain::chain,
     config::guard::{Guard, GuardAttach},
-    event::RuleHits,
+    event::{Happening, RuleHits},
     guard::{
         compile::{CompileError, Tables, compile},
         reserved::BLOCK,
@@ -336,7 +336,7 @@ impl GuardRegistry {
     }
 
     /// Whose packets were decided about since this was last asked, if that is long enough ago.
-    pub(super) fn hits(&mut self, kernel: &mut Kernel, now: SystemTime) -> Result<Vec<RuleHits>, KernelError> {
+    pub(super) fn hits(&mut self, kernel: &mut Kernel, now: SystemTime) -> Result<Vec<Happening>, KernelError> {
         let Some(since) = self.interval_began else {
             self.interval_began = Some(now);
             return Ok(Vec::new());
@@ -349,7 +349,11 @@ impl GuardRegistry {
         kernel.set_guard_word(word::INTERVAL, self.interval.into())?;
         self.interval_began = Some(now);
         let hits = kernel.hits(over)?;
-        Ok(self.fold(&hits, since))
+        let told = self.fold(&hits, since).into_iter().map(Happening::RuleHits);
+        // Of those it is not known which rule it was.
+        let others: u64 = hits.iter().map(|hit| hit.others).sum();
+        let more = (others > 0).then_some(Happening::MoreHits { packets: others, since });
+        Ok(told.chain(more).collect())
     }
 
     /// Whose packets were decided about in the interval that goes on.
@@ -358,18 +362,15 @@ impl GuardRegistry {
     }
 
     fn fold(&self, hits: &[Hit], since: SystemTime) -> Vec<RuleHits> {
-        let mut by_client: BTreeMap<(u16, u8, Option<IpAddr>), u64> = BTreeMap::new();
+        let mut by_client: BTreeMap<(u16, u8, IpAddr), u64> = BTreeMap::new();
         for hit in hits {
-            *by_client.entry((hit.pair, hit.verdict, Some(hit.client.into()))).or_default() += hit.packets;
-            if hit.others > 0 {
-                *by_client.entry((hit.pair, hit.verdict, None)).or_default() += hit.others;
-            }
+            *by_client.entry((hit.pair, hit.verdict, hit.client.into())).or_default() += hit.packets;
         }
         let mut ordered: Vec<_> = by_client.into_iter().collect();
         ordered.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
         let mut folded: BTreeMap<(u16, u8, Option<IpAddr>), u64> = BTreeMap::new();
         for (place, ((pair, verdict, client), packets)) in ordered.into_iter().enumerate() {
-            let client = client.filter(|_| place < MOST_HITS);
+            let client = (place < MOST_HITS).then_some(client);
             *folded.entry((pair, verdict, client)).or_default() += packets;
         }
         let told = folded.into_iter().filter_map(|((pair, verdict, client), packets)| {

@@ -38,7 +38,7 @@ use crate::{
     blocks::Blocks,
     chain::chain,
     config::{AttachMode, guard::Guard},
-    event::{Happening, RuleHits},
+    event::RuleHits,
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
@@ -184,7 +184,7 @@ impl Accounting {
     /// Tells whose packets rules have decided about, each some seconds.
     pub fn tell_hits(&mut self) -> Result<(), KernelError> {
         for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
-            self.anomalies.pass_on(&Happening::RuleHits(hits));
+            self.anomalies.pass_on(&hits);
         }
         Ok(())
     }
