@@ -1,120 +1,32 @@
 //! What the guard does: its rules, its blocks, where it is attached, and what it has decided.
 
+mod draft;
+mod hits;
 mod pairs;
+mod places;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use tidewaiter_common::{
-    direction::Direction,
-    guard::{Hit, InterfaceGuardCounters, Verdict, judges, word},
-    interface::{InterfaceTotals, LOOPBACK_INDEX, guarded},
-};
-use tracing::{info, warn};
+use tidewaiter_common::guard::word;
+use tracing::warn;
 
-use self::pairs::{Names, PairRegistry, Taking, names, record};
+use self::pairs::{PairRegistry, names, record};
+pub use self::{
+    draft::{Compiled, Draft, GuardError},
+    places::GuardPlace,
+};
 use crate::{
     api::Api,
     chain::chain,
-    config::guard::{Guard, GuardAttach},
-    event::{Happening, RuleHits},
-    guard::{
-        compile::{CompileError, Tables, compile},
-        reserved::BLOCK,
-    },
-    interfaces::Interface,
-    kernel::{ClientCount, ClientLimits, Kernel, KernelError, Ticks, from_nanoseconds},
+    config::guard::Guard,
+    guard::{compile::Tables, reserved::BLOCK},
+    kernel::{ClientCount, Kernel, KernelError, Ticks, from_nanoseconds},
     snapshot::{GuardSnapshot, PairSnapshot},
 };
-
-/// How often hits are gathered and told.
-pub(super) const HITS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How many hits of an interval are told by client, at most: the rest is told without.
-const MOST_HITS: usize = 256;
-
-/// Why rules could not be put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    /// They cannot be worked out.
-    #[error("cannot put the rules in force: {0}")]
-    Compile(#[from] CompileError),
-    /// The kernel refused.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// Others were put in force while these were worked out.
-    #[error("the rules in force have changed while others were worked out: try again")]
-    Outdated,
-}
-
-/// What is needed of the rules in force to work out others apart from them.
-#[derive(Debug)]
-pub struct Draft {
-    taking: Taking,
-    limits: ClientLimits,
-    /// Entries of prefixes that there is room for.
-    capacity: usize,
-    /// Which rules were in force.
-    generation: u64,
-}
-
-/// Rules that can be put in force.
-#[derive(Debug)]
-pub struct Compiled {
-    guard: Arc<Guard>,
-    tables: Tables,
-    taken: HashMap<Names, u16>,
-    new: Vec<(Names, u16)>,
-    generation: u64,
-}
-
-impl Draft {
-    /// Works out `guard` while there are these APIs. It may take long, with many prefixes.
-    ///
-    /// # Errors
-    /// [`GuardError::Compile`]; or [`GuardError::Kernel`], if what is left of others' limits cannot be forgotten.
-    pub fn compile(self, guard: Arc<Guard>, apis: &[Api]) -> Result<Compiled, GuardError> {
-        let Self { taking: mut first, limits, capacity, generation } = self;
-        let mut again = first.clone();
-        let mut tables = compile(&guard, apis, capacity, &mut first)?;
-        let mut taking = first;
-        if !taking.reused().is_empty() {
-            again.reserve(taking.taken.keys());
-            tables = compile(&guard, apis, capacity, &mut again)?;
-            taking = again;
-        }
-        let reused = taking.reused();
-        if !reused.is_empty() {
-            limits.forget(&reused)?;
-        }
-        let Taking { taken, new, .. } = taking;
-        Ok(Compiled { guard, tables, taken, new, generation })
-    }
-}
-
-/// Where packets of an interface are judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardPlace {
-    /// As frames, in the driver.
-    Xdp,
-    /// As socket buffers.
-    Tc,
-}
-
-impl GuardPlace {
-    /// As it is called.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::Tc => "tc",
-        }
-    }
-}
 
 /// The rules in force, and what is kept of each.
 #[derive(Debug, Default)]
@@ -206,179 +118,11 @@ impl GuardRegistry {
         std::mem::replace(&mut self.blocks, blocks) != blocks
     }
 
-    /// Takes note of which interfaces are one end of a pair: what is answered there as a frame reaches the other end only if that
-    /// has a program of XDP too (`veth_xdp_xmit`, `drivers/net/veth.c`), so answers are left to TC.
-    pub(super) fn note_paired(&mut self, paired: HashSet<u32>) {
-        self.paired = paired;
-    }
-
-    /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
-    pub(super) fn note_frame_counting(&mut self, counting: HashSet<u32>) {
-        self.counting = counting;
-    }
-
-    /// Whether packets of an interface are judged as frames, each of which its device has counted.
-    pub(super) fn counts_frames(&self, index: u32) -> bool {
-        self.place_of(index) == Some(GuardPlace::Xdp) && self.counting.contains(&index)
-    }
-
-    /// All that was seen on an interface in `direction`, of which `accounted` has passed the guard; `None` if that cannot be said
-    /// in what its device counts.
-    pub(super) fn seen(
-        &self,
-        index: u32,
-        direction: Direction,
-        accounted: InterfaceTotals,
-        judged: &InterfaceGuardCounters,
-    ) -> Option<InterfaceTotals> {
-        let InterfaceGuardCounters { dropped, rejected, answered, .. } = judged;
-        match (direction, dropped + rejected, answered) {
-            (Direction::Receive, 0, _) | (Direction::Transmit, _, 0) => Some(accounted),
-            // A driver may count them late, or elsewhere.
-            (Direction::Transmit, ..) => None,
-            // How many socket buffers they were was not counted.
-            (Direction::Receive, ..) if self.were_buffers.contains(&index) || !self.counting.contains(&index) => None,
-            (Direction::Receive, gone, _) => {
-                let mut seen = accounted;
-                seen.wire.packets += gone;
-                seen.buffers += gone;
-                Some(seen)
-            }
-        }
-    }
-
-    /// Takes note that it is known which interfaces are accounted: until then the guard stays where one before us has attached it.
-    pub(super) const fn note_interfaces(&mut self) {
-        self.knows_interfaces = true;
-    }
-
-    /// Whether there is anything to judge when a packet comes in.
-    const fn judges_packets(&self) -> bool {
-        self.blocks || self.judges & (judges::PACKETS | judges::MARKS) != 0
-    }
-
-    /// Attaches the guard to the interfaces that are accounted, once they are known and as far as there is anything to judge; answers
-    /// with what went wrong.
-    pub(super) fn place<'a>(
-        &mut self,
-        kernel: &mut Kernel,
-        interfaces: impl Iterator<Item = &'a Interface>,
-    ) -> Vec<KernelError> {
-        let Some(guard) = self.guard.clone().filter(|_| self.knows_interfaces) else { return Vec::new() };
-        let mut failures = Vec::new();
-        let payload = if self.judges & (judges::REQUESTS | judges::PAYLOAD) != 0 { guarded::PAYLOAD } else { 0 };
-        let marks = if self.judges & judges::MARKS != 0 { guarded::MARKS } else { 0 };
-        let mut there = HashSet::new();
-        for Interface { index, name, .. } in interfaces {
-            there.insert(*index);
-            if !self.judges_packets() {
-                failures.extend(kernel.set_guarded_buffers(*index, payload).err());
-                self.leave(kernel, *index);
-                continue;
-            }
-            let is_answered = self.judges & judges::ANSWERS != 0 && self.paired.contains(index);
-            let wants_xdp = guard.attach != GuardAttach::Tc && *index != LOOPBACK_INDEX && !is_answered;
-            let is_xdp = wants_xdp
-                && match kernel.attach_guard(*index, name, payload | marks) {
-                    Ok(()) => true,
-                    Err(error) if guard.attach == GuardAttach::Xdp => {
-                        failures.push(error);
-                        // Nowhere, as it is asked for: nor where it was judged before.
-                        failures.extend(kernel.replace_guard(*index, payload).err());
-                        self.leave(kernel, *index);
-                        continue;
-                    }
-                    Err(error) => {
-                        if self.places.get(index) != Some(&GuardPlace::Tc) {
-                            info!(
-                                interface = name,
-                                error = chain(&error),
-                                "no XDP in this driver: packets are judged in TC"
-                            );
-                        }
-                        false
-                    }
-                };
-            let place = if is_xdp { GuardPlace::Xdp } else { GuardPlace::Tc };
-            if !is_xdp {
-                self.were_buffers.insert(*index);
-                failures.extend(kernel.replace_guard(*index, payload | guarded::BUFFERS).err());
-            }
-            if self.places.insert(*index, place) != Some(place) {
-                info!(interface = name, place = place.as_str(), "judging packets");
-            }
-        }
-        for index in kernel.guarded().into_iter().filter(|index| !there.contains(index)) {
-            kernel.detach_guard(index);
-        }
-        self.places.retain(|index, _| there.contains(index));
-        self.were_buffers.retain(|index| there.contains(index));
-        failures
-    }
-
-    fn leave(&mut self, kernel: &mut Kernel, index: u32) {
-        if self.places.remove(&index).is_some() || kernel.guarded().contains(&index) {
-            kernel.detach_guard(index);
-            info!(index, "packets are judged no more");
-        }
-    }
-
-    /// Where packets of an interface are judged.
-    pub(super) fn place_of(&self, index: u32) -> Option<GuardPlace> {
-        self.places.get(&index).copied()
-    }
-
     /// Lets the kernel know that the exporter is there: until what tick it is to go on by itself. Not before the guard is attached:
     /// what one before us has attached may not fit the rules.
     pub(super) fn beat(&self, kernel: &mut Kernel, ticks: Ticks) -> Result<(), KernelError> {
         let Some(guard) = self.guard.as_ref().filter(|_| self.knows_interfaces) else { return Ok(()) };
         kernel.set_guard_word(word::DEADLINE, ticks.after(guard.hold))
-    }
-
-    /// Whose packets were decided about since this was last asked, if that is long enough ago.
-    pub(super) fn hits(&mut self, kernel: &mut Kernel, now: SystemTime) -> Result<Vec<Happening>, KernelError> {
-        let Some(since) = self.interval_began else {
-            self.interval_began = Some(now);
-            return Ok(Vec::new());
-        };
-        if now.duration_since(since).is_ok_and(|long| long < HITS_INTERVAL) || self.pairs.current.is_empty() {
-            return Ok(Vec::new());
-        }
-        let over = self.interval;
-        self.interval = over.wrapping_add(1);
-        kernel.set_guard_word(word::INTERVAL, self.interval.into())?;
-        self.interval_began = Some(now);
-        let hits = kernel.hits(over)?;
-        let told = self.fold(&hits, since).into_iter().map(Happening::RuleHits);
-        // Of those it is not known which rule it was.
-        let others: u64 = hits.iter().map(|hit| hit.others).sum();
-        let more = (others > 0).then_some(Happening::MoreHits { packets: others, since });
-        Ok(told.chain(more).collect())
-    }
-
-    /// Whose packets were decided about in the interval that goes on.
-    pub(super) fn all_hits(&self, kernel: &Kernel) -> Result<Vec<RuleHits>, KernelError> {
-        Ok(self.fold(&kernel.hits(self.interval)?, kernel.created()))
-    }
-
-    fn fold(&self, hits: &[Hit], since: SystemTime) -> Vec<RuleHits> {
-        let mut by_client: BTreeMap<(u16, u8, IpAddr), u64> = BTreeMap::new();
-        for hit in hits {
-            *by_client.entry((hit.pair, hit.verdict, hit.client.into())).or_default() += hit.packets;
-        }
-        let mut ordered: Vec<_> = by_client.into_iter().collect();
-        ordered.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
-        let mut folded: BTreeMap<(u16, u8, Option<IpAddr>), u64> = BTreeMap::new();
-        for (place, ((pair, verdict, client), packets)) in ordered.into_iter().enumerate() {
-            let client = (place < MOST_HITS).then_some(client);
-            *folded.entry((pair, verdict, client)).or_default() += packets;
-        }
-        let told = folded.into_iter().filter_map(|((pair, verdict, client), packets)| {
-            let (rule, api) = names(self.pairs.records.get(&pair)?)?;
-            let verdict = Verdict::ALL.get(usize::from(verdict))?.as_str();
-            Some(RuleHits { rule, api, client, verdict, packets, since })
-        });
-        told.collect()
     }
 
     /// What the guard has decided, and how it is; `None` if nobody has asked for one.
