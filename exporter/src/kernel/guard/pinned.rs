@@ -1,0 +1,50 @@
+//! The guard of another exporter, by what is pinned of it.
+
+use std::{io, os::unix::fs::MetadataExt as _, path::Path};
+
+use aya::maps::{Array, Map, MapData};
+use tidewaiter_common::guard::word;
+
+use crate::kernel::{
+    KernelError,
+    pins::PinError,
+    tables::{name, read, write},
+};
+
+/// Switches the guard that is pinned in `folder`, without its lock: whoever has that may hang. Answers with whether there is one.
+///
+/// # Errors
+/// [`KernelError::Pins`] if others could have put something else there, or that of the map.
+pub fn switch_pinned_guard(folder: &Path, on: bool) -> Result<bool, KernelError> {
+    let Some(mut words) = pinned_words(folder)? else { return Ok(false) };
+    words.set(word::SWITCHED_OFF, u64::from(!on), 0).map_err(write(name::GUARD_WORDS))?;
+    Ok(true)
+}
+
+/// Whether the guard that is pinned in `folder` is on; `None` if there is none.
+pub fn is_pinned_guard_on(folder: &Path) -> Result<Option<bool>, KernelError> {
+    let Some(words) = pinned_words(folder)? else { return Ok(None) };
+    Ok(Some(words.get(&word::SWITCHED_OFF, 0).map_err(read(name::GUARD_WORDS))? == 0))
+}
+
+/// Has everything pass the guard that is pinned in `folder`, until an exporter lets the kernel know again that it is there.
+pub(in crate::kernel) fn let_all_pass(folder: &Path) -> Result<(), KernelError> {
+    let Some(mut words) = pinned_words(folder)? else { return Ok(()) };
+    words.set(word::DEADLINE, 0, 0).map_err(write(name::GUARD_WORDS))
+}
+
+fn pinned_words(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelError> {
+    let path = folder.join(name::GUARD_WORDS);
+    let of_folder = match std::fs::metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        of_folder => of_folder.map_err(|source| PinError::Io { action: "look at", path: folder.to_owned(), source })?,
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    if of_folder.uid() != rustix::process::geteuid().as_raw() || of_folder.mode() & 0o022 != 0 {
+        return Err(PinError::Unsafe { path: folder.to_owned() }.into());
+    }
+    let data = MapData::from_pin(&path).map_err(read(name::GUARD_WORDS))?;
+    Array::try_from(Map::Array(data)).map(Some).map_err(read(name::GUARD_WORDS))
+}
