@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{DaemonError, Following, on_signal};
+use super::{DaemonError, following::Following, on_signal};
 use crate::{
     accounting::{
         change::Change,
