@@ -121,11 +121,12 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     tell_start(&shared, fingerprint.hash());
     let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered {
-        match timeout(FIRST_SCAN, discovered.recv()).await {
-            Ok(scan) => scan.into_iter().for_each(|scan| apply_scan(&shared, scan)),
-            Err(_) => warn!(
+        if let Ok(scan) = timeout(FIRST_SCAN, discovered.recv()).await {
+            scan.into_iter().for_each(|scan| apply_scan(&shared, scan));
+        } else {
+            warn!(
                 "it takes long to look for listening sockets: until that is done, their traffic is unmapped and not judged"
-            ),
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod guard;
 
-use std::{collections::HashMap, env::consts::ARCH, error::Error, fmt};
+use std::{collections::BTreeMap, env::consts::ARCH, error::Error, fmt};
 
 use caps::Capability;
 use tidewaiter_common::direction::Direction;
@@ -55,7 +55,7 @@ impl fmt::Display for Finding {
 /// All findings, most basic first; `links` are the interfaces, or why they cannot be listed, and `xdp` says which of them have drivers
 /// that run programs of XDP, if the kernel does.
 #[must_use]
-pub fn examine(links: Result<&Links, &(dyn Error + 'static)>, xdp: Option<&HashMap<u32, bool>>) -> Vec<Finding> {
+pub fn examine(links: Result<&Links, &(dyn Error + 'static)>, xdp: Option<&BTreeMap<u32, bool>>) -> Vec<Finding> {
     let mut findings = vec![
         kernel_version(),
         feature(

@@ -102,7 +102,7 @@ impl GuardRegistry {
             let base = kernel.guard_counters(place)?;
             let record = record(&rule, &api, base);
             kernel.set_pair_record(place, &record)?;
-            self.pairs.give((rule, api), place, record);
+            self.pairs.give((rule, api), place, &record);
         }
         let Tables { header, .. } = &tables;
         let judges = header.judges;

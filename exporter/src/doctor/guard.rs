@@ -1,6 +1,6 @@
 //! What the guard can do here: where it judges packets, and whether what it needs of the file system can be used.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use super::{Finding, Verdict};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where packets of `interface` are judged; `xdp` says which drivers run programs of XDP, if the kernel does.
-pub(super) fn place(links: &Links, interface: &Interface, xdp: Option<&HashMap<u32, bool>>) -> Finding {
+pub(super) fn place(links: &Links, interface: &Interface, xdp: Option<&BTreeMap<u32, bool>>) -> Finding {
     let is_pair = links.device(interface).kind.as_deref() == Some("veth");
     let (verdict, text) = match (interface.is_loopback(), xdp.map(|xdp| xdp.get(&interface.index))) {
         (true, _) => (Verdict::Good, "in TC: what a host sends to itself never was a frame"),

@@ -53,9 +53,8 @@ impl Happening {
             Self::Anomaly(_) | Self::MoreAnomalies { .. } | Self::Blocked(_) | Self::ConfigurationRefused { .. } => {
                 Severity::Warn
             }
-            Self::MoreHits { .. } => Severity::Warn,
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::GuardSwitched { on: false } => Severity::Warn,
+            Self::MoreHits { .. } | Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }

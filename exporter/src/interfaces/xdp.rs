@@ -1,7 +1,7 @@
 //! Which devices run programs of XDP in their driver, by the kernel's netdev family (`Documentation/netlink/specs/netdev.yaml`,
 //! Linux 6.3). Anybody may ask.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use rtnetlink::{packet_core::parse_u64, proto::new_connection, sys::protocols::NETLINK_GENERIC};
@@ -25,7 +25,7 @@ const XDP_FEATURES: u16 = 3;
 const BASIC: u64 = 1;
 
 /// Whether the drivers of `interfaces` run programs of XDP, by index; `None` if the kernel does not say.
-pub async fn runs_xdp(interfaces: &[Interface]) -> Option<HashMap<u32, bool>> {
+pub async fn runs_xdp(interfaces: &[Interface]) -> Option<BTreeMap<u32, bool>> {
     match ask_about(interfaces).await {
         Ok(answers) => Some(answers),
         Err(error) => {
@@ -35,13 +35,13 @@ pub async fn runs_xdp(interfaces: &[Interface]) -> Option<HashMap<u32, bool>> {
     }
 }
 
-async fn ask_about(interfaces: &[Interface]) -> Result<HashMap<u32, bool>, EthtoolError> {
+async fn ask_about(interfaces: &[Interface]) -> Result<BTreeMap<u32, bool>, EthtoolError> {
     let (connection, handle, _messages) = new_connection(NETLINK_GENERIC).map_err(EthtoolError::Open)?;
     // It ends when the handle is dropped.
     tokio::spawn(connection);
     let family = family(&handle, b"netdev\0").await?;
     let what = "what a device can do with XDP";
-    let mut found = HashMap::new();
+    let mut found = BTreeMap::new();
     // One by one: the kernel does not mark the parts of an answer about all as parts.
     for Interface { index, .. } in interfaces {
         let mut answers = ask(&handle, what, 0, family, GET_DEVICE, &[attribute(INDEX, &index.to_ne_bytes())])?;

@@ -64,12 +64,11 @@ impl ClientCount {
 impl Kernel {
     /// Goes on counting the clients that limits are kept for: all of them, if there are not very many.
     pub fn count_client_limits(&self, count: &mut ClientCount) -> Result<(), KernelError> {
-        let mut cursor = match count.cursor.take() {
-            Some(cursor) => cursor,
-            None => {
-                count.begin(self.client_limits_made()?);
-                Cursor::default()
-            }
+        let mut cursor = if let Some(cursor) = count.cursor.take() {
+            cursor
+        } else {
+            count.begin(self.client_limits_made()?);
+            Cursor::default()
         };
         let mut read = 0;
         while read < COUNTED {

@@ -98,10 +98,10 @@ impl PairRegistry {
     }
 
     /// Gives the place to somebody, and takes it from whoever has had it.
-    pub(super) fn give(&mut self, names: Names, place: u16, record: PairRecord) {
+    pub(super) fn give(&mut self, names: Names, place: u16, record: &PairRecord) {
         self.places.retain(|_, held| *held != place);
         self.places.insert(names, place);
-        self.records.insert(place, record);
+        self.records.insert(place, *record);
     }
 
     /// Places that nobody has come first; then those that nobody has any more.
@@ -155,7 +155,7 @@ mod tests {
     /// Nothing is free that nobody has had: all places were given out, and those up to `in_force` are.
     fn full(in_force: u16) -> PairRegistry {
         let mut registry = PairRegistry::default();
-        (1..MAX_PAIRS).for_each(|place| registry.give(names(place), place, PairRecord::default()));
+        (1..MAX_PAIRS).for_each(|place| registry.give(names(place), place, &PairRecord::default()));
         registry.current = (1..=in_force).collect();
         registry
     }
@@ -166,7 +166,7 @@ mod tests {
         let mut taking = registry.taking();
         assert_eq!((take(&mut taking, 7), take(&mut taking, 8), take(&mut taking, 7)), (Some(1), Some(2), Some(1)));
         assert!(taking.reused().is_empty());
-        taking.new.into_iter().for_each(|(names, place)| registry.give(names, place, PairRecord::default()));
+        taking.new.into_iter().for_each(|(names, place)| registry.give(names, place, &PairRecord::default()));
         let mut taking = registry.taking();
         assert_eq!((take(&mut taking, 9), take(&mut taking, 8)), (Some(3), Some(2)));
         assert_eq!(taking.new, [(names(9), 3)]);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn whose_place_was_given_away_is_known_no_more() {
         let mut registry = full(0);
-        registry.give(names(30_000), 1, PairRecord::default());
+        registry.give(names(30_000), 1, &PairRecord::default());
         assert_eq!(registry.taking().places.get(&names(1)), None);
     }
 }
