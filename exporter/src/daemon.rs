@@ -122,7 +122,9 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered {
         if let Ok(scan) = timeout(FIRST_SCAN, discovered.recv()).await {
-            scan.into_iter().for_each(|scan| apply_scan(&shared, scan));
+            if let Some(scan) = scan {
+                apply_scan(&shared, scan);
+            }
         } else {
             warn!(
                 "it takes long to look for listening sockets: until that is done, their traffic is unmapped and not judged"
