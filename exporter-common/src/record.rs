@@ -39,6 +39,9 @@ const REVISION: u64 = 4;
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
 pub const SCRATCH_BYTES: u64 = 456;
 
+/// The same of what programs of the guard leave: it is checked where the kernel side is compiled.
+pub const GUARD_SCRATCH_BYTES: u64 = 168;
+
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
 
@@ -47,6 +50,7 @@ const fn layout() -> u64 {
     let sizes = [
         REVISION,
         SCRATCH_BYTES,
+        GUARD_SCRATCH_BYTES,
         size_of::<PortEntry>() as u64,
         size_of::<AddressKey>() as u64,
         size_of::<ApiCounters>() as u64,

@@ -150,7 +150,7 @@ fn baseline(_ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// Lets every frame pass: what benchmarks compare the guard with. The daemon never loads it.
+/// Lets every frame pass: what benchmarks compare the guard with, and what is attached before the guard takes its place.
 #[xdp(frags)]
 fn baseline_frame(_ctx: XdpContext) -> u32 {
     XDP_PASS

@@ -32,7 +32,7 @@ use tidewaiter_common::{
     packet::{IPV6_HEADER, Packet},
     prefix::{PREFIX_FILTER_WORDS, PrefixEntry},
     protocol::Prefix,
-    record::{ApiRecord, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
+    record::{ApiRecord, GUARD_SCRATCH_BYTES, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
@@ -353,9 +353,11 @@ pub(crate) static INTERFACE_GUARD: PerCpuArray<InterfaceGuardCounters> =
 #[map]
 pub(crate) static HITS: PerCpuArray<Hit> = PerCpuArray::with_max_entries(HIT_ENTRIES, 0);
 
-/// What one function of the guard leaves for another.
+/// What one function of the guard leaves for another, and one program for the one that it ends in, as in [`SCRATCH`].
 #[map]
 pub(crate) static GUARD_SCRATCH: PerCpuArray<GuardScratch> = PerCpuArray::with_max_entries(1, 0);
+
+const _: () = assert!(size_of::<GuardScratch>() as u64 == GUARD_SCRATCH_BYTES);
 
 /// Who has which place among the pairs of a rule and an API. For userspace alone.
 #[map]

@@ -39,6 +39,13 @@ pub enum Happening {
     },
     /// What a rule has decided of one client's packets, in an interval.
     RuleHits(RuleHits),
+    /// More packets that rules have decided about than are told by rule and client, in an interval.
+    MoreHits {
+        /// How many packets.
+        packets: u64,
+        /// When the interval began; it ended at the time of the event.
+        since: SystemTime,
+    },
     /// All that comes from somewhere is blocked from now on, or for longer than it was.
     Blocked(Block),
     /// It is blocked no more.
@@ -93,7 +100,7 @@ pub struct RuleHits {
     pub rule: Arc<str>,
     /// The API.
     pub api: Arc<str>,
-    /// The client; `None` for those that were too many to be told apart.
+    /// The client; `None` for those that were too many to be told one by one.
     pub client: Option<IpAddr>,
     /// What was decided: the value of the label `verdict`.
     pub verdict: &'static str,

@@ -16,7 +16,7 @@ use tidewaiter::{
         GuardSwitch, ListFormat, Overrides, ReplayArguments, RunArguments, TargetArguments, UnblockArguments,
         VerifyArguments,
     },
-    config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
+    config::{ApiSource, Configuration, InterfaceSelection, Log, LogLevel, error::ConfigurationError},
     control::command::{self, Switched, Target},
     daemon::{
         self, DaemonError,
@@ -25,7 +25,7 @@ use tidewaiter::{
     discovery::helper,
     doctor::{self, Verdict},
     http::{Access, AccessError},
-    interfaces::{Follower, Links},
+    interfaces::{Follower, Links, runs_xdp},
     kernel::{namespace_cookie, pins::Pins},
     logging,
     otlp::OtlpError,
@@ -160,7 +160,10 @@ fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> an
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
-    let findings = doctor::examine(links().as_ref().map_err(AsRef::as_ref));
+    let links = links();
+    let accounted = links.as_ref().map(|links| links.select(&InterfaceSelection::Default)).unwrap_or_default();
+    let xdp = runtime()?.block_on(runs_xdp(&accounted));
+    let findings = doctor::examine(links.as_ref().map_err(AsRef::as_ref), xdp.as_ref());
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     print(&(lines.join("\n") + "\n"))?;

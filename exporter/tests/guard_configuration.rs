@@ -526,8 +526,20 @@ fn check_prints_the_rules_as_they_work() {
         let lines = checked.stdout.lines().skip_while(|line| !line.starts_with("guard"));
         lines.take_while(|line| !line.starts_with("otlp")).fold(String::new(), |text, line| text + line + "\n")
     };
-    assert_eq!(lines(APIS), "guard       no rules: everything passes\n");
-    let expected = "\
+    let blocks = "\
+blocks      at most 10000, kept over a restart in /var/lib/tidewaiter/blocks.json
+            by command at /run/tidewaiter/control.sock, by alert of whom the label client names for 10m
+";
+    assert_eq!(lines(APIS), format!("guard       no rules: everything passes\n{blocks}"));
+    let responses =
+        "[[response]]\non = ['port_scan', 'syn_flood']\napi = 'orders'\nblock_for = '1h'\nipv4_prefix = 24\n";
+    let responded =
+        "response    whoever makes port_scan, syn_flood of orders is blocked for 1h (/24 of IPv4, /64 of IPv6)\n";
+    assert_eq!(
+        lines(&format!("{APIS}{responses}")),
+        format!("guard       no rules: everything passes\n{blocks}{responded}")
+    );
+    let rules = "\
 guard       each rule as it says, in TC; everything passes 2m after the exporter was last heard of
             always let in: established connections to port 9473, 22, 2222
             always let in: whoever is in 192.0.2.0/24, 2001:db8::1/128
@@ -539,7 +551,7 @@ rule        new connections: reject packets of orders, web by tcp to port 80, 80
 rule        requests: reject packets of any API from everybody beyond 100 requests per second (burst 100) per API, observed alone
 rule        odd payload: mark with 7 unexpected payload of orders from everybody, enforced
 ";
-    assert_eq!(lines(&format!("{APIS}{example}")), expected);
+    assert_eq!(lines(&format!("{APIS}{example}")), format!("{rules}{blocks}"));
     // What caps them all is seen in each.
     let observed = lines(&format!("{APIS}{}", example.replacen("mode = \"enforce\"", "mode = \"observe\"", 1)));
     assert!(observed.starts_with("guard       all rules observed alone, in TC;"), "{observed}");

@@ -332,7 +332,7 @@ fn guard(folder: &Path, rules: &str) -> Guard {
 /// Makes `guard` what `accounting`, in `namespace`, has in force.
 fn change_rules(accounting: &mut Accounting, namespace: &Namespace, guard: &Guard) {
     namespace.run(|| {
-        let (draft, apis) = accounting.draft();
+        let (draft, apis) = accounting.draft().expect("can be had");
         let rules = draft.compile(guard.clone().into(), &apis).expect("there is room");
         accounting.apply(Change { apis: None, rules, thresholds: Thresholds::default() }).expect("is written");
     });

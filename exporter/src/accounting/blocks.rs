@@ -6,7 +6,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tidewaiter_common::guard::word;
 use tracing::{debug, info, warn};
 
 use super::{Accounting, guard::warn_all};
@@ -63,7 +62,10 @@ impl Accounting {
         }
         self.kernel.set_block(&key(&network), None)?;
         let removed = self.blocks.remove(&network).ok_or(BlockError::NotBlocked(network))?;
-        self.note_lengths(matches!(network, IpNet::V4(_)))?;
+        if let Err(error) = self.note_lengths(matches!(network, IpNet::V4(_))) {
+            // Where nobody is blocked any more nobody is found.
+            warn!(error = chain(&error), "prefixes of a length are looked for that none is blocked of");
+        }
         self.pass_on(&Happening::Unblocked { network, why });
         info!(%network, why = why.as_str(), "blocked no more");
         self.note_blocks();
@@ -121,12 +123,16 @@ impl Accounting {
     }
 
     /// Ends blocks whose time is over, and takes note of whether somebody has switched the guard. To be called each second.
-    pub fn look_after_blocks(&mut self) -> Result<(), BlockError> {
-        self.notice_switch()?;
+    pub fn look_after_blocks(&mut self) -> Result<(), KernelError> {
         for network in self.blocks.expired(SystemTime::now()) {
-            self.unblock(network, Unblocked::Expired)?;
+            // The kernel sees by itself that the time is over. It is tried again each second, and told once.
+            if let Err(error) = self.unblock(network, Unblocked::Expired)
+                && self.blocks.note_stuck(&network)
+            {
+                warn!(%network, error = chain(&error), "cannot remove a block whose time is over: it blocks no more");
+            }
         }
-        Ok(())
+        self.notice_switch()
     }
 
     /// Blocks those who have made anomalies that are responded to.

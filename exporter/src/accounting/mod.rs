@@ -21,7 +21,6 @@ use std::{
 use tidewaiter_common::{
     api::MAX_APIS,
     direction::Direction,
-    guard::word,
     interface::{MAX_INTERFACES, guarded},
 };
 use tracing::{error, warn};
@@ -38,7 +37,7 @@ use crate::{
     blocks::Blocks,
     chain::chain,
     config::{AttachMode, guard::Guard},
-    event::{Happening, RuleHits},
+    event::RuleHits,
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
@@ -70,6 +69,8 @@ pub struct Accounting {
     thresholds: Thresholds,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
+    /// Whether the first one has yet to come.
+    awaits_apis: bool,
 }
 
 impl Accounting {
@@ -103,6 +104,7 @@ impl Accounting {
             anomalies: AnomalyLog::default(),
             thresholds,
             discovery: None,
+            awaits_apis: false,
         })
     }
 
@@ -113,22 +115,31 @@ impl Accounting {
         let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
         // What has failed may have changed some all the same.
         self.apis_changed(&before);
-        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.known()) {
+        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.all()) {
             error!(error = chain(&error), "the guard goes on with the APIs of before");
         }
         guard::warn_all(&self.place_guard());
         applied
     }
 
-    /// Takes note of how the last look at the listening sockets went.
+    /// Takes note that APIs are being looked for. Until the first look is over, the kernel does not hear of the exporter: rules
+    /// about traffic of no API would be about all that was not found yet.
+    pub const fn await_apis(&mut self) {
+        self.awaits_apis = true;
+    }
+
+    /// Takes note of how the last look at the listening sockets went. Where it has failed, rules go on with the APIs that are known.
     pub const fn note_discovery(&mut self, collector: CollectorSnapshot) {
         self.discovery = Some(collector);
+        self.awaits_apis = false;
     }
 
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
         let mut failures = self.interfaces.apply(&mut self.kernel, wanted, Instant::now());
+        self.guard.note_interfaces();
         failures.extend(self.place_guard());
+        failures.extend(self.beat().err());
         failures
     }
 
@@ -138,7 +149,7 @@ impl Accounting {
     /// [`GuardError`]; then what was in force still is.
     pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
         self.guard.set(guard);
-        self.guard.apply(&mut self.kernel, &self.apis.known())?;
+        self.guard.apply(&mut self.kernel, &self.apis.all())?;
         self.beat()?;
         self.configure_blocks();
         Ok(self.place_guard())
@@ -152,7 +163,7 @@ impl Accounting {
     /// As [`Accounting::apply_guard`], without attaching anything.
     pub fn set_guard(&mut self, guard: Arc<Guard>) -> Result<(), GuardError> {
         self.guard.set(guard);
-        self.guard.apply(&mut self.kernel, &self.apis.known())
+        self.guard.apply(&mut self.kernel, &self.apis.all())
     }
 
     /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
@@ -160,8 +171,11 @@ impl Accounting {
         self.guard.note_frame_counting(counting);
     }
 
-    /// Lets the kernel know that the exporter is there.
+    /// Lets the kernel know that the exporter is there, unless APIs are awaited.
     pub fn beat(&mut self) -> Result<(), KernelError> {
+        if self.awaits_apis {
+            return Ok(());
+        }
         let ticks = self.kernel.ticks()?;
         self.guard.beat(&mut self.kernel, ticks)
     }
@@ -169,7 +183,7 @@ impl Accounting {
     /// Tells whose packets rules have decided about, each some seconds.
     pub fn tell_hits(&mut self) -> Result<(), KernelError> {
         for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
-            self.anomalies.pass_on(&Happening::RuleHits(hits));
+            self.anomalies.pass_on(&hits);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ pub mod state;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, SystemTime},
 };
@@ -145,6 +145,8 @@ pub struct Blocks {
     by_network: BTreeMap<IpNet, Block>,
     /// Lengths of prefixes that are blocked, of IPv4 and of IPv6, in the order in which they came.
     lengths: [Vec<u8>; 2],
+    /// Those that could not be removed, and of which that was told.
+    stuck: BTreeSet<IpNet>,
     /// Whether there is something that the state's file does not say.
     is_changed: bool,
 }
@@ -156,6 +158,7 @@ impl Default for Blocks {
             protect: Vec::new(),
             by_network: BTreeMap::new(),
             lengths: [Vec::new(), Vec::new()],
+            stuck: BTreeSet::new(),
             is_changed: false,
         };
         blocks.configure(0, &[]);
@@ -226,6 +229,7 @@ impl Blocks {
     /// Removes the block of `network`.
     pub fn remove(&mut self, network: &IpNet) -> Option<Block> {
         let removed = self.by_network.remove(network)?;
+        self.stuck.remove(network);
         let is_used = |length: &u8| {
             let has = |other: &IpNet| is_v4(other) == is_v4(network) && other.prefix_len() == *length;
             self.by_network.keys().any(has)
@@ -246,6 +250,11 @@ impl Blocks {
     #[must_use]
     pub fn expired(&self, now: SystemTime) -> Vec<IpNet> {
         self.by_network.values().filter(|block| block.until <= now).map(|block| block.network).collect()
+    }
+
+    /// Takes note that the block of `network` could not be removed; answers with whether that is new.
+    pub fn note_stuck(&mut self, network: &IpNet) -> bool {
+        self.by_network.contains_key(network) && self.stuck.insert(*network)
     }
 
     /// The lengths of prefixes that are blocked, of one version of IP.

@@ -202,3 +202,15 @@ fn without_a_place_nothing_is_kept() {
     assert!(!file.save(&[]));
     assert_eq!(file.load(), []);
 }
+
+#[test]
+fn what_cannot_be_removed_is_told_once() {
+    let mut blocks = room_for(8, &[]);
+    by_hand(&mut blocks, "203.0.113.7").expect("there is room");
+    let stuck = network("203.0.113.7");
+    assert_eq!([blocks.note_stuck(&stuck), blocks.note_stuck(&stuck)], [true, false]);
+    assert!(!blocks.note_stuck(&network("203.0.113.8")), "that is not blocked");
+    blocks.remove(&stuck).expect("is there");
+    by_hand(&mut blocks, "203.0.113.7").expect("there is room");
+    assert!(blocks.note_stuck(&stuck), "another block");
+}

@@ -154,6 +154,10 @@ impl Happening {
                 facts.add(Key::Packets, Value::Number(*packets));
                 facts.add(Key::Since, Value::Time(*since));
             }
+            Self::MoreHits { packets, since } => {
+                facts.add(Key::Packets, Value::Number(*packets));
+                facts.add(Key::Since, Value::Time(*since));
+            }
             Self::Blocked(Block { network, until, reason, by }) => {
                 facts.text(Key::Network, network.to_string());
                 facts.add(Key::Until, Value::Time(*until));

@@ -34,6 +34,7 @@ impl Happening {
             Self::Anomaly(anomaly) => anomaly_name(anomaly.kind),
             Self::MoreAnomalies { .. } => "tidewaiter.anomaly.more",
             Self::RuleHits(_) => "tidewaiter.rule.hits",
+            Self::MoreHits { .. } => "tidewaiter.rule.more",
             Self::Blocked(_) => "tidewaiter.block.added",
             Self::Unblocked { .. } => "tidewaiter.block.removed",
             Self::Started { .. } => STARTED,
@@ -53,7 +54,7 @@ impl Happening {
                 Severity::Warn
             }
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::GuardSwitched { on: false } => Severity::Warn,
+            Self::MoreHits { .. } | Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }
@@ -71,6 +72,9 @@ impl Happening {
             Self::Anomaly(anomaly) => anomaly.detail.clone(),
             Self::MoreAnomalies { .. } => "more anomalies of the last minute: they are counted all".to_owned(),
             Self::RuleHits(hits) => format!("rule {}: {} for {} packets", hits.rule, hits.verdict, hits.packets),
+            Self::MoreHits { packets, .. } => {
+                format!("rules have decided about {packets} more packets than are told by rule and client")
+            }
             Self::Blocked(block) => format!("{} is blocked until {}", block.network, rfc3339(block.until)),
             Self::Unblocked { network, .. } => format!("{network} is blocked no more"),
             Self::Started { version, .. } => format!("tidewaiter {version} has started"),

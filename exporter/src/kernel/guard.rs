@@ -1,48 +1,39 @@
 //! The guard's maps, and what attaches it.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher as _, Hasher as _},
-    io,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+mod attach;
+mod blocks;
+mod pinned;
+mod programs;
+
+use std::io;
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray},
-    programs::{
-        ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
-        xdp::{XdpLink, XdpLinkId},
-    },
+    maps::{HashMap, PerCpuArray},
 };
-use rustix::time::{ClockId, clock_gettime};
 use tidewaiter_common::{
-    ASK_FRAME, ASK_FRAME_INDEX, BASELINE_FRAME, GUARD_FRAME, REFUSE_FRAME, REFUSE_FRAME_INDEX,
-    clients::{Group, groups},
+    clients::groups,
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader,
-        HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, MATCH_ENTRIES, MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_RULES,
-        word,
+        GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters, GuardHeader, HALVES, HIT_ENTRIES, Hit,
+        InterfaceGuardCounters, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_RULES, word,
     },
     interface::InterfaceSlot,
     prefix::PREFIX_FILTER_WORDS,
     record::PairRecord,
 };
-use tracing::debug;
 
+pub use self::pinned::{is_pinned_guard_on, switch_pinned_guard};
+pub(super) use self::{
+    pinned::let_all_pass,
+    programs::{load, set_programs},
+};
 use super::{
-    Kernel, KernelError, TestRun,
+    Kernel, KernelError,
     attach::has_kind,
-    pins::{PinError, pin_name},
-    system::{Cursor, update_array, wait_for_programs},
+    system::{update_array, wait_for_programs},
     tables::{name, read, write},
 };
-use crate::{chain::chain, guard::compile::Tables};
-
-/// Groups of clients that are looked at to find out how many there are.
-const GROUPS_LOOKED_AT: u32 = 4096;
+use crate::guard::compile::Tables;
 
 /// How large the guard's maps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,253 +173,9 @@ impl Kernel {
         Ok(hits)
     }
 
-    /// How many clients there are whose limits are not whole, and how many such were ever forgotten for others.
-    ///
-    /// The first is an estimate if there is room for more than 16,384 clients: so many groups of them are looked at, and who is in
-    /// which of them is by chance.
-    pub fn client_limits(&self) -> Result<(u64, u64), KernelError> {
-        let evicted: PerCpuArray<_, u64> = self.map(name::CLIENTS_EVICTED)?;
-        let evicted = evicted.get(&0, 0).map_err(read(name::CLIENTS_EVICTED))?.iter().sum();
-        let all = groups(self.guard.clients);
-        let looked_at = all.min(GROUPS_LOOKED_AT);
-        let batch = self.some_entries::<u32, Group>(name::CLIENT_LIMITS, Cursor::default(), looked_at as usize)?;
-        let now = clock_gettime(ClockId::Monotonic);
-        let now = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-        let places = batch.entries.iter().flat_map(|(_, group)| &group.places);
-        let short = places.filter(|client| client.is_short(now)).count() as u64;
-        Ok((short * u64::from(all) / u64::from(looked_at), evicted))
-    }
-
-    /// Makes sure that there is a random number by which clients find their places.
-    pub(super) fn seed_clients(&mut self) -> Result<(), KernelError> {
-        if self.guard_word(word::CLIENT_SEED)? == 0 {
-            // The standard library's hashes begin with random numbers of the system's.
-            let random = RandomState::new().build_hasher().finish();
-            self.set_guard_word(word::CLIENT_SEED, random | 1)?;
-        }
-        Ok(())
-    }
-
-    /// Blocks `key` until a tick, or not at all.
-    ///
-    /// # Errors
-    /// [`KernelError::Full`] if there are too many.
-    pub fn set_block(&mut self, key: &BlockKey, until: Option<u64>) -> Result<(), KernelError> {
-        let mut blocks: HashMap<_, BlockKey, u64> = self.map_mut(name::BLOCKS)?;
-        let result = match until {
-            Some(until) => blocks.insert(key, until, 0),
-            None => match blocks.remove(key) {
-                Err(error) if has_kind(&error, io::ErrorKind::NotFound) => Ok(()),
-                removed => removed,
-            },
-        };
-        result.map_err(|error| {
-            if has_kind(&error, io::ErrorKind::ArgumentListTooLong) {
-                KernelError::Full { what: "one more block".to_owned(), limit: MAX_BLOCKS as usize }
-            } else {
-                write(name::BLOCKS)(error)
-            }
-        })
-    }
-
-    /// Says which lengths of prefixes are blocked, of one version of IP. Where lengths go that others come after, these are not
-    /// looked at for a moment: what they block passes rather than that anybody else is blocked.
-    ///
-    /// # Errors
-    /// [`KernelError::Full`] if there are too many: then it is as it was.
-    pub fn set_blocked_lengths(&mut self, is_v4: bool, lengths: &[u8]) -> Result<(), KernelError> {
-        if lengths.len() > BLOCKED_LENGTHS {
-            let what = format!("the {} different lengths of blocked prefixes", lengths.len());
-            return Err(KernelError::Full { what, limit: BLOCKED_LENGTHS });
-        }
-        let (first, count) = if is_v4 { (0, word::BLOCKED_IPV4) } else { (BLOCKED_LENGTHS, word::BLOCKED_IPV6) };
-        let wanted: Vec<_> = lengths.iter().map(|length| BlockedLength::new(*length, is_v4)).collect();
-        let before = self.guard_word(count)?;
-        let mut same = 0;
-        for (place, length) in wanted.iter().enumerate().take(before as usize) {
-            if self.get::<BlockedLength>(name::BLOCKED, (first + place) as u16)? != *length {
-                break;
-            }
-            same = place + 1;
-        }
-        if same as u64 != before {
-            self.set_guard_word(count, same as u64)?;
-            // An entry is not written in one step: nobody may read it by then.
-            wait_for_programs();
-        }
-        for (place, length) in wanted.iter().enumerate().skip(same) {
-            self.set(name::BLOCKED, (first + place) as u16, length)?;
-        }
-        self.set_guard_word(count, wanted.len() as u64)
-    }
-
-    /// All that is blocked, and until which tick.
-    pub fn blocks(&self) -> Result<Vec<(BlockKey, u64)>, KernelError> {
-        let blocks: HashMap<_, BlockKey, u64> = self.map(name::BLOCKS)?;
-        blocks.iter().collect::<Result<_, _>>().map_err(read(name::BLOCKS))
-    }
-
-    /// Has frames of the interface called `name` judged, in the place of a guard of an exporter before us if there is one.
-    ///
-    /// # Errors
-    /// If the driver cannot do that, or somebody else's program is there.
-    pub fn attach_guard(&mut self, index: u32, name: &str) -> Result<(), KernelError> {
-        if self.guards.contains_key(&index) {
-            return Ok(());
-        }
-        let failed = |source: ProgramError| KernelError::Attach {
-            program: GUARD_FRAME,
-            interface: name.to_owned(),
-            source: source.into(),
-        };
-        let pin = self.pins.as_ref().map(|pins| pins.guard(index));
-        let program = xdp(&mut self.ebpf, GUARD_FRAME)?;
-        if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
-            match take_over(program, pin) {
-                Ok(link) => {
-                    self.guards.insert(index, link);
-                    return Ok(());
-                }
-                Err(error) => {
-                    debug!(interface = name, error = chain(&error), "cannot take over a guard: attaching anew");
-                }
-            }
-            if let Some(pins) = &self.pins {
-                pins.detach_guard(index);
-            }
-        }
-        let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(failed)?;
-        let link = take(program, id).map_err(failed)?;
-        let link = match pin {
-            Some(pin) => link.pin(&pin).map_err(|source| KernelError::Pin { path: pin, source })?.into(),
-            None => link,
-        };
-        self.guards.insert(index, link);
-        Ok(())
-    }
-
-    /// Has frames of the interface with `index` judged no more; it may be gone already.
-    pub fn detach_guard(&mut self, index: u32) {
-        let link = self.guards.remove(&index);
-        if let Some(pins) = &self.pins {
-            pins.detach_guard(index);
-        }
-        drop(link);
-    }
-
-    /// Indexes of the interfaces whose frames are judged, by us or by an exporter before us.
-    #[must_use]
-    pub fn guarded(&self) -> Vec<u32> {
-        let pinned = self.pins.as_ref().map(super::pins::Pins::guards).unwrap_or_default();
-        let mut all: Vec<_> = self.guards.keys().copied().chain(pinned).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-
     /// Says what of the guard there is to be done for buffers that the interface with `index` receives: see
     /// [`guarded`](tidewaiter_common::interface::guarded).
     pub fn set_guarded_buffers(&mut self, index: u32, guarded: u8) -> Result<(), KernelError> {
         self.set_guarded(index, guarded)
     }
-}
-
-/// Switches the guard that is pinned in `folder`, without its lock: whoever has that may hang. Answers with whether there is one.
-///
-/// # Errors
-/// [`KernelError::Pins`] if others could have put something else there, or that of the map.
-pub fn switch_pinned_guard(folder: &Path, on: bool) -> Result<bool, KernelError> {
-    let Some(mut switch) = pinned_switch(folder)? else { return Ok(false) };
-    switch.set(0, u64::from(!on), 0).map_err(write(name::GUARD_SWITCH))?;
-    Ok(true)
-}
-
-/// Whether the guard that is pinned in `folder` is on; `None` if there is none.
-pub fn is_pinned_guard_on(folder: &Path) -> Result<Option<bool>, KernelError> {
-    let Some(switch) = pinned_switch(folder)? else { return Ok(None) };
-    Ok(Some(switch.get(&0, 0).map_err(read(name::GUARD_SWITCH))? == 0))
-}
-
-fn pinned_switch(folder: &Path) -> Result<Option<Array<MapData, u64>>, KernelError> {
-    let path = folder.join(pin_name(name::GUARD_SWITCH));
-    let of_folder = match std::fs::metadata(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        of_folder => of_folder.map_err(|source| PinError::Io { action: "look at", path: folder.to_owned(), source })?,
-    };
-    if !path.exists() {
-        return Ok(None);
-    }
-    if of_folder.uid() != rustix::process::geteuid().as_raw() || of_folder.mode() & 0o022 != 0 {
-        return Err(PinError::Unsafe { path: folder.to_owned() }.into());
-    }
-    let data = MapData::from_pin(&path).map_err(read(name::GUARD_SWITCH))?;
-    Array::try_from(Map::Array(data)).map(Some).map_err(read(name::GUARD_SWITCH))
-}
-
-impl Kernel {
-    /// Runs the program that judges frames on `frame`, `repeat` times, as if `lo` had received it.
-    ///
-    /// # Errors
-    /// [`KernelError::TestRun`] if the kernel refuses the frame.
-    pub fn test_run_guard(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-        test_run_frame(&mut self.ebpf, GUARD_FRAME, frame, repeat)
-    }
-
-    /// Runs a program of XDP that does nothing, for comparison; otherwise as [`Kernel::test_run_guard`].
-    pub fn test_run_guard_baseline(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-        let program = xdp(&mut self.ebpf, BASELINE_FRAME)?;
-        if program.fd().is_err() {
-            load_frame_program(&mut self.ebpf, BASELINE_FRAME)?;
-        }
-        test_run_frame(&mut self.ebpf, BASELINE_FRAME, frame, repeat)
-    }
-}
-
-fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-    let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
-    let result = xdp(ebpf, name)?
-        .test_run(options)
-        .map_err(|source| KernelError::TestRun { program: name, source: source.into() })?;
-    Ok(TestRun { verdict: result.return_value.cast_signed(), duration: result.duration })
-}
-
-/// Loads the program that judges frames. A kernel that does not take it judges buffers alone.
-pub(super) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
-    for (index, name) in [(REFUSE_FRAME_INDEX, REFUSE_FRAME), (ASK_FRAME_INDEX, ASK_FRAME)] {
-        load_frame_program(ebpf, name)?;
-        set_frame_program(ebpf, index, name)?;
-    }
-    load_frame_program(ebpf, GUARD_FRAME)
-}
-
-/// Puts a loaded program among those of XDP that others end in.
-fn set_frame_program(ebpf: &mut aya::Ebpf, index: u32, name: &'static str) -> Result<(), KernelError> {
-    let refused = |source: ProgramError| KernelError::Refused { program: name, source: source.into() };
-    let program = xdp(ebpf, name)?.fd().map_err(refused)?;
-    let program = program.try_clone().map_err(|source| refused(source.into()))?;
-    let map =
-        ebpf.map_mut(name::FRAME_PROGRAMS).ok_or(KernelError::Missing { kind: "map", name: name::FRAME_PROGRAMS })?;
-    ProgramArray::try_from(map)
-        .and_then(|mut programs| programs.set(index, &program, 0))
-        .map_err(write(name::FRAME_PROGRAMS))
-}
-
-fn load_frame_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), KernelError> {
-    xdp(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
-}
-
-fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(KernelError::Missing { kind: "program", name })
-}
-
-fn take_over(program: &mut Xdp, pin: &Path) -> Result<FdLink, ProgramError> {
-    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(super::attach::link_error)?);
-    let id = program.attach_to_link(XdpLink::try_from(link).map_err(super::attach::link_error)?)?;
-    take(program, id)
-}
-
-fn take(program: &mut Xdp, id: XdpLinkId) -> Result<FdLink, ProgramError> {
-    FdLink::try_from(program.take_link(id)?).map_err(super::attach::link_error)
 }

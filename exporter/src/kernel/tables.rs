@@ -74,6 +74,7 @@ pub(super) mod name {
     pub(in crate::kernel) const GUARD_COUNTERS: &str = "GUARD_COUNTERS";
     pub(in crate::kernel) const INTERFACE_GUARD: &str = "INTERFACE_GUARD";
     pub(in crate::kernel) const HITS: &str = "HITS";
+    pub(in crate::kernel) const GUARD_SCRATCH: &str = "GUARD_SCRATCH";
     pub(in crate::kernel) const PAIR_RECORDS: &str = "PAIR_RECORDS";
     /// Those whose size is the configuration's, and that the guard can do without.
     pub(in crate::kernel) const GUARD_TABLES: [&str; 2] = [GUARD_PREFIXES, CLIENT_LIMITS];
@@ -82,7 +83,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 48] = [
+    pub(in crate::kernel) const ALL: [&str; 49] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -130,6 +131,7 @@ pub(super) mod name {
         GUARD_COUNTERS,
         INTERFACE_GUARD,
         HITS,
+        GUARD_SCRATCH,
         PAIR_RECORDS,
     ];
 }

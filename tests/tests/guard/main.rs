@@ -5,5 +5,6 @@
 
 mod exempt;
 mod limits;
+mod places;
 mod restart;
 mod rules;
