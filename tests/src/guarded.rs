@@ -54,10 +54,15 @@ impl Guarded {
     /// Two hosts; nothing is judged before [`Guarded::apply`].
     #[must_use]
     pub fn new(attach: &'static str) -> Self {
-        let network = Network::new(Offload::Off);
-        network.client.ip(&format!("address add {FRIEND}/24 dev {INTERFACE}"));
         let Configuration { guard, .. } = configuration("");
         let capacity = GuardCapacity { prefixes: prefix_capacity(&guard).expect("is none"), clients: guard.clients };
+        Self::on(Network::new(Offload::Off), attach, capacity)
+    }
+
+    /// The same on `network`, with room for what `capacity` says.
+    #[must_use]
+    pub fn on(network: Network, attach: &'static str, capacity: GuardCapacity) -> Self {
+        network.client.ip(&format!("address add {FRIEND}/24 dev {INTERFACE}"));
         let options =
             LoadOptions { guard: capacity, flows: FlowCapacity::for_established(4096), ..LoadOptions::default() };
         let index = network.server.index(INTERFACE);
@@ -86,6 +91,12 @@ impl Guarded {
             let failures = accounting.apply_guard(Arc::new(guard)).expect("can be worked out");
             assert!(failures.is_empty(), "{failures:?}");
         });
+    }
+
+    /// Where packets are judged: one of [`PLACES`].
+    #[must_use]
+    pub const fn place(&self) -> &'static str {
+        self.attach
     }
 
     /// How many packets of `api` were decided about by `rule`, by verdict, where it is not zero.

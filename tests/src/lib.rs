@@ -22,6 +22,7 @@ pub mod command;
 pub mod connections;
 pub mod corpus;
 pub mod exporter;
+pub mod flood;
 pub mod frames;
 pub mod guarded;
 pub mod hooks;

@@ -194,16 +194,37 @@ impl std::ops::Sub for KernelCounters {
     }
 }
 
+/// Sends frames as they are out of one interface. (To close one waits for all CPUs, some ten milliseconds: who sends again and again
+/// keeps it.)
+#[derive(Debug)]
+pub struct FrameSocket {
+    socket: Socket,
+    address: SockAddr,
+}
+
+impl FrameSocket {
+    /// Sends out of the interface called `name` of the thread's namespace.
+    pub fn new(name: &str) -> io::Result<Self> {
+        let any = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        let index = rustix::net::netdevice::name_to_index(&any, name)?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None::<Protocol>)?;
+        Ok(Self { socket, address: packet_address(index, 0) })
+    }
+
+    /// Sends `frame`. Before this is over the other end of a wire has most often received it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let sent = self.socket.send_to(frame, &self.address)?;
+        assert_eq!(sent, frame.len(), "the socket took a part of a frame");
+        Ok(())
+    }
+}
+
 /// Sends each of `frames` as it is, `times` over, out of the interface called `name`; from the thread's namespace.
 pub fn send_frames(name: &str, frames: &[Vec<u8>], times: usize) -> io::Result<()> {
-    let any = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    let index = rustix::net::netdevice::name_to_index(&any, name)?;
-    let socket = Socket::new(Domain::PACKET, Type::RAW, None::<Protocol>)?;
-    let address = packet_address(index, 0);
+    let socket = FrameSocket::new(name)?;
     for _ in 0..times {
         for frame in frames {
-            let sent = socket.send_to(frame, &address)?;
-            assert_eq!(sent, frame.len(), "the socket took a part of a frame");
+            socket.send(frame)?;
         }
     }
     Ok(())

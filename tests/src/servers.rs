@@ -48,7 +48,7 @@ fn postgresql() -> Option<PathBuf> {
 }
 
 /// A folder that every user may look into.
-fn open_directory() -> TempDir {
+pub(crate) fn open_directory() -> TempDir {
     let directory = tempfile::tempdir_in("/tmp").expect("a directory");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("is ours");
     directory

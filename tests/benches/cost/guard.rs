@@ -22,7 +22,7 @@ const ROUNDS: usize = 100;
 /// Runs in each turn.
 const REPEAT: u32 = 20_000;
 /// Prefixes in the list.
-const PREFIXES: usize = 100_000;
+pub(crate) const PREFIXES: usize = 100_000;
 
 /// What is measured: what it is called, its rules, who sends the frame, and what that may cost above the no-op.
 struct Case {
@@ -43,7 +43,7 @@ const CASES: [Case; 8] = [
     Case { what: "the same, IPv6", rules: LISTED, client: LISTED6, goal: 70.0 },
 ];
 
-const LISTED4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
+pub(crate) const LISTED4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
 const LISTED6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 9, 9, 0, 0, 0, 9));
 
 const OTHER: &str = r#"
@@ -128,7 +128,7 @@ fn apply(accounting: &mut Accounting, directory: &Path, rules: &str) {
 }
 
 /// Networks and addresses of both versions, of many lengths, none of them a client's.
-fn list() -> String {
+pub(crate) fn list() -> String {
     let mut random = Random::new(7);
     let mut text = String::new();
     let lengths = [16, 19, 20, 21, 22, 23, 24, 24, 24, 25, 26, 27, 28, 29, 30, 32, 32, 32, 32, 32];

@@ -1,13 +1,16 @@
-//! What it costs: a packet, a flow that is over, a scrape, memory, spans of flows; and other ways to count packets, side by side.
+//! What it costs: a packet, a flow that is over, a scrape, memory, spans of flows; and other ways to count packets, and to keep them
+//! out, side by side.
 //!
 //! `cargo bench --bench cost` prints all of it, `cargo bench --bench cost -- packet scrape` those sections. It needs what the
 //! integration tests need: root, and namespaces. Goals are printed beside what was measured; missing one fails nothing.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark that cannot go on has failed, and says where")]
 
+mod beside;
 mod conversation;
 mod drain;
 mod filters;
+mod flood;
 mod guard;
 mod live;
 mod loss;
@@ -22,12 +25,14 @@ use tidewaiter_tests::measure::print_machine;
 /// A name, and what prints the section.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 11] = [
     ("packet", || {
         shapes::print();
         conversation::print();
     }),
     ("guard", guard::print),
+    ("beside", beside::print),
+    ("flood", flood::print),
     ("drain", drain::print),
     ("scrape", scrape::print),
     ("memory", memory::print),

@@ -6,5 +6,6 @@
 mod exempt;
 mod limits;
 mod places;
+mod requests;
 mod restart;
 mod rules;
