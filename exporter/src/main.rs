@@ -94,7 +94,8 @@ fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
             Vec::new()
         }
     };
-    let outcome = Replay { files, local, apis, guard: configuration.guard }.run()?;
+    let Configuration { anomalies, guard, .. } = configuration;
+    let outcome = Replay { files, local, apis, anomalies, guard }.run()?;
     let failures: Vec<_> = outcome.failures.iter().map(|failure| chain(failure)).collect();
     let left_out = outcome.left_out();
     print(&outcome.report(format, flows)?)?;
