@@ -33,7 +33,10 @@ use self::{
     passwords::{Passwords, Verdict},
     watched::Watched,
 };
-use crate::config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig};
+use crate::{
+    capabilities::{self, CapabilityError},
+    config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig},
+};
 
 /// The most bytes of a request that changes something: an Alertmanager's webhook has some hundred bytes for each alert.
 const MAX_BODY: usize = 1 << 20;
@@ -50,6 +53,9 @@ pub enum AccessError {
     /// The system has no random numbers.
     #[error("the system gives no random numbers, without which no password or token can be looked at")]
     Random,
+    /// The capabilities could not be put away for a moment.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
 }
 
 impl From<ring::error::Unspecified> for AccessError {
@@ -87,7 +93,8 @@ pub enum Caller {
 pub(super) struct HasCertificate(pub(super) bool);
 
 impl Access {
-    /// Lets in whom the files say that `configuration` names.
+    /// Lets in whom the files say that `configuration` names. They are read by the capabilities alone that are kept: what can be
+    /// read at the start can be read when it has changed.
     ///
     /// # Errors
     /// If there is something wrong with them: everything that is, of the first that is.
@@ -96,10 +103,13 @@ impl Access {
     }
 
     fn by_files(web: Option<PathBuf>, token: Option<PathBuf>) -> Result<Self, AccessError> {
-        let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
-        let token =
-            token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
-        let (web, token) = (web.transpose()?, token.transpose()?);
+        let read = || {
+            let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
+            let token =
+                token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
+            Ok::<_, ConfigurationError>((web.transpose()?, token.transpose()?))
+        };
+        let (web, token) = capabilities::with_only(&capabilities::KEPT, read)??;
         let key = Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         let (passwords, limit, refusals) = (Passwords::new()?, Limit::default(), Refusals::default());
         Ok(Self(Arc::new(Inner { web, token, passwords, limit, refusals, key })))

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -251,4 +251,15 @@ async fn what_is_sent_for_a_change_is_bounded() {
     let none: HeaderMap =
         door.answer(from(Request::post("/-/reload")).body("x".into()).expect("is valid")).await.headers().clone();
     assert_eq!(none["www-authenticate"], "Bearer");
+}
+
+#[test]
+fn what_could_not_be_read_later_is_not_read_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let token = write_token(directory.path(), TOKEN);
+    Access::by_files(None, Some(token.clone())).expect("is ours");
+    chown(&token, Some(65_534), None).expect("the tests run as root");
+    let error = Access::by_files(None, Some(token.clone())).expect_err("is another's").to_string();
+    assert!(error.contains("Permission denied"), "{error}");
+    assert!(fs::read(&token).is_ok(), "the capabilities are back");
 }
