@@ -79,7 +79,7 @@ impl Connections {
 }
 
 /// What counts as one client: of IPv6, the network that one of them is given as a whole (RFC 6177).
-fn network(client: IpAddr) -> IpAddr {
+pub(super) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address @ IpAddr::V4(_) => address,
