@@ -26,7 +26,7 @@ pub(in crate::http) enum Refusal {
     Origin,
     /// Too many passwords wait to be looked at.
     Busy,
-    /// Too many connections of one client.
+    /// Too many connections: of one client, or of all and none is idle.
     Connections,
 }
 
@@ -41,7 +41,7 @@ impl Refusal {
             Self::Nobody => "neither api_token_file nor authentication in web_config is configured",
             Self::Origin => "sent by a browser for a page of another origin",
             Self::Busy => "too many passwords to look at",
-            Self::Connections => "too many connections of one client",
+            Self::Connections => "too many connections, of one client or on which something is being answered",
         }
     }
 }
