@@ -162,13 +162,13 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
         .with_reloads(reloads.standing(), asks_to_reload);
     let socket = guard.blocks.socket.clone();
     let mut following = Following { follower, selection, unreadable: Vec::new(), retry: None };
-    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
+    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|(discovered, gone)| {
         let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
         let audit = audit.map(|(sources, audit)| audit.start(sources)).transpose()?;
-        Ok((discovered, exporter, audit))
+        Ok((discovered, gone, exporter, audit))
     });
-    let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
-    tell_start(&shared, fingerprint.hash());
+    let (mut discovered, gone, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
+    tell_start(&shared, fingerprint.hash(), &gone);
     let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered
         && let Ok(Some(scan)) = timeout(FIRST_SCAN, discovered.recv()).await
@@ -270,14 +270,14 @@ async fn end(
 }
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that
-/// are found.
+/// are found, and what has happened meanwhile: it is to be told after the start.
 fn start_accounting(
     shared: &Shared,
     apis: ApiSource,
     guard: Guard,
     following: &mut Following,
     links: &Links,
-) -> Result<Option<Receiver<Scan>>, DaemonError> {
+) -> Result<(Option<Receiver<Scan>>, Vec<Happening>), DaemonError> {
     let discovered = match apis {
         ApiSource::Configured(apis) => {
             shared.accounting().apply_apis(&apis)?;
@@ -285,10 +285,10 @@ fn start_accounting(
         }
         ApiSource::Discovered(discovery) => Some(discovery::start(discovery, shared.accounting().inherited_apis())?),
     };
-    let blocks = StateFile::new(guard.blocks.state.clone()).load();
+    let blocks = shared.load_blocks();
     let mut accounting = shared.accounting();
     accounting.apply_guard(Arc::new(guard))?;
-    accounting.restore_blocks(blocks)?;
+    let gone = accounting.restore_blocks(blocks)?;
     drop(accounting);
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()
@@ -299,7 +299,7 @@ fn start_accounting(
         return Err(failure.into());
     }
     capabilities::keep_only(&capabilities::KEPT)?;
-    Ok(discovered)
+    Ok((discovered, gone))
 }
 
 /// Leaves nothing behind of a start that has failed; but what was there before it goes on counting.
@@ -364,11 +364,13 @@ async fn audit_has_failed(audit: Option<&mut Audit>) {
     }
 }
 
-/// Tells those who want events that the exporter has begun, by the configuration with `hash`.
-fn tell_start(shared: &Shared, hash: String) {
+/// Tells those who want events that the exporter has begun, by the configuration with `hash`, and what has `gone` since another
+/// ended.
+fn tell_start(shared: &Shared, hash: String, gone: &[Happening]) {
     let mut accounting = shared.accounting();
     let took_over = accounting.took_over();
     accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
+    gone.iter().for_each(|gone| accounting.pass_on(gone));
 }
 
 /// Tells them how far the audit log has come.

@@ -12,7 +12,10 @@ use ipnet::IpNet;
 
 pub use self::wording::Severity;
 pub(crate) use self::wording::{STARTED, STOPPED};
-use crate::anomaly::{Anomaly, AnomalyKind};
+use crate::{
+    anomaly::{Anomaly, AnomalyKind},
+    blocks::BlockRefusal,
+};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +128,21 @@ pub enum BlockedBy {
     Http,
     /// A response of the configuration, to an anomaly.
     Response(AnomalyKind),
+    /// Somebody, before the exporter was started: the kernel has it, and the file that says more cannot be read.
+    Unknown,
+}
+
+impl BlockedBy {
+    /// Whose words count more: those of people, than those of programs.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::CommandLine => 3,
+            Self::Http => 2,
+            Self::Response(_) => 1,
+            Self::Unknown => 0,
+        }
+    }
 }
 
 /// Why something is no longer blocked.
@@ -136,6 +154,8 @@ pub enum Unblocked {
     CommandLine,
     /// Another system has, over HTTP.
     Http,
+    /// After a restart it cannot be put in force again: there is less room, or somebody is protected who was not.
+    Restart(BlockRefusal),
 }
 
 /// One configuration in the place of another.

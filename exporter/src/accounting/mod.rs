@@ -60,6 +60,8 @@ pub struct Accounting {
     blocks: Blocks,
     /// Whether the guard was on when this was last looked at.
     was_guard_on: bool,
+    /// Whether nothing may be blocked or unblocked any more.
+    is_stopping: bool,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
@@ -97,6 +99,7 @@ impl Accounting {
             guard,
             blocks: Blocks::default(),
             was_guard_on,
+            is_stopping: false,
             flows,
             tracker: None,
             greetings: Greetings::default(),

@@ -3,8 +3,10 @@
 //! This is what is known of them in userspace; [`Accounting`](crate::accounting::Accounting) puts them in force. However many
 //! ask, there are no more than a configuration says, of few lengths, and never of those who are always let in.
 
+pub mod refusal;
 pub mod response;
 pub mod row;
+mod shown;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -12,14 +14,18 @@ mod tests;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 use tidewaiter_common::guard::{BLOCKED_LENGTHS, BlockKey, BlockedLength};
 
-pub use self::row::BlockRow;
+pub(crate) use self::shown::shown;
+pub use self::{
+    refusal::{BlockRefusal, BlockRefusals},
+    row::{BlockRow, UnblockedRow},
+};
 use crate::{
     event::{Block, BlockedBy},
     guard::prefix_file::{PrefixError, parse_prefix},
@@ -38,6 +44,9 @@ pub const MAX_REASON: usize = 200;
 const LEAST_IPV4: u8 = 8;
 /// The shortest prefix of IPv6 that can be.
 const LEAST_IPV6: u8 = 16;
+
+/// How far the time that people are told of an end may be from that end: clocks are set, and hosts sleep.
+const MOST_DRIFT: Duration = Duration::from_secs(1);
 
 /// Responses leave a part of this size free, for those who block by hand.
 const RESERVED_PART: usize = 8;
@@ -59,7 +68,7 @@ pub enum BlockError {
     Period(Duration),
     /// The reason cannot be shown.
     #[error(
-        "the reason has {0} characters, or control characters among them: expected at most {MAX_REASON}, and none of those"
+        "the reason has {0} characters, or some among them that cannot be seen: expected at most {MAX_REASON}, and none of those"
     )]
     Reason(usize),
     /// It is far too much.
@@ -91,12 +100,24 @@ pub enum BlockError {
         /// The lengths that there are.
         lengths: String,
     },
-    /// It is not blocked.
-    #[error("{0} is not blocked")]
-    NotBlocked(IpNet),
+    /// It is not blocked, at least not by itself.
+    #[error("{network} is not blocked{}", by_covering(*.covering))]
+    NotBlocked {
+        /// What was asked for.
+        network: IpNet,
+        /// What is blocked and contains it.
+        covering: Option<IpNet>,
+    },
+    /// It comes too late.
+    #[error("the exporter is stopping: nothing is changed any more")]
+    Stopping,
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+fn by_covering(covering: Option<IpNet>) -> String {
+    covering.map_or_else(String::new, |covering| format!(" by itself, but {covering} is, which contains it"))
 }
 
 /// The network that `text` is, or that of a single address. One of IPv4 addresses within IPv6 is one of IPv4.
@@ -136,17 +157,74 @@ const fn is_v4(network: &IpNet) -> bool {
     matches!(network, IpNet::V4(_))
 }
 
+/// The network that the kernel finds by `key`.
+#[must_use]
+pub fn network_at(key: &BlockKey) -> Option<IpNet> {
+    let length = u8::try_from(key.length).ok()?;
+    IpNet::new(IpAddr::from(key.address).to_canonical(), length).ok()
+}
+
+/// One moment, by both clocks: blocks end by the one that is never set, as they do in the kernel, and people read the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// What people read.
+    pub wall: SystemTime,
+    /// What goes on evenly.
+    pub steady: Instant,
+}
+
+impl Now {
+    /// This one.
+    #[must_use]
+    pub fn take() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// How long it is until `time`.
+    #[must_use]
+    pub fn until(&self, time: SystemTime) -> Duration {
+        time.duration_since(self.wall).unwrap_or_default()
+    }
+}
+
+/// What becomes of the blocks when one is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// There is this one, new or in the place of the one of the same network.
+    New(Block),
+    /// Nothing changes: there is this one, which lasts as long.
+    Same(Block),
+}
+
+/// A block that is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// It.
+    pub block: Block,
+    /// The prefix around it that is blocked all the same.
+    pub covering: Option<IpNet>,
+}
+
+/// A block that there is.
+#[derive(Clone, Debug)]
+struct Held {
+    block: Block,
+    ends: Instant,
+}
+
 /// The blocks that there are.
 #[derive(Debug)]
 pub struct Blocks {
     capacity: usize,
     /// Who is never blocked.
     protect: Vec<IpNet>,
-    by_network: BTreeMap<IpNet, Block>,
+    by_network: BTreeMap<IpNet, Held>,
     /// Lengths of prefixes that are blocked, of IPv4 and of IPv6, in the order in which they came.
     lengths: [Vec<u8>; 2],
     /// Whether there is something that the state's file does not say.
     is_changed: bool,
+    /// Those that were asked for and are not there.
+    pub refusals: BlockRefusals,
 }
 
 impl Default for Blocks {
@@ -157,6 +235,7 @@ impl Default for Blocks {
             by_network: BTreeMap::new(),
             lengths: [Vec::new(), Vec::new()],
             is_changed: false,
+            refusals: BlockRefusals::default(),
         };
         blocks.configure(0, &[]);
         blocks
@@ -175,19 +254,20 @@ impl Blocks {
         self.protect = protect.iter().copied().map(canonical).chain(own).collect();
     }
 
-    /// What becomes of blocks when this one is added: it itself, or the one there is of the same network if that lasts longer.
+    /// What becomes of blocks when this one is added: it itself, or the one there is of the same network if that lasts as long. What
+    /// somebody has said of a network is not lost because a program has it blocked for longer.
     ///
     /// # Errors
     /// Why it cannot be.
-    pub fn admit(&self, block: Block, now: SystemTime) -> Result<Block, BlockError> {
+    pub fn admit(&self, block: Block, now: Now) -> Result<Admitted, BlockError> {
         let Block { network, until, reason, by } = &block;
-        let period = until.duration_since(now).unwrap_or_default();
+        let period = now.until(*until);
         // Some time has passed since `until` was worked out.
         if period.is_zero() || period > LONGEST {
             return Err(BlockError::Period(period));
         }
         let characters = reason.chars().count();
-        if characters > MAX_REASON || reason.chars().any(char::is_control) {
+        if characters > MAX_REASON || shown(reason) != *reason {
             return Err(BlockError::Reason(characters));
         }
         let least = if is_v4(network) { LEAST_IPV4 } else { LEAST_IPV6 };
@@ -198,7 +278,12 @@ impl Blocks {
             return Err(BlockError::Protected { network: *network, protected: *protected });
         }
         if let Some(before) = self.by_network.get(network) {
-            return Ok(if before.until > block.until { before.clone() } else { block });
+            let Held { block: before, ends } = before;
+            if *ends >= now.steady + period {
+                return Ok(Admitted::Same(before.clone()));
+            }
+            let says = if by.rank() < before.by.rank() { before } else { &block };
+            return Ok(Admitted::New(Block { reason: says.reason.clone(), by: says.by, ..block.clone() }));
         }
         let is_response = matches!(by, BlockedBy::Response(_));
         let reserved = if is_response { self.capacity / RESERVED_PART } else { 0 };
@@ -210,16 +295,17 @@ impl Blocks {
             let lengths: Vec<_> = lengths.iter().map(|length| format!("/{length}")).collect();
             return Err(BlockError::Lengths { network: *network, lengths: lengths.join(", ") });
         }
-        Ok(block)
+        Ok(Admitted::New(block))
     }
 
     /// Adds a block that was admitted, or has it in the place of the one of the same network.
-    pub fn insert(&mut self, block: Block) {
+    pub fn insert(&mut self, block: Block, now: Now) {
         let lengths = &mut self.lengths[usize::from(!is_v4(&block.network))];
         if !lengths.contains(&block.network.prefix_len()) {
             lengths.push(block.network.prefix_len());
         }
-        self.by_network.insert(block.network, block);
+        let ends = now.steady + now.until(block.until).min(LONGEST);
+        self.by_network.insert(block.network, Held { block, ends });
         self.is_changed = true;
     }
 
@@ -233,19 +319,57 @@ impl Blocks {
         let lengths = &mut self.lengths[usize::from(!is_v4(network))];
         lengths.retain(|length| *length != network.prefix_len() || is_used(length));
         self.is_changed = true;
-        Some(removed)
+        Some(removed.block)
     }
 
     /// The block of `network`.
     #[must_use]
     pub fn get(&self, network: &IpNet) -> Option<&Block> {
-        self.by_network.get(network)
+        self.by_network.get(network).map(|held| &held.block)
+    }
+
+    /// How long `network` is still blocked; not at all if it is not.
+    #[must_use]
+    pub fn left(&self, network: &IpNet, now: Instant) -> Duration {
+        self.by_network.get(network).map_or(Duration::ZERO, |held| held.ends.saturating_duration_since(now))
+    }
+
+    /// The shortest prefix that is blocked and contains `network`, but is not it.
+    #[must_use]
+    pub fn covering(&self, network: &IpNet) -> Option<IpNet> {
+        let shorter = self.lengths(is_v4(network)).iter().filter(|length| **length < network.prefix_len());
+        let outer = shorter.filter_map(|length| Some(IpNet::new(network.network(), *length).ok()?.trunc()));
+        outer.filter(|outer| self.by_network.contains_key(outer)).min_by_key(IpNet::prefix_len)
     }
 
     /// Networks whose time is over.
     #[must_use]
-    pub fn expired(&self, now: SystemTime) -> Vec<IpNet> {
-        self.by_network.values().filter(|block| block.until <= now).map(|block| block.network).collect()
+    pub fn expired(&self, now: Instant) -> Vec<IpNet> {
+        self.by_network.values().filter(|held| held.ends <= now).map(|held| held.block.network).collect()
+    }
+
+    /// Corrects the times that people are told, where a clock was set since.
+    pub fn correct_times(&mut self, now: Now) {
+        for Held { block, ends } in self.by_network.values_mut() {
+            let until = now.wall + ends.saturating_duration_since(now.steady);
+            let drift = until.duration_since(block.until).unwrap_or_else(|error| error.duration());
+            if drift > MOST_DRIFT {
+                block.until = until;
+                self.is_changed = true;
+            }
+        }
+    }
+
+    /// How many there can be.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_network.len()
     }
 
     /// The lengths of prefixes that are blocked, of one version of IP.
@@ -256,7 +380,7 @@ impl Blocks {
 
     /// All of them, by network.
     pub fn iter(&self) -> impl Iterator<Item = &Block> {
-        self.by_network.values()
+        self.by_network.values().map(|held| &held.block)
     }
 
     /// Whether there is none.

@@ -166,6 +166,9 @@ impl Happening {
             Self::Unblocked { network, why } => {
                 facts.text(Key::Network, network.to_string());
                 facts.word(Key::By, why.as_str());
+                if let Unblocked::Restart(refusal) = why {
+                    facts.word(Key::Reason, refusal.as_str());
+                }
             }
             Self::Started { version, configuration, took_over } => {
                 facts.word(Key::Version, version);
@@ -216,6 +219,7 @@ impl BlockedBy {
             Self::CommandLine => "command_line",
             Self::Http => "http",
             Self::Response(_) => "response",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -228,6 +232,7 @@ impl Unblocked {
             Self::Expired => "expiry",
             Self::CommandLine => "command_line",
             Self::Http => "http",
+            Self::Restart(_) => "restart",
         }
     }
 }
