@@ -2,7 +2,7 @@
 
 pub mod reload;
 
-use std::{future::pending, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -230,8 +230,9 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     if let Some(control) = control {
         control.abort();
     }
+    shared.accounting().stop_changes();
     shared.save_blocks().await;
-    let ended = end(&shared, persist, exporter, audit).await;
+    let ended = beating(&shared, end(&shared, persist, exporter, audit)).await;
     drop(stop_serving);
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
     Ok(ended?)
@@ -257,7 +258,12 @@ async fn end(
         send_metrics(exporter.as_ref(), shared);
         ended
     };
-    shared.accounting().pass_on(&Happening::Stopped { persists });
+    let mut accounting = shared.accounting();
+    if let Err(error) = accounting.tell_last_hits() {
+        warn!(%error, "cannot tell what rules have decided last");
+    }
+    accounting.pass_on(&Happening::Stopped { persists });
+    drop(accounting);
     if let Some(audit) = audit
         && let Some(head) = audit.end().await
     {
@@ -267,6 +273,23 @@ async fn end(
         exporter.end().await;
     }
     ended
+}
+
+/// Does something that may take a while, and lets the kernel know meanwhile that the exporter is there: what goes on without it goes
+/// on from its very end.
+async fn beating<T>(shared: &Shared, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut beats = interval(SWEEP);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = beats.tick() => if let Err(error) = shared.accounting().beat() {
+                warn!(%error, "cannot look after the guard");
+            },
+            done = &mut work => return done,
+        }
+    }
 }
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that

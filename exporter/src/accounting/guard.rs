@@ -371,13 +371,19 @@ impl GuardRegistry {
         kernel.set_guard_word(word::DEADLINE, ticks.after(guard.hold))
     }
 
-    /// Whose packets were decided about since this was last asked, if that is long enough ago.
-    pub(super) fn hits(&mut self, kernel: &mut Kernel, now: SystemTime) -> Result<Vec<RuleHits>, KernelError> {
+    /// Whose packets were decided about since this was last asked, if that is long enough ago, or if this `is_last`.
+    pub(super) fn hits(
+        &mut self,
+        kernel: &mut Kernel,
+        now: SystemTime,
+        is_last: bool,
+    ) -> Result<Vec<RuleHits>, KernelError> {
         let Some(since) = self.interval_began else {
             self.interval_began = Some(now);
             return Ok(Vec::new());
         };
-        if now.duration_since(since).is_ok_and(|long| long < HITS_INTERVAL) || self.pairs.current.is_empty() {
+        let is_early = now.duration_since(since).is_ok_and(|long| long < HITS_INTERVAL);
+        if (is_early && !is_last) || self.pairs.current.is_empty() {
             return Ok(Vec::new());
         }
         let over = self.interval;
@@ -441,6 +447,7 @@ impl GuardRegistry {
             clients,
             client_capacity: kernel.guard_capacity().clients.into(),
             clients_evicted: clients_made.saturating_sub(clients),
+            blocks_refused: Vec::new(),
         }))
     }
 }
