@@ -158,7 +158,7 @@ fn guard(GuardArguments { what, target, pin_path }: GuardArguments) -> anyhow::R
 }
 
 fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> anyhow::Result<ExitCode> {
-    let verified = verify::verify(&verify::files(&files)?, Expected { last: expect_last, any: expect })?;
+    let verified = verify::verify_log(&files, Expected { last: expect_last, any: expect })?;
     print(&verified.to_string())
 }
 

@@ -26,6 +26,9 @@ use super::{
 /// The most notes that are listed; there may be any number in a log.
 const MAX_NOTES: usize = 100;
 
+/// How often the files of a log are looked for, if they change meanwhile.
+const MAX_ATTEMPTS: u32 = 100;
+
 /// Why a log was not verified.
 #[derive(Debug, Error)]
 pub enum VerifyError {
@@ -227,19 +230,59 @@ fn only_log(path: &Path) -> Result<PathBuf, VerifyError> {
     }
 }
 
+/// Verifies the log that `paths` stand for, as [`files`] says, also while it is written: if a file was put away while they were
+/// looked for, they are looked for again.
+///
+/// # Errors
+/// The first fault.
+pub fn verify_log(paths: &[PathBuf], expected: Expected) -> Result<Verified, VerifyError> {
+    verify_open(open_all(|| files(paths))?, expected)
+}
+
 /// Verifies `files`, each of which goes on from the one before.
 ///
 /// # Errors
 /// The first fault.
-pub fn verify(files: &[PathBuf], mut expected: Expected) -> Result<Verified, VerifyError> {
+pub fn verify(files: &[PathBuf], expected: Expected) -> Result<Verified, VerifyError> {
+    verify_open(open_all(|| Ok(files.to_vec()))?, expected)
+}
+
+/// A file of a log: open already, if it is one whose name the next may have soon.
+type Opened = (PathBuf, Option<File>);
+
+/// The files that `list` names, at a time when it names the same before and after those were opened that are still written. What is
+/// open stays the same file, however it is called later; and what was put away keeps its name. (All of them could be more than a
+/// process may open.)
+fn open_all(list: impl Fn() -> Result<Vec<PathBuf>, VerifyError>) -> Result<Vec<Opened>, VerifyError> {
+    let mut before = list()?;
+    for _ in 0..MAX_ATTEMPTS {
+        let opened = before.iter().map(open_if_written).collect();
+        let after = list()?;
+        if after == before {
+            return opened;
+        }
+        before = after;
+    }
+    // A log that goes to another file all the time is none of ours.
+    before.iter().map(open_if_written).collect()
+}
+
+fn open_if_written(path: &PathBuf) -> Result<Opened, VerifyError> {
+    let is_put_away = path.file_name().and_then(|name| name.to_str()).and_then(rotated_from).is_some();
+    let opened = (!is_put_away).then(|| File::open(path)).transpose();
+    Ok((path.clone(), opened.map_err(|source| VerifyError::Unreadable { path: path.clone(), source })?))
+}
+
+fn verify_open(files: Vec<Opened>, mut expected: Expected) -> Result<Verified, VerifyError> {
     let mut chain = Chain::default();
     let (mut counted, mut notes, mut more_notes) = (Vec::new(), Vec::new(), 0);
-    let name = |place: Place| files.get(place.file).cloned().unwrap_or_default();
+    let paths: Vec<_> = files.iter().map(|(path, _)| path.clone()).collect();
+    let name = |place: Place| paths.get(place.file).cloned().unwrap_or_default();
     let fault = |(place, what): chain::Found| VerifyError::Fault { file: name(place), line: place.line, what };
     let mut last = Place { file: 0, line: 0 };
-    for (file, path) in files.iter().enumerate() {
+    for (file, (path, opened)) in files.into_iter().enumerate() {
         let unreadable = |source| VerifyError::Unreadable { path: path.clone(), source };
-        let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
+        let mut reader = BufReader::new(opened.map_or_else(|| File::open(&path), Ok).map_err(unreadable)?);
         let mut place = Place { file, line: 0 };
         while let Some(line) = lines::next(&mut reader, chain.debris()).map_err(unreadable)? {
             place.line += 1;
@@ -251,11 +294,11 @@ pub fn verify(files: &[PathBuf], mut expected: Expected) -> Result<Verified, Ver
             expected.any.retain(|hash| chain.head().is_none_or(|head| head.hash != *hash));
             last = place;
         }
-        counted.push((path.clone(), place.line));
+        counted.push((path, place.line));
     }
     chain.end().map_err(fault)?;
     let (Some(head), Some(first), Some(times)) = (chain.head(), chain.first, chain.times.take()) else {
-        return Err(VerifyError::Empty(files.last().cloned().unwrap_or_default()));
+        return Err(VerifyError::Empty(paths.last().cloned().unwrap_or_default()));
     };
     if let Some(expected) = expected.last.filter(|hash| *hash != head.hash) {
         return Err(fault((last, What::NotLast { expected })));
