@@ -100,7 +100,7 @@ fn a_guard_that_cannot_be_kept_is_refused() {
         (
             "[guard]\nrate = 1",
             "FILE:12: guard.rate: unknown key, expected one of \"mode\", \"attach\", \"hold\", \"protect\", \"protect_ports\", \
-             \"clients\", \"max_blocks\", \"state\", \"socket\", \"alert_label\", \"alert_block_for\"",
+             \"clients\", \"told_clients\", \"max_blocks\", \"state\", \"socket\", \"alert_label\", \"alert_block_for\"",
         ),
     ]);
 }

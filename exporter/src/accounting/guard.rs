@@ -32,8 +32,12 @@ use crate::{
 /// How often hits are gathered and told.
 pub(super) const HITS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many hits of an interval are told by client, at most: the rest is told without.
-const MOST_HITS: usize = 256;
+/// How many times as many clients are told of all rules in an interval as of one: whoever forges senders can have each be told of
+/// in a line, and lines of before make room for these.
+const MOST_RULES_TOLD: usize = 4;
+
+/// How many clients of a replay are told.
+const MOST_REPLAYED: Told = Told { each: 256, all: 256 };
 
 /// Why rules could not be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +103,15 @@ impl GuardPlace {
     }
 }
 
+/// How many clients are told by their address, those with the most packets: packets of all others are told together.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// For each rule, API and verdict.
+    each: usize,
+    /// In all.
+    all: usize,
+}
+
 /// The rules in force, and what is kept of each.
 #[derive(Debug, Default)]
 pub(super) struct GuardRegistry {
@@ -108,6 +121,8 @@ pub(super) struct GuardRegistry {
     judges: u32,
     /// Whether anything is blocked, or may be at any time.
     blocks: bool,
+    /// Whether that was ever so: series that are there once stay there.
+    had_blocks: bool,
     /// Interfaces that are one end of a pair (veth), by index.
     paired: HashSet<u32>,
     /// Interfaces whose devices count each frame that reaches a program of XDP, by index.
@@ -245,6 +260,7 @@ impl GuardRegistry {
 
     /// Says that anything may be blocked at any time, or that nothing is. Answers with whether that is new.
     pub(super) const fn set_blocks(&mut self, blocks: bool) -> bool {
+        self.had_blocks |= blocks;
         std::mem::replace(&mut self.blocks, blocks) != blocks
     }
 
@@ -391,15 +407,16 @@ impl GuardRegistry {
         kernel.set_guard_word(word::INTERVAL, self.interval.into())?;
         self.interval_began = Some(now);
         let hits = kernel.hits(over)?;
-        Ok(self.fold(&hits, since))
+        let each = self.guard.as_ref().map_or(0, |guard| guard.told_clients);
+        Ok(self.fold(&hits, since, Told { each, all: each * MOST_RULES_TOLD }))
     }
 
     /// Whose packets were decided about in the interval that goes on.
     pub(super) fn all_hits(&self, kernel: &Kernel) -> Result<Vec<RuleHits>, KernelError> {
-        Ok(self.fold(&kernel.hits(self.interval)?, kernel.created()))
+        Ok(self.fold(&kernel.hits(self.interval)?, kernel.created(), MOST_REPLAYED))
     }
 
-    fn fold(&self, hits: &[Hit], since: SystemTime) -> Vec<RuleHits> {
+    fn fold(&self, hits: &[Hit], since: SystemTime, most: Told) -> Vec<RuleHits> {
         let mut by_client: BTreeMap<(u16, u8, Option<IpAddr>), u64> = BTreeMap::new();
         for hit in hits {
             *by_client.entry((hit.pair, hit.verdict, Some(hit.client.into()))).or_default() += hit.packets;
@@ -410,8 +427,12 @@ impl GuardRegistry {
         let mut ordered: Vec<_> = by_client.into_iter().collect();
         ordered.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
         let mut folded: BTreeMap<(u16, u8, Option<IpAddr>), u64> = BTreeMap::new();
-        for (place, ((pair, verdict, client), packets)) in ordered.into_iter().enumerate() {
-            let client = client.filter(|_| place < MOST_HITS);
+        let (mut told, mut all) = (HashMap::<_, usize>::new(), 0);
+        for ((pair, verdict, client), packets) in ordered {
+            let of_pair = told.entry((pair, verdict)).or_default();
+            let client = client.filter(|_| *of_pair < most.each && all < most.all);
+            *of_pair += usize::from(client.is_some());
+            all += usize::from(client.is_some());
             *folded.entry((pair, verdict, client)).or_default() += packets;
         }
         let told = folded.into_iter().filter_map(|((pair, verdict, client), packets)| {
@@ -428,7 +449,7 @@ impl GuardRegistry {
         let mut pairs = Vec::new();
         for (place, record) in self.pairs.records.iter().filter(|(place, _)| self.pairs.current.contains(place)) {
             let Some((rule, api)) = names(record) else { continue };
-            if &*rule == BLOCK && !self.blocks {
+            if &*rule == BLOCK && !self.had_blocks {
                 continue;
             }
             let mut packets = kernel.guard_counters(*place)?.packets;
@@ -440,7 +461,7 @@ impl GuardRegistry {
         let (clients_made, clients) = kernel.client_limits()?;
         Ok(Some(GuardSnapshot {
             pairs,
-            is_on: guard.is_on() || self.blocks,
+            is_on: guard.is_on() || self.had_blocks,
             enforces: guard.enforces,
             is_switched_off: kernel.guard_word(word::SWITCHED_OFF)? != 0,
             generation: self.generation,
@@ -476,5 +497,43 @@ fn names(record: &PairRecord) -> Option<(Arc<str>, Arc<str>)> {
 pub(super) fn warn_all(failures: &[KernelError]) {
     for error in failures {
         warn!(error = chain(error), "cannot attach the guard");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::UNIX_EPOCH};
+
+    use tidewaiter_common::guard::{GuardCounters, Hit};
+
+    use super::{GuardRegistry, Told, record};
+
+    #[test]
+    fn of_many_clients_the_largest_are_told_and_the_others_together() {
+        let mut registry = GuardRegistry::default();
+        let hit = |pair: u16, last: u8| Hit {
+            pair,
+            client: IpAddr::from([10, 0, 0, last]).into(),
+            verdict: 0,
+            reserved: 0,
+            interval: 0,
+            packets: u64::from(last),
+            others: 0,
+        };
+        let mut hits = Vec::new();
+        for (pair, rule) in [(1, "one"), (2, "two"), (3, "three")] {
+            registry.pairs.records.insert(pair, record(rule, "web", GuardCounters::default()));
+            hits.extend((1..=100).map(|last| hit(pair, last)));
+        }
+        let told = registry.fold(&hits, UNIX_EPOCH, Told { each: 8, all: 20 });
+        assert_eq!(told.len(), 20 + 3);
+        for rule in ["one", "two", "three"] {
+            let of_rule = || told.iter().filter(|hits| &*hits.rule == rule);
+            assert_eq!(of_rule().map(|hits| hits.packets).sum::<u64>(), 5050, "none is forgotten");
+            let named: Vec<_> = of_rule().filter(|hits| hits.client.is_some()).map(|hits| hits.packets).collect();
+            assert!(named.len() <= 8 && named.iter().all(|packets| *packets > 92), "{named:?}");
+            assert_eq!(of_rule().filter(|hits| hits.client.is_none()).count(), 1);
+        }
+        assert_eq!(registry.fold(&hits, UNIX_EPOCH, Told { each: 0, all: 0 }).len(), 3);
     }
 }

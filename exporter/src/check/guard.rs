@@ -8,7 +8,7 @@ use crate::config::guard::{ApiMatch, Condition, Guard, GuardAttach, Per, Rule, R
 
 /// How `guard` is kept, and its rules in their order: of each part what it is called, and what it comes to.
 pub(super) fn guarded(guard: &Guard) -> Vec<(&'static str, String)> {
-    let Guard { enforces, attach, hold, protect, protected_ports, clients, blocks: _, rules } = guard;
+    let Guard { enforces, attach, hold, protect, protected_ports, clients, told_clients: _, blocks: _, rules } = guard;
     if !guard.is_on() {
         return vec![("guard", "no rules: everything passes".to_owned())];
     }

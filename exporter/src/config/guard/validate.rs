@@ -47,6 +47,9 @@ const LEAST_HOLD: Duration = Duration::from_secs(5);
 /// How many clients limits may be kept for: each takes some 100 bytes of the kernel's memory.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
+/// How many clients of a rule may be told in an interval.
+const MAX_TOLD_CLIENTS: usize = 256;
+
 /// Seconds that rates are reckoned in: thousandths of a unit a second are exact enough for any rate, and let one be once in a quarter
 /// of an hour.
 const PERIOD: u32 = 1000;
@@ -82,6 +85,7 @@ impl Check<'_> {
             protect,
             protect_ports,
             clients,
+            told_clients,
             max_blocks,
             state,
             socket,
@@ -99,6 +103,11 @@ impl Check<'_> {
             let (least, most) = (CLIENTS.start(), CLIENTS.end());
             self.problem("guard.clients", format!("found {clients}, expected {least} to {most}"));
             *least
+        });
+        let in_range = usize::try_from(told_clients).ok().filter(|clients| *clients <= MAX_TOLD_CLIENTS);
+        let told_clients = in_range.unwrap_or_else(|| {
+            self.problem("guard.told_clients", format!("found {told_clients}, expected 0 to {MAX_TOLD_CLIENTS}"));
+            0
         });
         let mut protected_ports = vec![listen.port()];
         protected_ports.extend(protect_ports.iter().filter(|port| **port != listen.port()));
@@ -128,7 +137,17 @@ impl Check<'_> {
             checked.push(self.rule(place, rule, enforces, flows));
         }
         self.contradictions(&checked);
-        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, blocks, rules: checked };
+        let guard = Guard {
+            enforces,
+            attach,
+            hold: hold.0,
+            protect,
+            protected_ports,
+            clients,
+            told_clients,
+            blocks,
+            rules: checked,
+        };
         self.tables(&guard, known);
         guard
     }
@@ -395,6 +414,7 @@ impl Check<'_> {
             }
         }
         for (place, path) in files.into_iter().flat_map(|some| some.0).enumerate() {
+            let path = self.resolved(&format!("{key}_file.{place}"), path);
             self.files.note(&path);
             match read_prefixes(&path) {
                 Ok(read) => {
