@@ -179,7 +179,7 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let router = http::router(shared.clone(), &access);
     let is_encrypted = access.web().is_some_and(|web| web.tls.is_some());
-    let server = tokio::spawn(http::serve(listener, router, access, async {
+    let server = tokio::spawn(http::serve(listener, router, access.clone(), async {
         // An error means that the other end is gone, which is to stop as well.
         stopped.await.unwrap_or_default();
     }));
@@ -211,6 +211,7 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => {
                 look_after_guard(&shared);
+                tell_access(&access, &shared);
                 keep_blocks(&shared, &mut keeping);
                 look_after_flows(&shared, Accounting::sweep_flows).await;
             }
@@ -394,6 +395,13 @@ fn tell_start(shared: &Shared, hash: String, gone: &[Happening]) {
     let took_over = accounting.took_over();
     accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
     gone.iter().for_each(|gone| accounting.pass_on(gone));
+}
+
+/// Tells them what has become of the files that say whom HTTP lets in.
+fn tell_access(access: &Access, shared: &Shared) {
+    for happening in access.news() {
+        shared.accounting().pass_on(&happening);
+    }
 }
 
 /// Tells them how far the audit log has come.

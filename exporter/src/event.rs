@@ -74,6 +74,15 @@ pub enum Happening {
         /// What is wrong with it.
         reason: String,
     },
+    /// Files that say whom HTTP lets in have changed, and are in force.
+    AccessChanged(AccessChange),
+    /// They have changed, but cannot be used; what was in force still is.
+    AccessRefused {
+        /// What they have become.
+        change: AccessChange,
+        /// What is wrong with that.
+        reason: String,
+    },
     /// The guard was switched off, or on again, by hand.
     GuardSwitched {
         /// Whether it is on.
@@ -171,6 +180,15 @@ pub struct ConfigurationChange {
     pub difference: Vec<String>,
     /// Its number: the first one has 1.
     pub generation: u64,
+}
+
+/// What files have become that say whom HTTP lets in. What is in them is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessChange {
+    /// The key of the configuration that names them.
+    pub key: &'static str,
+    /// SHA-256 of their names and contents, in hexadecimal digits.
+    pub hash: String,
 }
 
 /// Who asked for a configuration to be read again.

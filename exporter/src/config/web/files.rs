@@ -73,6 +73,13 @@ impl Files {
         })
     }
 
+    /// SHA-256 of names and contents of those that could be read, in hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let digest = self.digest.clone().finish();
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether those that could be read have the same names and contents in both.
     #[must_use]
     pub fn have_the_same_contents(&self, other: &Self) -> bool {

@@ -36,6 +36,7 @@ use self::{
 use crate::{
     capabilities::{self, CapabilityError},
     config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig},
+    event::Happening,
 };
 
 /// The most bytes of a request that changes something: an Alertmanager's webhook has some hundred bytes for each alert.
@@ -43,6 +44,9 @@ const MAX_BODY: usize = 1 << 20;
 
 /// How long such a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How passwords are asked for (RFC 7617 section 2).
+const BASIC: &str = "Basic realm=\"tidewaiter\"";
 
 /// Why it is not known whom to let in.
 #[derive(Debug, Error)]
@@ -119,6 +123,13 @@ impl Access {
     #[must_use]
     pub fn web(&self) -> Option<Arc<WebConfig>> {
         self.0.web.as_ref().map(Watched::current)
+    }
+
+    /// What has happened to the files since this was last asked: to be told. To be asked each second.
+    #[must_use]
+    pub fn news(&self) -> Vec<Happening> {
+        let web = self.0.web.as_ref().map(Watched::news).unwrap_or_default();
+        web.into_iter().chain(self.0.token.as_ref().map(Watched::news).unwrap_or_default()).collect()
     }
 
     /// Whether it can be told who somebody is, for all of HTTP.
@@ -202,7 +213,7 @@ async fn admit(State(access): State<Access>, mut request: Request, next: Next) -
                 request.extensions_mut().insert(caller);
                 next.run(request).await
             }
-            Err(refusal) => access.refuse(refusal, &caption, "Basic realm=\"tidewaiter\""),
+            Err(refusal) => access.refuse(refusal, &caption, BASIC),
         }
     } else {
         StatusCode::TOO_MANY_REQUESTS.into_response()
@@ -230,7 +241,9 @@ async fn admit_changes(State(access): State<Access>, mut request: Request, next:
         }
     };
     let answer = if let Some(refusal) = refusal {
-        access.refuse(refusal, &caption, "Bearer")
+        let has_users = web.is_some_and(|web| !web.users.is_empty());
+        let scheme = if has_users && access.0.token.is_none() { BASIC } else { "Bearer" };
+        access.refuse(refusal, &caption, scheme)
     } else {
         request.extensions_mut().insert(Caller::Authenticated);
         next.run(request).await
