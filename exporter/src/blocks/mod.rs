@@ -3,6 +3,8 @@
 //! This is what is known of them in userspace; [`Accounting`](crate::accounting::Accounting) puts them in force. However many
 //! ask, there are no more than a configuration says, of few lengths, and never of those who are always let in.
 
+mod error;
+mod network;
 pub mod refusal;
 pub mod response;
 pub mod row;
@@ -13,24 +15,21 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use thiserror::Error;
-use tidewaiter_common::guard::{BLOCKED_LENGTHS, BlockKey, BlockedLength};
+use tidewaiter_common::guard::BLOCKED_LENGTHS;
 
+use self::network::{canonical, is_v4};
 pub(crate) use self::shown::shown;
 pub use self::{
+    error::BlockError,
+    network::{key, network_at, network_of, parse_network, parse_period},
     refusal::{BlockRefusal, BlockRefusals},
     row::{BlockRow, UnblockedRow},
 };
-use crate::{
-    event::{Block, BlockedBy},
-    guard::prefix_file::{PrefixError, parse_prefix},
-    kernel::KernelError,
-};
+use crate::event::{Block, BlockedBy};
 
 /// The shortest time that anybody is blocked for.
 pub const SHORTEST: Duration = Duration::from_secs(1);
@@ -50,119 +49,6 @@ const MOST_DRIFT: Duration = Duration::from_secs(1);
 
 /// Responses leave a part of this size free, for those who block by hand.
 const RESERVED_PART: usize = 8;
-
-/// Why something is not blocked, or not unblocked.
-#[derive(Debug, Error)]
-pub enum BlockError {
-    /// That is no address and no prefix.
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    /// That is no time.
-    #[error("found {0:?}, expected a span of time such as \"10m\" or \"2h\"")]
-    NotAPeriod(String),
-    /// It is too short or too long a time.
-    #[error(
-        "found {}, expected {} to {}", humantime::format_duration(*.0), humantime::format_duration(SHORTEST),
-        humantime::format_duration(LONGEST)
-    )]
-    Period(Duration),
-    /// The reason cannot be shown.
-    #[error(
-        "the reason has {0} characters, or some among them that cannot be seen: expected at most {MAX_REASON}, and none of those"
-    )]
-    Reason(usize),
-    /// It is far too much.
-    #[error("{network} is too much to be blocked at once, expected a prefix of {least} bits or more")]
-    TooShort {
-        /// What was asked for.
-        network: IpNet,
-        /// The fewest bits.
-        least: u8,
-    },
-    /// It, or a part of it, is always let in.
-    #[error("{network} cannot be blocked: {protected} is always let in (guard.protect, and this host itself)")]
-    Protected {
-        /// What was asked for.
-        network: IpNet,
-        /// Who is protected.
-        protected: IpNet,
-    },
-    /// There are too many.
-    #[error("there are {0} blocks already (guard.max_blocks): unblock some, or block a prefix that contains them")]
-    Full(usize),
-    /// There are blocks of too many lengths.
-    #[error(
-        "{network} cannot be blocked: there are blocks of {BLOCKED_LENGTHS} other lengths, expected one of {lengths}"
-    )]
-    Lengths {
-        /// What was asked for.
-        network: IpNet,
-        /// The lengths that there are.
-        lengths: String,
-    },
-    /// It is not blocked, at least not by itself.
-    #[error("{network} is not blocked{}", by_covering(*.covering))]
-    NotBlocked {
-        /// What was asked for.
-        network: IpNet,
-        /// What is blocked and contains it.
-        covering: Option<IpNet>,
-    },
-    /// It comes too late.
-    #[error("the exporter is stopping: nothing is changed any more")]
-    Stopping,
-    /// The kernel refused.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
-fn by_covering(covering: Option<IpNet>) -> String {
-    covering.map_or_else(String::new, |covering| format!(" by itself, but {covering} is, which contains it"))
-}
-
-/// The network that `text` is, or that of a single address. One of IPv4 addresses within IPv6 is one of IPv4.
-pub fn parse_network(text: &str) -> Result<IpNet, BlockError> {
-    Ok(canonical(parse_prefix(text)?))
-}
-
-/// The time that `text` is, such as "10m".
-pub fn parse_period(text: &str) -> Result<Duration, BlockError> {
-    humantime::parse_duration(text).map_err(|_| BlockError::NotAPeriod(text.chars().take(MAX_REASON).collect()))
-}
-
-/// The network of the first bits of `address`.
-#[must_use]
-pub fn network_of(address: IpAddr, ipv4_length: u8, ipv6_length: u8) -> IpNet {
-    let address = address.to_canonical();
-    let length = if address.is_ipv4() { ipv4_length } else { ipv6_length };
-    IpNet::new(address, length).unwrap_or_else(|_| address.into()).trunc()
-}
-
-fn canonical(network: IpNet) -> IpNet {
-    let mapped = match network {
-        IpNet::V6(network) => network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(96)),
-        IpNet::V4(_) => None,
-    };
-    mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
-}
-
-/// How the kernel finds the block of `network`.
-#[must_use]
-pub fn key(network: &IpNet) -> BlockKey {
-    let length = BlockedLength::new(network.prefix_len(), is_v4(network));
-    BlockKey::of(network.network().into(), &length)
-}
-
-const fn is_v4(network: &IpNet) -> bool {
-    matches!(network, IpNet::V4(_))
-}
-
-/// The network that the kernel finds by `key`.
-#[must_use]
-pub fn network_at(key: &BlockKey) -> Option<IpNet> {
-    let length = u8::try_from(key.length).ok()?;
-    IpNet::new(IpAddr::from(key.address).to_canonical(), length).ok()
-}
 
 /// One moment, by both clocks: blocks end by the one that is never set, as they do in the kernel, and people read the other.
 #[derive(Clone, Copy, Debug)]

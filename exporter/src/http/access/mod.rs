@@ -1,12 +1,12 @@
 //! Who is let in: whoever `web_config` says, and of what changes something those alone who have shown who they are.
 
+mod caption;
 mod limit;
 mod passwords;
 mod refusals;
 mod watched;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,12 +14,11 @@ use std::{
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
     hmac::{self, Key},
     rand::SystemRandom,
@@ -29,6 +28,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 pub(super) use self::refusals::{Refusal, Refusals};
 use self::{
+    caption::Caption,
     limit::Limit,
     passwords::{Passwords, Verdict},
     watched::Watched,
@@ -256,64 +256,6 @@ fn with_headers(mut answer: Response, web: Option<&WebConfig>) -> Response {
         answer.headers_mut().extend(web.headers.clone());
     }
     answer
-}
-
-/// What a request says of who sends it.
-struct Caption {
-    peer: SocketAddr,
-    has_certificate: bool,
-    authorization: Option<HeaderValue>,
-    host: Option<String>,
-    origin: Option<HeaderValue>,
-}
-
-impl Caption {
-    fn of(request: &Request) -> Self {
-        let extensions = request.extensions();
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-        let host = only(request.headers(), &header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-        Self {
-            peer: peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
-            has_certificate: extensions.get().is_some_and(|HasCertificate(it_has)| *it_has),
-            authorization: only(request.headers(), &header::AUTHORIZATION).cloned(),
-            // HTTP/2 has it in the URI.
-            host: host.or_else(|| request.uri().authority().map(Authority::to_string)),
-            origin: request.headers().get(header::ORIGIN).cloned(),
-        }
-    }
-
-    /// What stands behind `scheme` in the header `Authorization` (RFC 9110 section 11.4).
-    fn credentials(&self, scheme: &str) -> Option<&str> {
-        let (found, credentials) = self.authorization.as_ref()?.to_str().ok()?.split_once(' ')?;
-        found.eq_ignore_ascii_case(scheme).then(|| credentials.trim_matches(' '))
-    }
-
-    /// User and password (RFC 7617 section 2).
-    fn basic(&self) -> Option<(String, Vec<u8>)> {
-        let decoded = BASE64_STANDARD.decode(self.credentials("Basic")?).ok()?;
-        let colon = decoded.iter().position(|byte| *byte == b':')?;
-        let (user, password) = decoded.split_at(colon);
-        Some((str::from_utf8(user).ok()?.to_owned(), password.get(1..)?.to_vec()))
-    }
-
-    /// The token (RFC 6750 section 2.1).
-    fn bearer(&self) -> Option<&str> {
-        self.credentials("Bearer")
-    }
-
-    /// Whether a browser sends it for a page that is not from here.
-    fn is_of_another_origin(&self) -> bool {
-        let Some(origin) = &self.origin else { return false };
-        let own = self.host.as_deref();
-        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-        origin.is_none_or(|(_, origin)| Some(origin) != own)
-    }
-}
-
-/// The one header called `name`: of two, nobody could say which counts.
-fn only<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]
