@@ -231,6 +231,8 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     if let Some(control) = control {
         control.abort();
     }
+    // Whoever asks from now on is told that it is too late.
+    drop(reloads);
     shared.accounting().stop_changes();
     shared.save_blocks().await;
     let ended = beating(&shared, end(&shared, persist, exporter, audit)).await;
@@ -259,12 +261,7 @@ async fn end(
         send_metrics(exporter.as_ref(), shared);
         ended
     };
-    let mut accounting = shared.accounting();
-    if let Err(error) = accounting.tell_last_hits() {
-        warn!(%error, "cannot tell what rules have decided last");
-    }
-    accounting.pass_on(&Happening::Stopped { persists });
-    drop(accounting);
+    tell_stop(shared, persists);
     if let Some(audit) = audit
         && let Some(head) = audit.end().await
     {
@@ -394,7 +391,18 @@ fn tell_start(shared: &Shared, hash: String, gone: &[Happening]) {
     let mut accounting = shared.accounting();
     let took_over = accounting.took_over();
     accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
-    gone.iter().for_each(|gone| accounting.pass_on(gone));
+    for gone in gone {
+        accounting.pass_on(gone);
+    }
+}
+
+/// Tells them what rules have decided in the last seconds, and that the exporter ends.
+fn tell_stop(shared: &Shared, persists: bool) {
+    let mut accounting = shared.accounting();
+    if let Err(error) = accounting.tell_last_hits() {
+        warn!(%error, "cannot tell what rules have decided last");
+    }
+    accounting.pass_on(&Happening::Stopped { persists });
 }
 
 /// Tells them what has become of the files that say whom HTTP lets in.

@@ -141,9 +141,9 @@ mod tests {
     #[test]
     fn rules_and_apis_are_told_by_their_names() {
         let raw = |text: &str| {
-            let mut table: toml::Table = text.parse().expect("is TOML");
+            let table: toml::Table = text.parse().expect("is TOML");
             let mut raw = RawConfiguration::default();
-            for (name, list) in table.iter_mut() {
+            for (name, list) in &table {
                 match name.as_str() {
                     "api" => raw.api = list.clone().try_into().expect("are APIs"),
                     _ => raw.rule = list.clone().try_into().expect("are rules"),
@@ -178,8 +178,8 @@ mod tests {
 
     #[test]
     fn only_urls_are_taken_for_urls() {
-        let mut raw = RawConfiguration::default();
-        raw.interfaces = serde_json::from_str("[\"a://b?c\"]").expect("a list");
+        let interfaces = serde_json::from_str("[\"a://b?c\"]").expect("a list");
+        let raw = RawConfiguration { interfaces, ..RawConfiguration::default() };
         assert!(format!("{:?}", Fingerprint::of(&raw)).contains("a://b?c"));
     }
 

@@ -55,9 +55,9 @@ impl Happening {
             | Self::MoreAnomalies { .. }
             | Self::Blocked(_)
             | Self::ConfigurationRefused { .. }
-            | Self::AccessRefused { .. } => Severity::Warn,
+            | Self::AccessRefused { .. }
+            | Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }

@@ -12,6 +12,8 @@ use tokio::{
     time::sleep,
 };
 
+use super::access::Refusal;
+
 /// The most connections at a time.
 pub(super) const MAX_CONNECTIONS: usize = 128;
 /// The most of one client.
@@ -56,13 +58,13 @@ impl Connections {
         }
     }
 
-    /// Makes room for a connection of `client`; `None` if that has enough of them, or if something is being answered on all that
-    /// there are. Where there is no room, the one goes that has waited longest without anything being served on it; if there is
+    /// Makes room for a connection of `client`, unless that has enough of them, or something is being answered on all that there
+    /// are. Where there is no room, the one goes that has waited longest without anything being served on it; if there is
     /// none, the one that has been idle for longest. Whoever is served well opens another when he wants more.
-    pub(super) async fn admit(&self, client: IpAddr) -> Option<Arc<Connection>> {
+    pub(super) async fn admit(&self, client: IpAddr) -> Result<Arc<Connection>, Refusal> {
         let client = network(client);
         if self.lock().of_client.get(&client).is_some_and(|count| *count >= MAX_OF_CLIENT) {
-            return None;
+            return Err(Refusal::Connections);
         }
         let (permit, is_reserved) = if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             (permit, false)
@@ -71,9 +73,9 @@ impl Connections {
         {
             (permit, true)
         } else {
-            self.lock().take_unwanted()?.end.notify_one();
+            self.lock().take_unwanted().ok_or(Refusal::Full)?.end.notify_one();
             // It ends at once, and the semaphore is never closed.
-            (Arc::clone(&self.places).acquire_owned().await.ok()?, false)
+            (Arc::clone(&self.places).acquire_owned().await.map_err(|_| Refusal::Full)?, false)
         };
         let activity = Activity { running: 0, since: Instant::now(), was_served: false };
         let state = Arc::new(State { end: Notify::new(), activity: activity.into() });
@@ -86,7 +88,7 @@ impl Connections {
             all.open.insert(number, Arc::clone(&state));
         }
         drop(all);
-        Some(Arc::new(Connection { connections: self.clone(), client, number, state, _permit: permit }))
+        Ok(Arc::new(Connection { connections: self.clone(), client, number, state, _permit: permit }))
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -115,9 +117,8 @@ impl State {
 /// What counts as one client: of IPv6, the network that one of them is given as a whole (RFC 6177).
 pub(super) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
-        address @ IpAddr::V6(Ipv6Addr::LOCALHOST) => address,
+        address @ (IpAddr::V4(_) | IpAddr::V6(Ipv6Addr::LOCALHOST)) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -216,10 +217,10 @@ mod tests {
             for number in 0..MAX_OF_CLIENT {
                 admitted.push(connections.admit(clients[number % 2]).await.expect("there is room"));
             }
-            assert!(connections.admit(clients[0]).await.is_none());
-            assert!(connections.admit("10.0.0.2".parse().expect("an address")).await.is_some());
+            assert!(connections.admit(clients[0]).await.is_err());
+            assert!(connections.admit("10.0.0.2".parse().expect("an address")).await.is_ok());
             admitted.pop();
-            assert!(connections.admit(clients[1]).await.is_some());
+            assert!(connections.admit(clients[1]).await.is_ok());
         }
         let all = connections.lock();
         assert!(all.of_client.is_empty() && all.open.is_empty());
@@ -251,7 +252,7 @@ mod tests {
         first.was_served();
         let second = ends(admitted.remove(0));
         let stranger = connections.admit([10, 0, 1, 1].into()).await;
-        assert!(stranger.is_some());
+        assert!(stranger.is_ok());
         second.await.expect("the second one is asked to end, because the first was served");
         drop((first, admitted, stranger));
         assert_eq!(connections.places.available_permits(), MAX_CONNECTIONS - FOR_LOOPBACK);
@@ -270,7 +271,7 @@ mod tests {
         let answering = admitted[1].answering();
         let third = ends(admitted.remove(2));
         let newcomer = connections.admit([10, 0, 1, 1].into()).await;
-        assert!(newcomer.is_some());
+        assert!(newcomer.is_ok());
         third.await.expect("it is idle longest");
         drop(answering);
     }
@@ -280,17 +281,19 @@ mod tests {
         let connections = Connections::new();
         let admitted = full(&connections).await;
         let answering: Vec<_> = admitted.iter().map(Connection::answering).collect();
-        admitted.iter().for_each(|connection| connection.was_served());
-        assert!(connections.admit([10, 0, 1, 1].into()).await.is_none());
+        for connection in &admitted {
+            connection.was_served();
+        }
+        assert!(connections.admit([10, 0, 1, 1].into()).await.is_err());
         let mut own = Vec::new();
         for number in 0..FOR_LOOPBACK {
             let address = if number % 2 == 0 { "127.0.0.1" } else { "::1" };
             own.push(connections.admit(address.parse().expect("an address")).await.expect("there is room"));
         }
-        assert!(connections.admit([127, 0, 0, 1].into()).await.is_none());
+        assert!(connections.admit([127, 0, 0, 1].into()).await.is_err());
         own.pop();
-        assert!(connections.admit([10, 0, 1, 1].into()).await.is_none(), "it is not for strangers");
-        assert!(connections.admit([127, 0, 0, 1].into()).await.is_some());
+        assert!(connections.admit([10, 0, 1, 1].into()).await.is_err(), "it is not for strangers");
+        assert!(connections.admit([127, 0, 0, 1].into()).await.is_ok());
         drop((answering, own));
     }
 }

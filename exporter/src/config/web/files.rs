@@ -1,6 +1,7 @@
 //! Files that are read anew when they have changed.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File, Metadata},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
@@ -77,7 +78,11 @@ impl Files {
     #[must_use]
     pub fn hash(&self) -> String {
         let digest = self.digest.clone().finish();
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+            // A string takes whatever there is.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Whether those that could be read have the same names and contents in both.

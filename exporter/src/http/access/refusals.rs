@@ -26,12 +26,14 @@ pub(in crate::http) enum Refusal {
     Origin,
     /// Too many passwords wait to be looked at.
     Busy,
-    /// Too many connections: of one client, or of all and none is idle.
+    /// Too many connections of one client.
     Connections,
+    /// No connection is left, and none is idle.
+    Full,
 }
 
 impl Refusal {
-    const COUNT: usize = 7;
+    const COUNT: usize = 8;
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +43,8 @@ impl Refusal {
             Self::Nobody => "neither api_token_file nor authentication in web_config is configured",
             Self::Origin => "sent by a browser for a page of another origin",
             Self::Busy => "too many passwords to look at",
-            Self::Connections => "too many connections, of one client or on which something is being answered",
+            Self::Connections => "too many connections of one client",
+            Self::Full => "something is being answered on all connections that there can be",
         }
     }
 }
