@@ -7,7 +7,7 @@ pub mod reload;
 mod start;
 mod upkeep;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -112,13 +112,13 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
         .with_reloads(reloads.standing(), asks_to_reload);
     let socket = guard.blocks.socket.clone();
     let mut following = Following::new(follower, selection);
-    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|discovered| {
+    let started = start_accounting(&shared, apis, guard, &mut following, &links).and_then(|(discovered, gone)| {
         let exporter = prepared.map(|prepared| prepared.start(sources)).transpose()?;
         let audit = audit.map(|(sources, audit)| audit.start(sources)).transpose()?;
-        Ok((discovered, exporter, audit))
+        Ok((discovered, gone, exporter, audit))
     });
-    let (mut discovered, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
-    tell_start(&shared, fingerprint.hash());
+    let (mut discovered, gone, mut exporter, mut audit) = started.inspect_err(|_| give_up(&shared))?;
+    tell_start(&shared, fingerprint.hash(), &gone);
     let control = open_control(&socket, &shared);
     if let Some(discovered) = &mut discovered {
         if let Ok(scan) = timeout(FIRST_SCAN, discovered.recv()).await {
@@ -135,7 +135,7 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let router = http::router(shared.clone(), &access);
     let is_encrypted = access.web().is_some_and(|web| web.tls.is_some());
-    let server = tokio::spawn(http::serve(listener, router, access, async {
+    let server = tokio::spawn(http::serve(listener, router, access.clone(), async {
         // An error means that the other end is gone, which is to stop as well.
         stopped.await.unwrap_or_default();
     }));
@@ -167,6 +167,7 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
             _ = drain.tick() => look_after_flows(&shared, Accounting::drain_flows).await,
             _ = sweep.tick() => {
                 look_after_guard(&shared);
+                tell_access(&access, &shared);
                 keep_blocks(&shared, &mut keeping);
                 look_after_flows(&shared, Accounting::sweep_flows).await;
             }
@@ -186,8 +187,11 @@ pub async fn run(configuration: Configuration, fresh: bool, renewal: Renewal) ->
     if let Some(control) = control {
         control.abort();
     }
+    // Whoever asks from now on is told that it is too late.
+    drop(reloads);
+    shared.accounting().stop_changes();
     shared.save_blocks().await;
-    let ended = end(&shared, persist, exporter, audit).await;
+    let ended = beating(&shared, end(&shared, persist, exporter, audit)).await;
     drop(stop_serving);
     server.await.unwrap_or_else(|error| warn!(%error, "the server did not end in order"));
     Ok(ended?)
@@ -213,7 +217,7 @@ async fn end(
         send_metrics(exporter.as_ref(), shared);
         ended
     };
-    shared.accounting().pass_on(&Happening::Stopped { persists });
+    tell_stop(shared, persists);
     if let Some(audit) = audit
         && let Some(head) = audit.end().await
     {
@@ -223,6 +227,23 @@ async fn end(
         exporter.end().await;
     }
     ended
+}
+
+/// Does something that may take a while, and lets the kernel know meanwhile that the exporter is there: what goes on without it goes
+/// on from its very end.
+async fn beating<T>(shared: &Shared, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut beats = interval(SWEEP);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = beats.tick() => if let Err(error) = shared.accounting().beat() {
+                warn!(%error, "cannot look after the guard");
+            },
+            done = &mut work => return done,
+        }
+    }
 }
 
 /// Waits for the next tick; for ever where there is none.
@@ -249,11 +270,31 @@ async fn audit_has_failed(audit: Option<&mut Audit>) {
     }
 }
 
-/// Tells those who want events that the exporter has begun, by the configuration with `hash`.
-fn tell_start(shared: &Shared, hash: String) {
+/// Tells those who want events that the exporter has begun, by the configuration with `hash`, and what has `gone` since another
+/// ended.
+fn tell_start(shared: &Shared, hash: String, gone: &[Happening]) {
     let mut accounting = shared.accounting();
     let took_over = accounting.took_over();
     accounting.pass_on(&Happening::Started { version: env!("CARGO_PKG_VERSION"), configuration: hash, took_over });
+    for gone in gone {
+        accounting.pass_on(gone);
+    }
+}
+
+/// Tells them what rules have decided in the last seconds, and that the exporter ends.
+fn tell_stop(shared: &Shared, persists: bool) {
+    let mut accounting = shared.accounting();
+    if let Err(error) = accounting.tell_last_hits() {
+        warn!(%error, "cannot tell what rules have decided last");
+    }
+    accounting.pass_on(&Happening::Stopped { persists });
+}
+
+/// Tells them what has become of the files that say whom HTTP lets in.
+fn tell_access(access: &Access, shared: &Shared) {
+    for happening in access.news() {
+        shared.accounting().pass_on(&happening);
+    }
 }
 
 /// Tells them how far the audit log has come.

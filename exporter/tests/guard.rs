@@ -159,6 +159,7 @@ fn guards() -> impl Strategy<Value = Guard> {
             protect,
             protected_ports: Vec::new(),
             clients: 1024,
+            told_clients: 8,
             blocks: BlockSettings {
                 capacity: 1,
                 state: PathBuf::new(),

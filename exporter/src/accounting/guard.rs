@@ -37,6 +37,8 @@ pub(super) struct GuardRegistry {
     judges: u32,
     /// Whether anything is blocked, or may be at any time.
     blocks: bool,
+    /// Whether that was ever so: series that are there once stay there.
+    had_blocks: bool,
     /// Interfaces that are one end of a pair (veth), by index.
     paired: HashSet<u32>,
     /// Interfaces whose devices count each frame that reaches a program of XDP, by index.
@@ -114,6 +116,7 @@ impl GuardRegistry {
 
     /// Says that anything may be blocked at any time, or that nothing is. Answers with whether that is new.
     pub(super) const fn set_blocks(&mut self, blocks: bool) -> bool {
+        self.had_blocks |= blocks;
         std::mem::replace(&mut self.blocks, blocks) != blocks
     }
 
@@ -130,7 +133,7 @@ impl GuardRegistry {
         let mut pairs = Vec::new();
         for (place, record) in self.pairs.records.iter().filter(|(place, _)| self.pairs.current.contains(place)) {
             let Some((rule, api)) = names(record) else { continue };
-            if &*rule == BLOCK && !self.blocks {
+            if &*rule == BLOCK && !self.had_blocks {
                 continue;
             }
             let mut packets = kernel.guard_counters(*place)?.packets;
@@ -142,13 +145,14 @@ impl GuardRegistry {
         let (clients, clients_evicted) = kernel.count_client_limits()?;
         Ok(Some(GuardSnapshot {
             pairs,
-            is_on: guard.is_on() || self.blocks,
+            is_on: guard.is_on() || self.had_blocks,
             enforces: guard.enforces,
             is_switched_off: !kernel.is_guard_on()?,
             generation: self.generation,
             clients,
             client_capacity: kernel.guard_capacity().clients.into(),
             clients_evicted,
+            blocks_refused: Vec::new(),
         }))
     }
 }

@@ -59,6 +59,8 @@ pub struct Accounting {
     blocks: Blocks,
     /// Whether the guard was on when this was last looked at.
     was_guard_on: bool,
+    /// Whether nothing may be blocked or unblocked any more.
+    is_stopping: bool,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
@@ -98,6 +100,7 @@ impl Accounting {
             guard,
             blocks: Blocks::default(),
             was_guard_on,
+            is_stopping: false,
             flows,
             tracker: None,
             greetings: Greetings::default(),
@@ -182,7 +185,16 @@ impl Accounting {
 
     /// Tells whose packets rules have decided about, each some seconds.
     pub fn tell_hits(&mut self) -> Result<(), KernelError> {
-        for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
+        self.tell_hits_if(false)
+    }
+
+    /// Tells the same of the seconds that it was not told of yet, because the end comes.
+    pub fn tell_last_hits(&mut self) -> Result<(), KernelError> {
+        self.tell_hits_if(true)
+    }
+
+    fn tell_hits_if(&mut self, is_last: bool) -> Result<(), KernelError> {
+        for hits in self.guard.hits(&mut self.kernel, SystemTime::now(), is_last)? {
             self.anomalies.pass_on(&hits);
         }
         Ok(())
@@ -282,7 +294,10 @@ impl Accounting {
             let is_kept = self.kernel.flow_capacity() != FlowCapacity::NONE;
             is_kept.then(|| self.kernel.lost()).transpose()
         });
-        let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
+        let mut guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel)).flatten();
+        if let Some(guard) = &mut guard {
+            guard.blocks_refused = self.blocks.refusals.counts().to_vec();
+        }
         let process = collect(&mut collectors, "process", process::snapshot);
         let mut tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
@@ -302,9 +317,13 @@ impl Accounting {
                 capacity: self.kernel.flow_capacity().new as usize,
             },
         ];
-        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().flatten().find(|guard| guard.is_on) {
+        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().find(|guard| guard.is_on) {
             let (entries, capacity) = (*clients as usize, *client_capacity as usize);
             tables.push(TableSnapshot { name: "client_limits", entries, capacity });
+        }
+        if guard.is_some() {
+            let (entries, capacity) = (self.blocks.len(), self.blocks.capacity());
+            tables.push(TableSnapshot { name: "blocks", entries, capacity });
         }
         Snapshot {
             taken,
@@ -315,7 +334,7 @@ impl Accounting {
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             event_sinks: self.anomalies.sinks(),
-            guard: guard.flatten(),
+            guard,
             otlp: Vec::new(),
             audit: None,
             configuration: None,

@@ -8,7 +8,7 @@ use crate::config::guard::{ApiMatch, BlockSettings, Condition, Guard, GuardAttac
 
 /// How `guard` is kept, and its rules in their order: of each part what it is called, and what it comes to.
 pub(super) fn guarded(guard: &Guard) -> Vec<(&'static str, String)> {
-    let Guard { enforces, attach, hold, protect, protected_ports, clients, blocks, rules } = guard;
+    let Guard { enforces, attach, hold, protect, protected_ports, clients, told_clients: _, blocks, rules } = guard;
     if !guard.is_on() {
         let mut lines = vec![("guard", "no rules: everything passes".to_owned())];
         lines.extend(blocked(blocks));

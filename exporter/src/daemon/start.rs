@@ -8,10 +8,10 @@ use tracing::warn;
 use super::{DaemonError, following::Following};
 use crate::{
     accounting::{Accounting, guard::GuardError},
-    blocks::state::StateFile,
     capabilities,
     config::{ApiSource, InterfaceSelection, guard::Guard, otlp::Otlp},
     discovery::{self, Scan},
+    event::Happening,
     guard::compile::prefix_capacity,
     http::Shared,
     interfaces::Links,
@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// Has APIs and interfaces accounted, and gives up the capabilities that this took. Answers with where APIs are told of that
-/// are found.
+/// are found, and what has happened meanwhile: it is to be told after the start.
 pub(super) fn start_accounting(
     shared: &Shared,
     apis: ApiSource,
     guard: Guard,
     following: &mut Following,
     links: &Links,
-) -> Result<Option<Receiver<Scan>>, DaemonError> {
+) -> Result<(Option<Receiver<Scan>>, Vec<Happening>), DaemonError> {
     let discovered = match apis {
         ApiSource::Configured(apis) => {
             shared.accounting().apply_apis(&apis)?;
@@ -41,10 +41,10 @@ pub(super) fn start_accounting(
             Some(discovery::start(discovery, shared.accounting().inherited_apis())?)
         }
     };
-    let blocks = StateFile::new(guard.blocks.state.clone()).load();
+    let blocks = shared.load_blocks();
     let mut accounting = shared.accounting();
     accounting.apply_guard(Arc::new(guard))?;
-    accounting.restore_blocks(blocks)?;
+    let gone = accounting.restore_blocks(blocks)?;
     drop(accounting);
     if let InterfaceSelection::Default = following.selection
         && links.default_routes.is_empty()
@@ -55,7 +55,7 @@ pub(super) fn start_accounting(
         return Err(failure.into());
     }
     capabilities::keep_only(&capabilities::KEPT)?;
-    Ok(discovered)
+    Ok((discovered, gone))
 }
 
 /// Leaves nothing behind of a start that has failed; but what was there before it goes on counting.

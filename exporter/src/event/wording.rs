@@ -41,6 +41,8 @@ impl Happening {
             Self::Stopped { .. } => STOPPED,
             Self::ConfigurationChanged(_) => "tidewaiter.configuration.changed",
             Self::ConfigurationRefused { .. } => "tidewaiter.configuration.refused",
+            Self::AccessChanged(_) => "tidewaiter.access.changed",
+            Self::AccessRefused { .. } => "tidewaiter.access.refused",
             Self::GuardSwitched { .. } => "tidewaiter.guard.switched",
             Self::AuditHead { .. } => "tidewaiter.audit.head",
         }
@@ -50,16 +52,20 @@ impl Happening {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Anomaly(_) | Self::MoreAnomalies { .. } | Self::Blocked(_) | Self::ConfigurationRefused { .. } => {
-                Severity::Warn
-            }
+            Self::Anomaly(_)
+            | Self::MoreAnomalies { .. }
+            | Self::Blocked(_)
+            | Self::ConfigurationRefused { .. }
+            | Self::AccessRefused { .. }
+            | Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::MoreHits { .. } | Self::GuardSwitched { on: false } => Severity::Warn,
+            Self::MoreHits { .. } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }
             | Self::Stopped { .. }
             | Self::ConfigurationChanged(_)
+            | Self::AccessChanged(_)
             | Self::GuardSwitched { on: true }
             | Self::AuditHead { .. } => Severity::Info,
         }
@@ -83,6 +89,10 @@ impl Happening {
             Self::ConfigurationChanged(_) => "another configuration is in force".to_owned(),
             Self::ConfigurationRefused { .. } => {
                 "a configuration was not taken: the one before stays in force".to_owned()
+            }
+            Self::AccessChanged(change) => format!("{} changed: what its files say now is in force", change.key),
+            Self::AccessRefused { change, .. } => {
+                format!("{} changed, but cannot be used: what was in force stays", change.key)
             }
             Self::GuardSwitched { on: true } => "the guard is on".to_owned(),
             Self::GuardSwitched { on: false } => "the guard is off".to_owned(),

@@ -103,8 +103,13 @@ pub struct NewPairs(HashMap<(Arc<str>, String), u16>);
 
 impl Pairs for NewPairs {
     fn place(&mut self, rule: &Arc<str>, api: &str) -> Option<u16> {
+        let key = (Arc::clone(rule), api.to_owned());
+        if let Some(place) = self.0.get(&key) {
+            return Some(*place);
+        }
         let next = u16::try_from(self.0.len() + 1).ok().filter(|next| *next < MAX_PAIRS)?;
-        Some(*self.0.entry((Arc::clone(rule), api.to_owned())).or_insert(next))
+        self.0.insert(key, next);
+        Some(next)
     }
 }
 
@@ -487,4 +492,21 @@ fn owners(served: &[&Api], transport: Transport) -> Owners {
         }
     }
     (owners, with_addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{MAX_PAIRS, NewPairs, Pairs as _};
+
+    #[test]
+    fn who_has_a_place_keeps_it_when_there_are_no_more() {
+        let (mut pairs, rule) = (NewPairs::default(), Arc::from("rule"));
+        for place in 1..MAX_PAIRS {
+            assert_eq!(pairs.place(&rule, &place.to_string()), Some(place));
+        }
+        assert_eq!(pairs.place(&rule, "one more"), None);
+        assert_eq!(pairs.place(&rule, "7"), Some(7));
+    }
 }

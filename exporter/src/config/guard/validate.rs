@@ -31,8 +31,11 @@ const MAX_NAME: usize = 100;
 /// The shortest time that the guard may hold without the exporter, which is heard of each second.
 const LEAST_HOLD: Duration = Duration::from_secs(5);
 
-/// How many clients limits may be kept for: each takes some 100 bytes of the kernel's memory.
+/// How many clients limits may be kept for: each takes 64 bytes of the kernel's memory.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
+
+/// How many clients of a rule may be told in an interval.
+const MAX_TOLD_CLIENTS: usize = 256;
 
 /// Anomalies that a single packet is: what rules can be about. The others are found over time, and can be responded to.
 const OF_PACKETS: [AnomalyKind; 5] = [
@@ -61,6 +64,7 @@ impl Check<'_> {
             protect,
             protect_ports,
             clients,
+            told_clients,
             max_blocks,
             state,
             socket,
@@ -78,6 +82,11 @@ impl Check<'_> {
             let (least, most) = (CLIENTS.start(), CLIENTS.end());
             self.problem("guard.clients", format!("found {clients}, expected {least} to {most}"));
             *least
+        });
+        let in_range = usize::try_from(told_clients).ok().filter(|clients| *clients <= MAX_TOLD_CLIENTS);
+        let told_clients = in_range.unwrap_or_else(|| {
+            self.problem("guard.told_clients", format!("found {told_clients}, expected 0 to {MAX_TOLD_CLIENTS}"));
+            0
         });
         let mut protected_ports = vec![listen.port()];
         protected_ports.extend(protect_ports.iter().filter(|port| **port != listen.port()));
@@ -107,7 +116,17 @@ impl Check<'_> {
             checked.push(self.rule(place, rule, enforces, flows));
         }
         self.contradictions(&checked);
-        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, blocks, rules: checked };
+        let guard = Guard {
+            enforces,
+            attach,
+            hold: hold.0,
+            protect,
+            protected_ports,
+            clients,
+            told_clients,
+            blocks,
+            rules: checked,
+        };
         self.tables(&guard, known);
         guard
     }

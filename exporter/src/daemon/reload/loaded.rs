@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Keys that can change while the exporter runs, each with all that is below it.
-const CHANGEABLE: [&str; 15] = [
+const CHANGEABLE: [&str; 16] = [
     "anomalies",
     "api",
     "guard.alert_block_for",
@@ -23,6 +23,7 @@ const CHANGEABLE: [&str; 15] = [
     "guard.mode",
     "guard.protect",
     "guard.protect_ports",
+    "guard.told_clients",
     "interfaces",
     "log.level",
     "response",

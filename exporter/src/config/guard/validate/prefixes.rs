@@ -35,6 +35,7 @@ impl Check<'_> {
             }
         }
         for (place, path) in files.into_iter().flat_map(|some| some.0).enumerate() {
+            let path = self.resolved(&format!("{key}_file.{place}"), path);
             self.files.note(&path);
             match read_prefixes(&path) {
                 Ok(read) => {
