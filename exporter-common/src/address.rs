@@ -43,6 +43,20 @@ impl Address {
         [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
 
+    /// Writes it to `place`, in two pieces: what is written as four words and read as two makes a CPU wait.
+    ///
+    /// # Safety
+    /// `place` may be written to, and is aligned to 8 bytes.
+    #[inline(always)]
+    pub unsafe fn write_to(self, place: *mut Self) {
+        let [first, last] = self.halves();
+        // SAFETY: the caller's; an address has 16 bytes.
+        unsafe {
+            place.cast::<u64>().write_volatile(first.to_le());
+            place.cast::<u64>().add(1).write_volatile(last.to_le());
+        }
+    }
+
     /// All of it in one number, of which the lowest bits differ between neighbours.
     #[inline(always)]
     #[must_use]

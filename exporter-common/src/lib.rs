@@ -24,6 +24,7 @@ pub mod address;
 pub mod anomaly;
 pub mod api;
 pub mod atomic;
+pub mod clients;
 pub mod counters;
 pub mod details;
 pub mod direction;
@@ -63,10 +64,8 @@ pub const GUARD_FRAME: &str = "guard_frame";
 pub const GUARD_BUFFER: &str = "guard_buffer";
 /// Its place among the programs that others end in.
 pub const GUARD_BUFFER_INDEX: u32 = 1;
-/// Name of the BPF program that accounts what was let in by that: never attached.
-pub const ACCOUNT_GUARDED: &str = "account_guarded";
-/// Its place among the programs that others end in.
-pub const ACCOUNT_GUARDED_INDEX: u32 = 2;
+/// The place of the program that accounts received packets among those that others end in: that goes on in it with what is let in.
+pub const ACCOUNT_RECEIVE_INDEX: u32 = 2;
 /// Name of the BPF program that judges requests, and payload that is not expected, after they were accounted: never attached.
 pub const GUARD_PAYLOAD: &str = "guard_payload";
 /// Its place among the programs that others end in.
@@ -79,14 +78,22 @@ pub const INSPECT_INDEX: u32 = 4;
 pub const ASK_BUFFER: &str = "ask_rule_buffer";
 /// Its place among the programs that others end in.
 pub const ASK_BUFFER_INDEX: u32 = 5;
+/// Name of the BPF program that answers a buffer that is refused: never attached.
+pub const REFUSE_BUFFER: &str = "refuse_buffer";
+/// Its place among the programs that others end in.
+pub const REFUSE_BUFFER_INDEX: u32 = 6;
 /// How many programs others end in.
-pub const PROGRAM_ENTRIES: u32 = 6;
+pub const PROGRAM_ENTRIES: u32 = 7;
 /// Name of the BPF program of XDP that asks one rule about a frame, likewise.
 pub const ASK_FRAME: &str = "ask_rule_frame";
 /// Its place among the programs of XDP that others end in.
 pub const ASK_FRAME_INDEX: u32 = 0;
+/// Name of the BPF program of XDP that answers a frame that is refused, likewise.
+pub const REFUSE_FRAME: &str = "refuse_frame";
+/// Its place among the programs of XDP that others end in.
+pub const REFUSE_FRAME_INDEX: u32 = 1;
 /// How many programs of XDP others end in.
-pub const FRAME_PROGRAM_ENTRIES: u32 = 1;
+pub const FRAME_PROGRAM_ENTRIES: u32 = 2;
 /// Name of the BPF program that says what tick of the kernel it is: never attached.
 pub const CLOCK: &str = "clock";
 /// Name of the BPF program that ends flows: userspace hands it keys, and it takes those flows out of the table that have been

@@ -36,7 +36,7 @@ use core::time::Duration;
 use crate::atomic;
 
 /// A step of the word is 2^-8 nanoseconds.
-const STEP_SHIFT: u32 = 8;
+pub(crate) const STEP_SHIFT: u32 = 8;
 
 /// The highest rate, in units per second (of bytes, 2 Tbit/s): one unit costs at least one step of the word.
 pub const MOST_PER_SECOND: u64 = 1_000_000_000 << STEP_SHIFT;

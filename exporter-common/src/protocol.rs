@@ -177,7 +177,8 @@ impl Words {
 /// The same value, of which the compiler knows nothing: neither where it came from, nor what it can be.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "the instruction changes it, or so it says"))]
-pub(crate) fn opaque(mut value: u64) -> u64 {
+#[must_use]
+pub fn opaque(mut value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     // SAFETY: there is no instruction.
     unsafe {

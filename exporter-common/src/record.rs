@@ -15,13 +15,14 @@ use crate::{
         told::ToldAnomaly,
     },
     api::{API_NAME_BYTES, AddressKey, ApiCounters, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    clients::Group,
     details::ApiDetails,
     direction::Direction,
     event::{FinishedFlow, Lost, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BlockKey, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit,
-        InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
+        BlockKey, ClassEntry, GUARD_PORT_ENTRIES, GuardCounters, GuardHeader, GuardRule, Hit, InterfaceGuardCounters,
+        List, MATCH_ENTRIES, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, Verdict, word,
     },
     http::{METHODS, STATUS_CODES},
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
@@ -33,10 +34,13 @@ use crate::{
 };
 
 /// Increased with every change of what is pinned that the sizes and names below do not show.
-const REVISION: u64 = 3;
+const REVISION: u64 = 4;
 
 /// Bytes of what one program leaves for the next, which programs of two exporters share while one takes over from the other.
 pub const SCRATCH_BYTES: u64 = 456;
+
+/// The same of what programs of the guard leave: it is checked where the kernel side is compiled.
+pub const GUARD_SCRATCH_BYTES: u64 = 168;
 
 /// The version of the layout of everything that is pinned. An exporter takes over only what has its own.
 pub const LAYOUT: u64 = layout();
@@ -46,6 +50,7 @@ const fn layout() -> u64 {
     let sizes = [
         REVISION,
         SCRATCH_BYTES,
+        GUARD_SCRATCH_BYTES,
         size_of::<PortEntry>() as u64,
         size_of::<AddressKey>() as u64,
         size_of::<ApiCounters>() as u64,
@@ -76,7 +81,7 @@ const fn layout() -> u64 {
         size_of::<GuardRule>() as u64,
         size_of::<List>() as u64,
         size_of::<ClassEntry>() as u64,
-        size_of::<ClientKey>() as u64,
+        size_of::<Group>() as u64,
         size_of::<BlockKey>() as u64,
         size_of::<GuardCounters>() as u64,
         size_of::<InterfaceGuardCounters>() as u64,

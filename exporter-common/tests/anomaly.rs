@@ -19,7 +19,7 @@ use tidewaiter_common::{
         openings::{Judged, Openings},
         settings::{ProtocolSet, Settings},
         source::{Source, scan},
-        stateless::{NONE, are_bad_tcp_flags, stateless_kind},
+        stateless::{NONE, are_bad_tcp_flags, is_icmp, is_suspect, stateless_kind},
         told::{Allowance, MOST_TOLD, TOLD_WINDOW},
     },
     frame::Framing,
@@ -69,6 +69,31 @@ proptest! {
     fn whatever_the_bytes_are_the_answer_is_a_kind_or_none((framing, frame) in mutated_frames()) {
         let kind = kind(&frame, framing);
         prop_assert!(kind == NONE || AnomalyKind::from_index(kind).is_some());
+    }
+
+    #[test]
+    fn what_is_an_anomaly_is_looked_at(
+        (framing, frame) in prop_oneof![
+            mutated_frames(),
+            shapes().prop_map(|shape| (shape.framing, shape.frame())),
+            (shapes(), any::<u8>()).prop_map(|(shape, tcp_flags)| {
+                let shape = Shape { tcp_flags, ..shape };
+                (shape.framing, shape.frame())
+            }),
+        ],
+        expected in prop_oneof![Just(vec![1, 6, 17, 58, 132]), Just(vec![6]), proptest::collection::vec(any::<u8>(), 0..9)],
+    ) {
+        let expected: ProtocolSet = expected.into_iter().collect();
+        let mut packet = Packet::UNREAD;
+        let read = packet.read(&*frame, framing);
+        let kind = stateless_kind(&packet, &*frame, read, |number| expected.contains(number), false);
+        let is_looked_at = is_suspect(&packet, read, &expected);
+        let is_message = read.is_ok() && is_icmp(packet.protocol);
+        if kind != NONE || is_message || packet.fragment.is_part() {
+            prop_assert!(is_looked_at, "{:?} of {:?}", AnomalyKind::from_index(kind), packet);
+        } else if read.is_ok() && packet.source_port != packet.destination_port {
+            prop_assert!(!is_looked_at, "{:?}", packet);
+        }
     }
 
     #[test]

@@ -19,15 +19,17 @@ use crate::{
     context::{buffer, interface_index},
     flow,
     frame::{Linear, Paged},
+    guard::was_judged,
     maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, PROGRAMS, SCRATCH, Scratch},
 };
 
-/// Counts one socket buffer for its interface, and for its API or under a reason. If it is not `GUARDED` yet but has to be, that
-/// comes first, and the program that does that ends in one that counts.
+/// Counts one socket buffer for its interface, and for its API or under a reason. If it has to be judged, that comes first, and the
+/// program that does that ends in this one again.
 #[inline(always)]
-pub(crate) fn account<const GUARDED: bool>(ctx: &TcContext, direction: Direction) {
+pub(crate) fn account(ctx: &TcContext, direction: Direction) {
     let interface = interface(interface_index(ctx));
-    if !GUARDED && direction == Direction::Receive && interface.guarded & (guarded::BUFFERS | guarded::MARKS) != 0 {
+    if direction == Direction::Receive && interface.guarded & (guarded::BUFFERS | guarded::MARKS) != 0 && !was_judged()
+    {
         // SAFETY: the program there is of the same type. Where there is none, this one goes on: nothing is judged.
         unsafe { PROGRAMS.tail_call(ctx, GUARD_BUFFER_INDEX) };
     }
@@ -145,7 +147,7 @@ fn account_read<F: Frame, const LATER: bool>(
     };
     // What nobody judges is not to be judged.
     let next = if next & JUDGE != 0 && interface.guarded & guarded::PAYLOAD == 0 { NOTHING } else { next };
-    if direction as u32 == Direction::Receive as u32 && anomaly::leave(packet, frame, read, is_loopback, api, next) {
+    if direction as u32 == Direction::Receive as u32 && anomaly::leave(packet, read, api, next) {
         INSPECT
     } else {
         next

@@ -19,15 +19,16 @@ use tidewaiter_common::{
         ANOMALY_PLACES, AnomalyKind,
         fragments::{Datagram, DatagramKey, verdict},
         settings::Settings,
-        stateless::{NONE, is_icmp, stateless_kind},
+        stateless::{NONE, is_icmp, is_suspect, stateless_kind},
         told::{EVIDENCE_BYTES, ToldAnomaly, told_flag},
     },
     api::ApiSlot,
     direction::Direction,
     event::Lost,
     flow::FlowKey,
-    frame::Frame,
+    interface::LOOPBACK_INDEX,
     packet::{Network, Packet},
+    protocol::opaque,
     reason::Reason,
 };
 
@@ -43,37 +44,28 @@ use crate::{
     source,
 };
 
-/// What userspace says is an anomaly.
+/// What userspace says is an anomaly: until it has, nothing is.
 #[inline(always)]
-pub(crate) fn settings() -> Option<&'static Settings> {
-    ANOMALY_SETTINGS.get(0)
+pub(crate) fn settings() -> &'static Settings {
+    // SAFETY: a map, which is always there; userspace replaces words of it as a whole.
+    unsafe { &*ANOMALY_SETTINGS.get() }
 }
 
 /// Whether the kind with this number is looked for.
 #[inline(always)]
 pub(crate) fn is_looked_for(kind: u8) -> bool {
-    settings().is_some_and(|settings| settings.is_enabled(kind))
+    settings().is_enabled(kind)
 }
 
-/// Leaves in [`SCRATCH`] what [`inspect`] needs to know of a received packet, if it is to look at it, and says whether it is. The
-/// kind that the packet is by itself in the lowest byte, the API's slot in the next two, then what is `next` for it.
+/// Leaves in [`SCRATCH`] what [`inspect`] needs to know of a received packet, if it is to look at it, and says whether it is: the
+/// API's slot in the lowest two bytes, then what is `next` for it.
 #[inline(always)]
-pub(crate) fn leave<F: Frame>(
-    packet: &Packet,
-    frame: &F,
-    read: Result<(), Reason>,
-    is_loopback: bool,
-    api: ApiSlot,
-    next: u32,
-) -> bool {
-    // Until userspace has said what is expected, everything is.
-    let expects = |number| settings().is_none_or(|settings| settings.expected.contains(number));
-    let kind = stateless_kind(packet, frame, read, expects, is_loopback);
-    if kind == NONE && !is_icmp(packet.protocol) && !packet.fragment.is_part() {
+pub(crate) fn leave(packet: &Packet, read: Result<(), Reason>, api: ApiSlot, next: u32) -> bool {
+    if !is_suspect(packet, read, &settings().expected) {
         return false;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
-    let suspect = u64::from(kind) | u64::from(api.0) << 8 | u64::from(next) << 24;
+    let suspect = u64::from(api.0) | u64::from(next) << 16;
     // SAFETY: this CPU's own entry, as in `account`.
     unsafe { (&raw mut (*scratch).suspect).write_volatile(suspect) };
     true
@@ -88,7 +80,7 @@ pub(crate) fn inspect(ctx: &TcContext) {
     read_paged(ctx.skb.skb);
     let network_offset = look(ctx.skb.skb, suspect);
     tell(ctx.skb.skb, network_offset);
-    go_on(ctx, (suspect >> 24) as u32 & (FOLLOW | JUDGE));
+    go_on(ctx, (suspect >> 16) as u32 & (FOLLOW | JUDGE));
 }
 
 /// Finds out which anomaly the packet is, and counts it. Answers with where its IP header is.
@@ -100,8 +92,11 @@ extern "C" fn look(skb: *mut __sk_buff, suspect: u64) -> u32 {
     let (Some(scratch), Some(mine)) = (SCRATCH.get_ptr(0), ANOMALY_SCRATCH.get_ptr_mut(0)) else { return 0 };
     // SAFETY: this CPU's own entries, as in `account`; the packet was written by `read_paged` a moment ago.
     let (Scratch { packet, reason, .. }, key) = unsafe { (&*scratch, &raw mut (*mine).told.key) };
-    let (kind, api) = (suspect as u8, ApiSlot((suspect >> 8) as u16));
-    let has_ends = match FlowKey::of(packet, &Paged(&ctx), Direction::Receive, interface_index(&ctx)) {
+    let (index, api) = (interface_index(&ctx), ApiSlot(suspect as u16));
+    let read = Reason::from_index(*reason).map_or(Ok(()), Err);
+    let expects = |number| settings().expected.contains(number);
+    let kind = opaque(stateless_kind(packet, &Paged(&ctx), read, expects, index == LOOPBACK_INDEX).into()) as u8;
+    let has_ends = match FlowKey::of(packet, &Paged(&ctx), Direction::Receive, index) {
         // SAFETY: as above.
         Some(found) => unsafe {
             key.write(found);
@@ -124,8 +119,7 @@ extern "C" fn look(skb: *mut __sk_buff, suspect: u64) -> u32 {
         let [first, second] = part;
         find(api, AnomalyKind::OverlappingFragment as u8, flags, first, second);
     }
-    let is_whole = Reason::from_index(*reason).is_none();
-    if is_icmp(packet.protocol) && is_whole && has_ends {
+    if is_icmp(packet.protocol) && read.is_ok() && has_ends {
         source::message(mine, nanoseconds(ticks(&ctx)));
     }
     packet.network_offset as u32

@@ -41,14 +41,14 @@ const DROPPED: i32 = TC_ACT_SHOT;
 /// Accounts packets that an interface receives.
 #[classifier]
 fn account_receive(ctx: TcContext) -> i32 {
-    account::account::<false>(&ctx, Direction::Receive);
+    account::account(&ctx, Direction::Receive);
     NEXT
 }
 
 /// Accounts packets that an interface transmits; otherwise as [`account_receive`].
 #[classifier]
 fn account_transmit(ctx: TcContext) -> i32 {
-    account::account::<false>(&ctx, Direction::Transmit);
+    account::account(&ctx, Direction::Transmit);
     NEXT
 }
 
@@ -64,6 +64,12 @@ fn ask_rule_frame(ctx: XdpContext) -> u32 {
     guard::frame::ask_rule_frame(&ctx)
 }
 
+/// Answers a frame that is refused. Both end in it.
+#[xdp(frags)]
+fn refuse_frame(ctx: XdpContext) -> u32 {
+    guard::frame::refuse_frame(&ctx)
+}
+
 /// Asks a rule about a socket buffer, likewise.
 #[classifier]
 fn ask_rule_buffer(ctx: TcContext) -> i32 {
@@ -76,11 +82,10 @@ fn guard_buffer(ctx: TcContext) -> i32 {
     guard::buffer::guard_buffer(&ctx)
 }
 
-/// Accounts what was let in by that, which ends in it.
+/// Answers a socket buffer that is refused. Those that judge end in it.
 #[classifier]
-fn account_guarded(ctx: TcContext) -> i32 {
-    account::account::<true>(&ctx, Direction::Receive);
-    NEXT
+fn refuse_buffer(ctx: TcContext) -> i32 {
+    guard::buffer::refuse_buffer(&ctx)
 }
 
 /// Judges requests, and payload that is not expected. The programs that find them end in it.
@@ -145,7 +150,7 @@ fn baseline(_ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// Lets every frame pass: what benchmarks compare the guard with. The daemon never loads it.
+/// Lets every frame pass: what benchmarks compare the guard with, and what is attached before the guard takes its place.
 #[xdp(frags)]
 fn baseline_frame(_ctx: XdpContext) -> u32 {
     XDP_PASS

@@ -1,5 +1,7 @@
 //! The maps: what userspace fills and reads.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
@@ -17,19 +19,20 @@ use tidewaiter_common::{
         told::{Allowance, EVIDENCE_BYTES, ToldAnomaly},
     },
     api::{AddressKey, ApiCounters, ApiSlot, MAX_ADDRESS_ENTRIES, MAX_APIS, PORT_TABLE_ENTRIES, PortEntry},
+    clients::Group,
     details::ApiDetails,
     event::{Lost, SAMPLE_BYTES, Sample},
     flow::{Flow, FlowKey},
     guard::{
-        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, ClientKey, GUARD_PORT_ENTRIES, GuardAddressKey,
-        GuardCounters, GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES,
-        MAX_BLOCKS, MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
+        BLOCKED_LENGTHS, BlockKey, BlockedLength, ClassEntry, GUARD_PORT_ENTRIES, GuardAddressKey, GuardCounters,
+        GuardHeader, GuardRule, HALVES, HIT_ENTRIES, Hit, InterfaceGuardCounters, List, MATCH_ENTRIES, MAX_BLOCKS,
+        MAX_CLASSES, MAX_LISTS, MAX_PAIRS, MAX_RULES, word,
     },
     interface::{INTERFACE_TABLE_ENTRIES, InterfaceCounters, InterfaceEntry, MAX_INTERFACES},
     packet::{IPV6_HEADER, Packet},
     prefix::{PREFIX_FILTER_WORDS, PrefixEntry},
     protocol::Prefix,
-    record::{ApiRecord, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
+    record::{ApiRecord, GUARD_SCRATCH_BYTES, InstanceRecord, InterfaceRecord, PairRecord, SCRATCH_BYTES},
     transmission::{ApiTransmission, DropKey, MAX_DROP_ENTRIES},
 };
 
@@ -161,8 +164,10 @@ pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Lost::COUNT as u32, 0);
 
 /// What is an anomaly. Written by userspace.
-#[map]
-pub(crate) static ANOMALY_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+// SAFETY: nothing else in the object has this name or is in this section; it is of integers.
+#[unsafe(link_section = ".bss.ANOMALY_SETTINGS")]
+#[unsafe(no_mangle)]
+pub(crate) static ANOMALY_SETTINGS: Shared<Settings> = unsafe { Shared::zeroed() };
 
 /// Anomalies of each API, a set for each CPU. Userspace makes it zeros before an API gets the slot.
 #[map]
@@ -231,14 +236,56 @@ static API_RECORDS: Array<ApiRecord> = Array::with_max_entries(MAX_APIS as u32, 
 #[map]
 static INTERFACE_RECORDS: Array<InterfaceRecord> = Array::with_max_entries(MAX_INTERFACES as u32, 0);
 
-/// Single numbers of the guard, by [`word`](tidewaiter_common::guard::word). Userspace writes them, and the guard of the
+/// A map of one entry whose place is known when the programs are loaded, so that to read it is a load: an array asks first
+/// whether there is such an entry. Userspace knows it by the name of its section.
+#[repr(transparent)]
+pub(crate) struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: who reads or writes what is in it says why that is sound.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// As it is before userspace has written to it.
+    ///
+    /// # Safety
+    /// Zeros must be a value of `T`.
+    const unsafe fn zeroed() -> Self {
+        // SAFETY: the caller's.
+        Self(UnsafeCell::new(unsafe { core::mem::zeroed() }))
+    }
+
+    /// Where it is. The compiler, which sees nobody write to it, is not told that it is this: it would take it for zeros.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> *const T {
+        #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "the instruction changes it, or so it says"))]
+        let mut place = self.0.get().cast_const();
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: there is no instruction.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
+        }
+        place
+    }
+}
+
+/// Single numbers of the guard, by [`word`](tidewaiter_common::guard::word). The exporter writes them, and the guard of the
 /// exporter that takes over goes on with them.
-#[map]
-pub(crate) static GUARD_WORDS: Array<u64> = Array::with_max_entries(word::COUNT, 0);
+// SAFETY: nothing else in the object has this name or is in this section; it is of integers.
+#[unsafe(link_section = ".bss.GUARD_WORDS")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_WORDS: Shared<[u64; word::COUNT]> = unsafe { Shared::zeroed() };
+
+/// Whether somebody has switched the guard off. By itself, because others than the exporter write it too.
+// SAFETY: as above.
+#[unsafe(link_section = ".bss.GUARD_SWITCH")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_SWITCH: Shared<u64> = unsafe { Shared::zeroed() };
 
 /// What all packets have in common, of each half. Written by userspace, as are all that come next.
-#[map]
-pub(crate) static GUARD_HEADERS: Array<GuardHeader> = Array::with_max_entries(HALVES, 0);
+// SAFETY: as above.
+#[unsafe(link_section = ".bss.GUARD_HEADERS")]
+#[unsafe(no_mangle)]
+pub(crate) static GUARD_HEADERS: Shared<[GuardHeader; HALVES as usize]> = unsafe { Shared::zeroed() };
 
 /// The rules of each half.
 #[map]
@@ -285,14 +332,13 @@ pub(crate) static BLOCKS: HashMap<BlockKey, u64> = HashMap::with_max_entries(MAX
 #[map]
 pub(crate) static API_LIMITS: Array<u64> = Array::with_max_entries(MAX_PAIRS as u32, 0);
 
-/// Words of the limits that clients have; those that were not seen for long are forgotten for new ones. Userspace says how
-/// many there can be.
+/// The limits that clients have: see [`clients`](tidewaiter_common::clients). Userspace says how many there can be.
 #[map]
-pub(crate) static CLIENT_LIMITS: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(1, 0);
+pub(crate) static CLIENT_LIMITS: Array<Group> = Array::with_max_entries(1, 0);
 
-/// How many entries were ever made in that, a number for each CPU.
+/// How many clients were forgotten there who were short of something, a number for each CPU.
 #[map]
-pub(crate) static CLIENT_LIMITS_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CLIENTS_EVICTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// What was decided, by pair, a set for each CPU; never reset.
 #[map]
@@ -307,9 +353,11 @@ pub(crate) static INTERFACE_GUARD: PerCpuArray<InterfaceGuardCounters> =
 #[map]
 pub(crate) static HITS: PerCpuArray<Hit> = PerCpuArray::with_max_entries(HIT_ENTRIES, 0);
 
-/// What one function of the guard leaves for another.
+/// What one function of the guard leaves for another, and one program for the one that it ends in, as in [`SCRATCH`].
 #[map]
 pub(crate) static GUARD_SCRATCH: PerCpuArray<GuardScratch> = PerCpuArray::with_max_entries(1, 0);
+
+const _: () = assert!(size_of::<GuardScratch>() as u64 == GUARD_SCRATCH_BYTES);
 
 /// Who has which place among the pairs of a rule and an API. For userspace alone.
 #[map]

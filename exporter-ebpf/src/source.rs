@@ -55,7 +55,8 @@ unsafe fn leave_ends(scratch: *mut AnomalyScratch, sight: &Sight) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn attempt(sight: &Sight) {
-    let (Some(scratch), Some(settings)) = (ANOMALY_SCRATCH.get_ptr_mut(0), settings()) else { return };
+    let Some(scratch) = ANOMALY_SCRATCH.get_ptr_mut(0) else { return };
+    let settings = settings();
     if sight.direction() as u32 != Direction::Receive as u32 {
         return;
     }
@@ -95,7 +96,8 @@ pub(crate) extern "C" fn attempt(sight: &Sight) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open(sight: &Sight, attempts: u64, now: u64) {
-    let (Some(scratch), Some(settings)) = (ANOMALY_SCRATCH.get_ptr_mut(0), settings()) else { return };
+    let Some(scratch) = ANOMALY_SCRATCH.get_ptr_mut(0) else { return };
+    let settings = settings();
     let Some(openings) = API_OPENINGS.get_ptr_mut(sight.api().0.into()) else { return };
     // SAFETY: entries of maps, which are written to by their methods alone, and this CPU's own.
     unsafe {
@@ -148,7 +150,8 @@ pub(crate) fn refuse(api: ApiSlot) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn churn(sight: &Sight, lifetime: u64) {
-    let (Some(scratch), Some(settings)) = (ANOMALY_SCRATCH.get_ptr_mut(0), settings()) else { return };
+    let Some(scratch) = ANOMALY_SCRATCH.get_ptr_mut(0) else { return };
+    let settings = settings();
     let kind = AnomalyKind::ConnectionChurn as u8;
     if lifetime >= settings.churn_lifetime || !settings.is_enabled(kind) {
         return;
@@ -170,7 +173,7 @@ pub(crate) extern "C" fn churn(sight: &Sight, lifetime: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn message(scratch: *mut AnomalyScratch, now: u64) {
-    let Some(settings) = settings() else { return };
+    let settings = settings();
     let kind = AnomalyKind::IcmpFlood as u8;
     if !settings.is_enabled(kind) {
         return;

@@ -73,7 +73,8 @@ pub struct ReplayArguments {
     /// Captures: pcap or pcapng, either of which may be compressed with gzip.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// The configuration file, for its APIs [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
+    /// The configuration file, for its APIs, anomalies and rules; blocks, responses and flows.capacity = 0 are left out
+    /// [default: /etc/tidewaiter/tidewaiter.toml, if there is one].
     #[arg(long, value_name = "FILE", env = "TIDEWAITER_CONFIG")]
     pub config: Option<PathBuf>,
     /// Addresses that are this host's, repeatable [default: what receives the SYN, else what has the lower port].

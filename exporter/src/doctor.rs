@@ -1,6 +1,8 @@
 //! `tidewaiter doctor`: what this kernel and this user can do, and what to do about what is missing.
 
-use std::{env::consts::ARCH, error::Error, fmt};
+mod guard;
+
+use std::{collections::BTreeMap, env::consts::ARCH, error::Error, fmt};
 
 use caps::Capability;
 use tidewaiter_common::direction::Direction;
@@ -50,9 +52,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All findings, most basic first; `links` are the interfaces, or why they cannot be listed.
+/// All findings, most basic first; `links` are the interfaces, or why they cannot be listed, and `xdp` says which of them have drivers
+/// that run programs of XDP, if the kernel does.
 #[must_use]
-pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
+pub fn examine(links: Result<&Links, &(dyn Error + 'static)>, xdp: Option<&BTreeMap<u32, bool>>) -> Vec<Finding> {
     let mut findings = vec![
         kernel_version(),
         feature(
@@ -73,15 +76,15 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
             "XDP programs",
             features::xdp(),
             Verdict::Lacking,
-            "not used yet",
-            "not used yet; limits will need a kernel with CONFIG_XDP_SOCKETS or at least CONFIG_BPF_SYSCALL",
+            "the guard can judge frames before the kernel makes anything of them",
+            "the guard judges all packets in TC: a kernel with CONFIG_BPF_SYSCALL is needed",
         ),
         feature(
             "ring buffer",
             features::ring_buffer(),
-            Verdict::Lacking,
-            "not used yet",
-            "not used yet; events will need Linux 5.8",
+            Verdict::Blocking,
+            "the kernel side tells of flows and anomalies by itself",
+            "the kernel side cannot be loaded: Linux 5.8 or later is needed",
         ),
         feature(
             "BTF",
@@ -113,11 +116,13 @@ pub fn examine(links: Result<&Links, &(dyn Error + 'static)>) -> Vec<Finding> {
         Ok(links) => {
             let accounted = links.select(&InterfaceSelection::Default);
             findings.extend(accounted.iter().map(|interface| coverage(links, interface)));
+            findings.extend(accounted.iter().map(|interface| guard::place(links, interface, xdp)));
         }
         Err(error) => {
             findings.push(Finding { what: "coverage".to_owned(), verdict: Verdict::Lacking, text: chain(error) });
         }
     }
+    findings.extend(guard::paths());
     findings
 }
 

@@ -12,7 +12,10 @@ use ipnet::IpNet;
 
 pub use self::wording::Severity;
 pub(crate) use self::wording::{STARTED, STOPPED};
-use crate::anomaly::{Anomaly, AnomalyKind};
+use crate::{
+    anomaly::{Anomaly, AnomalyKind},
+    blocks::BlockRefusal,
+};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,13 @@ pub enum Happening {
     },
     /// What a rule has decided of one client's packets, in an interval.
     RuleHits(RuleHits),
+    /// More packets that rules have decided about than are told by rule and client, in an interval.
+    MoreHits {
+        /// How many packets.
+        packets: u64,
+        /// When the interval began; it ended at the time of the event.
+        since: SystemTime,
+    },
     /// All that comes from somewhere is blocked from now on, or for longer than it was.
     Blocked(Block),
     /// It is blocked no more.
@@ -71,6 +81,15 @@ pub enum Happening {
         /// What is wrong with it.
         reason: String,
     },
+    /// Files that say whom HTTP lets in have changed, and are in force.
+    AccessChanged(AccessChange),
+    /// They have changed, but cannot be used; what was in force still is.
+    AccessRefused {
+        /// What they have become.
+        change: AccessChange,
+        /// What is wrong with that.
+        reason: String,
+    },
     /// The guard was switched off, or on again, by hand.
     GuardSwitched {
         /// Whether it is on.
@@ -93,7 +112,7 @@ pub struct RuleHits {
     pub rule: Arc<str>,
     /// The API.
     pub api: Arc<str>,
-    /// The client; `None` for those that were too many to be told apart.
+    /// The client; `None` for those that were too many to be told one by one.
     pub client: Option<IpAddr>,
     /// What was decided: the value of the label `verdict`.
     pub verdict: &'static str,
@@ -125,6 +144,21 @@ pub enum BlockedBy {
     Http,
     /// A response of the configuration, to an anomaly.
     Response(AnomalyKind),
+    /// Somebody, before the exporter was started: the kernel has it, and the file that says more cannot be read.
+    Unknown,
+}
+
+impl BlockedBy {
+    /// Whose words count more: those of people, than those of programs.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::CommandLine => 3,
+            Self::Http => 2,
+            Self::Response(_) => 1,
+            Self::Unknown => 0,
+        }
+    }
 }
 
 /// Why something is no longer blocked.
@@ -136,6 +170,8 @@ pub enum Unblocked {
     CommandLine,
     /// Another system has, over HTTP.
     Http,
+    /// After a restart it cannot be put in force again: there is less room, or somebody is protected who was not.
+    Restart(BlockRefusal),
 }
 
 /// One configuration in the place of another.
@@ -151,6 +187,15 @@ pub struct ConfigurationChange {
     pub difference: Vec<String>,
     /// Its number: the first one has 1.
     pub generation: u64,
+}
+
+/// What files have become that say whom HTTP lets in. What is in them is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessChange {
+    /// The key of the configuration that names them.
+    pub key: &'static str,
+    /// SHA-256 of their names and contents, in hexadecimal digits.
+    pub hash: String,
 }
 
 /// Who asked for a configuration to be read again.

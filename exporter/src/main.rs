@@ -8,7 +8,7 @@ use std::{
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use tidewaiter::{
     audit::verify::{self, Expected},
-    capabilities::CapabilityError,
+    capabilities::{self, CapabilityError},
     chain::chain,
     check,
     cli::{
@@ -16,7 +16,7 @@ use tidewaiter::{
         GuardSwitch, ListFormat, Overrides, ReplayArguments, RunArguments, TargetArguments, UnblockArguments,
         VerifyArguments,
     },
-    config::{ApiSource, Configuration, Log, LogLevel, error::ConfigurationError},
+    config::{ApiSource, Configuration, InterfaceSelection, Log, LogLevel, error::ConfigurationError},
     control::command::{self, Switched, Target},
     daemon::{
         self, DaemonError,
@@ -25,7 +25,7 @@ use tidewaiter::{
     discovery::helper,
     doctor::{self, Verdict},
     http::{Access, AccessError},
-    interfaces::{Follower, Links},
+    interfaces::{Follower, Links, runs_xdp},
     kernel::{namespace_cookie, pins::Pins},
     logging,
     otlp::OtlpError,
@@ -63,7 +63,8 @@ fn main() -> ExitCode {
 
 fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Result<ExitCode> {
     let source = Source { file: config.clone(), overrides: overrides.clone() };
-    let (configuration, files) = source.load();
+    // What is read anew later has to be readable by what is kept.
+    let (configuration, files) = capabilities::with_only(&capabilities::KEPT, || source.load())?;
     let configuration = configuration?;
     let level = logging::start(configuration.log);
     runtime()?.block_on(daemon::run(configuration, *fresh, Renewal { source, files, level }))?;
@@ -71,7 +72,8 @@ fn run(RunArguments { config, fresh, overrides }: &RunArguments) -> anyhow::Resu
 }
 
 fn check(CheckArguments { config, overrides }: &CheckArguments) -> anyhow::Result<ExitCode> {
-    let configuration = Configuration::load(config.as_deref(), overrides)?;
+    let load = || Configuration::load(config.as_deref(), overrides);
+    let configuration = capabilities::with_only(&capabilities::KEPT, load)??;
     let links = links()?;
     links.validate(&configuration.interfaces)?;
     let access = Access::open(&configuration)?;
@@ -94,7 +96,8 @@ fn replay(arguments: ReplayArguments) -> anyhow::Result<ExitCode> {
             Vec::new()
         }
     };
-    let outcome = Replay { files, local, apis, guard: configuration.guard }.run()?;
+    let Configuration { anomalies, guard, .. } = configuration;
+    let outcome = Replay { files, local, apis, anomalies, guard }.run()?;
     let failures: Vec<_> = outcome.failures.iter().map(|failure| chain(failure)).collect();
     let left_out = outcome.left_out();
     print(&outcome.report(format, flows)?)?;
@@ -155,12 +158,15 @@ fn guard(GuardArguments { what, target, pin_path }: GuardArguments) -> anyhow::R
 }
 
 fn verify(VerifyArguments { files, expect_last, expect }: VerifyArguments) -> anyhow::Result<ExitCode> {
-    let verified = verify::verify(&verify::files(&files)?, Expected { last: expect_last, any: expect })?;
+    let verified = verify::verify_log(&files, Expected { last: expect_last, any: expect })?;
     print(&verified.to_string())
 }
 
 fn doctor() -> anyhow::Result<ExitCode> {
-    let findings = doctor::examine(links().as_ref().map_err(AsRef::as_ref));
+    let links = links();
+    let accounted = links.as_ref().map(|links| links.select(&InterfaceSelection::Default)).unwrap_or_default();
+    let xdp = runtime()?.block_on(runs_xdp(&accounted));
+    let findings = doctor::examine(links.as_ref().map_err(AsRef::as_ref), xdp.as_ref());
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     print(&(lines.join("\n") + "\n"))?;

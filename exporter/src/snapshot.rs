@@ -168,6 +168,8 @@ pub struct GuardSnapshot {
     pub client_capacity: u64,
     /// How many had to go for others.
     pub clients_evicted: u64,
+    /// Blocks that were asked for and are not there, by the reason why.
+    pub blocks_refused: Vec<(&'static str, u64)>,
 }
 
 /// What was decided by one rule about packets of one API.

@@ -59,3 +59,21 @@ fn mistakes_are_told() {
         refuses(&format!("{API}[[response]]\n{lines}\n"), expected);
     }
 }
+
+#[test]
+fn responses_that_could_never_be_are_refused() {
+    let response = "[[response]]\non = [\"bad_tcp_flags\", \"port_scan\"]\nblock_for = \"1m\"\n";
+    for (before, expected) in [
+        ("[anomalies.port_scan]\nenabled = false\n", "response.0.on: found \"port_scan\", which is not looked for"),
+        ("[flows]\ncapacity = 0\n", "response.0.on: found \"port_scan\", expected another while flows.capacity is 0"),
+    ] {
+        refuses(&format!("{before}{API}{response}"), expected);
+    }
+    let client = "role = \"client\"\n";
+    refuses(
+        &format!("{API}{client}{response}api = \"orders\"\n"),
+        "response.0.api: found \"orders\", expected an API whose role is \"server\"",
+    );
+    let both = format!("interfaces = [\"lo\"]\n[anomalies.land]\nenabled = false\n{API}{response}api = \"orders\"\n");
+    assert_eq!(check(&both, NONE, &[]).code, Some(0));
+}

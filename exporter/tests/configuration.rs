@@ -646,6 +646,8 @@ flows       at most 262144, forgotten 1m after the last packet
 clients     at most 20 of each API
 anomalies   all kinds
 guard       no rules: everything passes
+blocks      at most 10000, kept over a restart in /var/lib/tidewaiter/blocks.json
+            by command at /run/tidewaiter/control.sock, by alert of whom the label client names for 10m
 otlp        nothing is sent: no endpoint for a signal that is enabled
 audit       no audit log: no audit.file
 log         info, as text
@@ -695,6 +697,8 @@ flows       at most 4096, forgotten 1m after the last packet
 clients     at most 20 of each API
 anomalies   all kinds
 guard       no rules: everything passes
+blocks      at most 10000, kept over a restart in /var/lib/tidewaiter/blocks.json
+            by command at /run/tidewaiter/control.sock, by alert of whom the label client names for 10m
 otlp        nothing is sent: no endpoint for a signal that is enabled
 audit       no audit log: no audit.file
 log         warn, as json

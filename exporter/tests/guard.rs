@@ -159,6 +159,7 @@ fn guards() -> impl Strategy<Value = Guard> {
             protect,
             protected_ports: Vec::new(),
             clients: 1024,
+            told_clients: 8,
             blocks: BlockSettings {
                 capacity: 1,
                 state: PathBuf::new(),
@@ -242,12 +243,11 @@ impl Judged for Native<'_> {
         self.packet.bytes
     }
 
-    fn admits(&self, rule: u16, pair: u16, client: Option<Address>, units: u64) -> bool {
+    fn admits(&self, rule: &GuardRule, pair: u16, client: Option<Address>, units: u64) -> bool {
         let mut words = self.words.borrow_mut();
         let word = words.entry((pair, client)).or_default();
-        let limit = &self.tables.rules[usize::from(rule)].limit;
         // SAFETY: the word is this test's own.
-        unsafe { limit.admit(word, units, self.now, || self.now) }
+        unsafe { rule.limit.admit(word, units, self.now, || self.now) }
     }
 
     fn is_exempt(&self) -> bool {

@@ -4,7 +4,7 @@
 
 mod check;
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use ipnet::IpNet;
 use tempfile::TempDir;
@@ -100,7 +100,7 @@ fn a_guard_that_cannot_be_kept_is_refused() {
         (
             "[guard]\nrate = 1",
             "FILE:12: guard.rate: unknown key, expected one of \"mode\", \"attach\", \"hold\", \"protect\", \"protect_ports\", \
-             \"clients\", \"max_blocks\", \"state\", \"socket\", \"alert_label\", \"alert_block_for\"",
+             \"clients\", \"told_clients\", \"max_blocks\", \"state\", \"socket\", \"alert_label\", \"alert_block_for\"",
         ),
     ]);
 }
@@ -449,7 +449,8 @@ fn example() -> Guard {
 
 #[test]
 fn everything_together_means_what_it_says() {
-    let Guard { enforces, attach, hold, protect, protected_ports, clients, blocks: _, rules } = example();
+    let Guard { enforces, attach, hold, protect, protected_ports, clients, told_clients: _, blocks: _, rules } =
+        example();
     assert!(enforces);
     assert_eq!((attach, hold, clients), (GuardAttach::Tc, Duration::from_mins(2), 4096));
     assert_eq!(protect, networks(&["192.0.2.0/24", "2001:db8::1/128"]));
@@ -526,8 +527,20 @@ fn check_prints_the_rules_as_they_work() {
         let lines = checked.stdout.lines().skip_while(|line| !line.starts_with("guard"));
         lines.take_while(|line| !line.starts_with("otlp")).fold(String::new(), |text, line| text + line + "\n")
     };
-    assert_eq!(lines(APIS), "guard       no rules: everything passes\n");
-    let expected = "\
+    let blocks = "\
+blocks      at most 10000, kept over a restart in /var/lib/tidewaiter/blocks.json
+            by command at /run/tidewaiter/control.sock, by alert of whom the label client names for 10m
+";
+    assert_eq!(lines(APIS), format!("guard       no rules: everything passes\n{blocks}"));
+    let responses =
+        "[[response]]\non = ['port_scan', 'syn_flood']\napi = 'orders'\nblock_for = '1h'\nipv4_prefix = 24\n";
+    let responded =
+        "response    whoever makes port_scan, syn_flood of orders is blocked for 1h (/24 of IPv4, /64 of IPv6)\n";
+    assert_eq!(
+        lines(&format!("{APIS}{responses}")),
+        format!("guard       no rules: everything passes\n{blocks}{responded}")
+    );
+    let rules = "\
 guard       each rule as it says, in TC; everything passes 2m after the exporter was last heard of
             always let in: established connections to port 9473, 22, 2222
             always let in: whoever is in 192.0.2.0/24, 2001:db8::1/128
@@ -539,7 +552,7 @@ rule        new connections: reject packets of orders, web by tcp to port 80, 80
 rule        requests: reject packets of any API from everybody beyond 100 requests per second (burst 100) per API, observed alone
 rule        odd payload: mark with 7 unexpected payload of orders from everybody, enforced
 ";
-    assert_eq!(lines(&format!("{APIS}{example}")), expected);
+    assert_eq!(lines(&format!("{APIS}{example}")), format!("{rules}{blocks}"));
     // What caps them all is seen in each.
     let observed = lines(&format!("{APIS}{}", example.replacen("mode = \"enforce\"", "mode = \"observe\"", 1)));
     assert!(observed.starts_with("guard       all rules observed alone, in TC;"), "{observed}");
@@ -571,4 +584,32 @@ fn everything_in_the_readme_is_a_key() {
     let (guard, _) = everything.split_once("[anomalies.port_scan]").unwrap();
     let rule = load(&format!("{APIS}[guard] # {guard}"), &[]).unwrap().guard.rules.remove(0);
     assert_eq!((&*rule.name, rule.action, rule.is_enforced), ("connections", Action::Reject, false));
+}
+
+#[test]
+fn files_are_from_where_the_configuration_is() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("tidewaiter.toml");
+    let rule = "[[rule]]\nname = \"list\"\nfrom_file = \"drop.txt\"\nexcept_file = [\"not.txt\"]\naction = \"drop\"\n";
+    let contents = format!("interfaces = [\"lo\"]\nweb_config = \"web.yml\"\napi_token_file = \"token\"\n{rule}");
+    fs::write(&path, contents).unwrap();
+    fs::write(folder.path().join("drop.txt"), "192.0.2.0/24\n").unwrap();
+    fs::write(folder.path().join("not.txt"), "192.0.2.7\n").unwrap();
+    fs::write(folder.path().join("web.yml"), "").unwrap();
+    fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
+    Command::new("chmod").arg("600").arg(folder.path().join("token")).status().unwrap();
+    let check = |file: &Path, directory: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewaiter"));
+        command.env_clear().current_dir(directory).arg("check").arg(file).output().unwrap()
+    };
+    for (file, directory) in [(path.as_path(), Path::new("/")), ("tidewaiter.toml".as_ref(), folder.path())] {
+        let checked = check(file, directory);
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{said}");
+        assert!(said.contains("192.0.2.0/24 but 192.0.2.7/32"), "{said}");
+    }
+    // What the environment names is from where the program is started.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewaiter"));
+    command.env_clear().env("TIDEWAITER_WEB_CONFIG", "web.yml").current_dir("/").arg("check").arg(&path);
+    assert_eq!(command.output().unwrap().status.code(), Some(78));
 }

@@ -29,6 +29,7 @@ pub fn snapshot() -> Snapshot {
         tables: vec![
             TableSnapshot { name: "apis", entries: 2, capacity: 1023 },
             TableSnapshot { name: "client_limits", entries: 12, capacity: 65_536 },
+            TableSnapshot { name: "blocks", entries: 3, capacity: 10_000 },
         ],
         lost: Some([1, 2, 3, 4]),
         sinks: vec![SinkSnapshot { name: "otlp", records: 200, dropped: 3, created: created() }],
@@ -96,6 +97,14 @@ fn guard() -> GuardSnapshot {
         clients: 12,
         client_capacity: 65_536,
         clients_evicted: 2,
+        blocks_refused: vec![
+            ("capacity", 3),
+            ("lengths", 0),
+            ("protected", 1),
+            ("backlog", 0),
+            ("invalid", 0),
+            ("kernel", 0),
+        ],
     }
 }
 

@@ -57,9 +57,9 @@ fn nothing_is_left_after_a_signal_to_end() {
             let namespace = Namespace::new();
             let mut exporter = Exporter::start(&namespace, &configuration(mode));
             let programs = loaded_by(&exporter);
-            // Both that are attached to the interface, three at tracepoints, the one that they end in, the one that finishes
-            // flows, and the clock.
-            assert_eq!((programs.len(), attached(&namespace)), (8, expected), "{mode}");
+            // Both that are attached to the interface, three at tracepoints, two that they end in, the one that finishes
+            // flows, the clock, and eight of the guard.
+            assert_eq!((programs.len(), attached(&namespace)), (16, expected), "{mode}");
             assert!(programs.is_subset(&loaded()));
 
             let status = exporter.end(signal);
@@ -245,6 +245,10 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
         "CAP_DAC_READ_SEARCH",
         "coverage lo",
         "coverage ship",
+        "guard lo",
+        "guard ship",
+        "control socket",
+        "pin path",
     ];
     namespace.ip("link add ship type veth peer name boat");
     for command in ["link set boat up", "link set ship up", "address add 10.77.0.1/24 dev ship"] {
@@ -264,11 +268,14 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
     for subject in subjects {
         let verdict = verdict(&report, subject);
         // Not every machine has the BPF file system mounted.
-        assert!(verdict == "ok" || subject == "BPF file system", "{report}");
+        assert!(verdict == "ok" || ["BPF file system", "pin path"].contains(&subject), "{report}");
     }
     assert_eq!(report.lines().count(), subjects.len());
     let covered = |name| format!("ok       {:<24} receive: buffers, transmit: buffers\n", format!("coverage {name}"));
     assert!(report.contains(&covered("lo")) && report.contains(&covered("ship")), "{report}");
+
+    let place = |name, text| report.contains(&format!("ok       {:<24} {text}", format!("guard {name}")));
+    assert!(place("lo", "in TC: ") && place("ship", "by XDP; in TC while a rule rejects"), "{report}");
 
     // What merges packets after they were counted, and takes some super-packets and not others.
     output(namespace.command("ethtool").args(["-K", "ship", "gro", "on", "tx-udp-segmentation", "off"]));
@@ -285,6 +292,8 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
     assert_eq!(verdict(&report, "kernel"), "ok");
     assert_eq!(verdict(&report, "CAP_BPF"), "MISSING");
     assert_eq!(verdict(&report, "CAP_SYS_PTRACE"), "lacking");
+    // The folders are root's.
+    assert_eq!(verdict(&report, "control socket"), "lacking", "{report}");
     assert_eq!(verdict(&report, "coverage lo"), "ok", "anybody may ask what a device is");
     assert!(report.contains("run as root, or grant it: setcap cap_bpf,cap_net_admin,cap_perfmon+ep /"), "{report}");
 }

@@ -207,3 +207,24 @@ fn a_replay_says_what_rules_would_have_done_and_to_whom() {
         assert!(table.lines().any(|line| line.trim_start().starts_with(LISTED)), "{table}");
     }
 }
+
+#[test]
+fn a_replay_finds_the_anomalies_that_the_configuration_says() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let capture = directory.path().join("traffic.pcap");
+    write_capture(&capture, &packets());
+    // Nobody completes what is begun here: more than a hundred connections a second.
+    for (anomalies, is_found) in [("half_open = 500", true), ("half_open = 100000", false), ("enabled = false", false)]
+    {
+        let configuration = directory.path().join("anomalies.toml");
+        let text = format!("{CONFIGURATION}\n[anomalies.syn_flood]\n{anomalies}\n").replace("MODE", "observe");
+        fs::write(&configuration, text).expect("can be written");
+        let mut replay = Command::new(binary());
+        replay.args(["replay", "--local", SERVER, "--format", "prometheus", "--config"]);
+        let metrics = output(replay.arg(&configuration).arg(&capture));
+        let flood = |line: &&str| line.starts_with("tidewaiter_anomalies_total") && line.contains("kind=\"syn_flood\"");
+        let counted: f64 =
+            metrics.lines().filter(flood).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+        assert_eq!(counted > 0.0, is_found, "{anomalies}: {metrics}");
+    }
+}

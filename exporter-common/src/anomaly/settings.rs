@@ -8,11 +8,20 @@ use super::AnomalyKind;
 pub struct ProtocolSet([u64; 4]);
 
 impl ProtocolSet {
+    /// None.
+    pub const EMPTY: Self = Self([0; 4]);
+
     /// Whether it has the protocol with this number.
     #[inline(always)]
     #[must_use]
     pub const fn contains(&self, number: u8) -> bool {
-        self.0[(number >> 6) as usize & 3] >> (number & 63) & 1 != 0
+        self.bit(number) != 0
+    }
+
+    /// 1 if it has the protocol with this number, else 0.
+    #[inline(always)]
+    pub(super) const fn bit(&self, number: u8) -> u64 {
+        self.0[(number >> 6) as usize & 3] >> (number & 63) & 1
     }
 
     /// Adds the protocol with this number.

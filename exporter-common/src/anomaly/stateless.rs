@@ -1,9 +1,10 @@
 //! What a single packet says of itself.
 
-use super::AnomalyKind;
+use super::{AnomalyKind, settings::ProtocolSet};
 use crate::{
     frame::Frame,
     packet::{Network, Packet, protocol, tcp_flag},
+    protocol::opaque,
     reason::Reason,
     transport::Transport,
 };
@@ -98,6 +99,55 @@ pub const fn is_tiny_fragment(packet: &Packet, read: Result<(), Reason>) -> bool
 #[must_use]
 pub const fn is_icmp(number: u8) -> bool {
     matches!(number, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// Reasons of [`is_malformed`]: a bit for each, by its number.
+const MALFORMED: u64 = {
+    let mut bits = 0;
+    let mut place = 0;
+    while place < Reason::COUNT {
+        if is_malformed(Reason::ALL[place]) {
+            bits |= 1 << place;
+        }
+        place += 1;
+    }
+    bits
+};
+
+/// ICMP and its like for IPv6, as a set.
+const ICMP: ProtocolSet = {
+    let mut set = ProtocolSet::EMPTY;
+    set.insert(protocol::ICMP);
+    set.insert(protocol::ICMPV6);
+    set
+};
+
+/// Whether a received packet has to be looked at as an anomaly: if [`stateless_kind`] says that it is one, and some others: messages of
+/// ICMP, and parts of datagrams. Those of `expected` are the protocols above IP that are.
+///
+/// Every packet is asked, so there are no branches: the verifier would follow each way through them to the end of all that comes
+/// after.
+#[inline(always)]
+#[must_use]
+pub fn is_suspect(packet: &Packet, read: Result<(), Reason>, expected: &ProtocolSet) -> bool {
+    let (is_read, is_malformed) = match read {
+        Ok(()) => (1, 0),
+        Err(reason) => (0, MALFORMED >> reason as u64 & 1),
+    };
+    let is_part = u64::from(packet.fragment.offset) | u64::from(packet.fragment.more);
+    let is_not_tcp = not_zero(packet.protocol ^ protocol::TCP);
+    let is_strange = (expected.bit(packet.protocol) ^ 1) | ICMP.bit(packet.protocol);
+    let is_bad = BAD_TCP_FLAGS[(packet.tcp_flags >> 6) as usize & 3] >> (packet.tcp_flags & 63) & 1;
+    let has_one_port = not_zero(packet.source_port ^ packet.destination_port) ^ 1;
+    let of_read = opaque(is_not_tcp & is_strange) | opaque((is_not_tcp ^ 1) & is_bad) | has_one_port;
+    opaque(of_read & is_read | is_part | is_malformed) != 0
+}
+
+/// 0 if `number` is, else 1.
+#[inline(always)]
+fn not_zero(number: impl Into<u64>) -> u64 {
+    // It borrows from the highest bit if it is.
+    opaque(number.into().wrapping_sub(1)) >> 63 ^ 1
 }
 
 /// The [`AnomalyKind`] of a received `packet`, as its number, or [`NONE`]: the first of `malformed`, `tiny_fragment`,

@@ -5,22 +5,25 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tidewaiter_common::{
-    ACCOUNT_GUARDED_INDEX, ASK_BUFFER_INDEX,
+    ACCOUNT_RECEIVE_INDEX, ASK_BUFFER_INDEX, REFUSE_BUFFER_INDEX,
     direction::Direction,
     flow::Flow,
     frame::Framing,
     guard::{Stage, decision, judges},
     interface::{InterfaceEntry, guarded},
-    packet::Packet,
+    packet::{Packet, protocol},
     wire::Wire,
 };
 
-use super::{ASK, ASK_NEXT, Arrives, READ, ask_one, decide, in_force, judges_packets, see, see_flow};
+use super::{
+    ASK_NEXT, ask_rule, decided, header, in_force, judge_seen, judges_packets, scratch,
+    seen::{Arrives, GuardScratch, READ, see, see_flow},
+};
 use crate::{
     account::{interface, read_paged},
     context::{buffer, interface_index, is_replay, ticks},
     frame::{Linear, Paged},
-    maps::{FLOWS, GUARD_SCRATCH, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
+    maps::{FLOWS, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
     reject::{reject_buffer, reset_both},
 };
 
@@ -32,18 +35,15 @@ pub(crate) const UNEXPECTED: u32 = 2;
 /// Judges a received buffer, and ends in the program that accounts it if it is let in: a verdict of TC.
 #[inline(always)]
 pub(crate) fn guard_buffer(ctx: &TcContext) -> i32 {
-    let index = interface_index(ctx);
-    let entry = interface(index);
+    let entry = interface(interface_index(ctx));
     let tick = ticks(ctx);
     let stage = if entry.guarded & guarded::BUFFERS != 0 { Stage::Buffer } else { Stage::Marks };
     let framing = Framing::from_number(entry.framing);
     let decided = match in_force(tick) {
-        Some((half, header)) if judges_packets(header) => {
-            judge_buffer(ctx, index, tick, (half, header.judges), framing, stage)
-        }
+        Some(half) if judges_packets(half) => judge_buffer(ctx, tick, half, framing, stage),
         _ => decision::PASS,
     };
-    if decided == ASK {
+    if decided == ASK_NEXT {
         ask(ctx);
     }
     conclude(ctx, entry, stage == Stage::Buffer, decided)
@@ -59,22 +59,31 @@ fn ask(ctx: &TcContext) {
 /// Asks the next rule about the buffer that was seen: a verdict of TC.
 #[inline(always)]
 pub(crate) fn ask_rule_buffer(ctx: &TcContext) -> i32 {
-    let decided = ask_one();
+    let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
+    ask_rule(scratch);
+    let decided = decided(scratch);
     if decided == ASK_NEXT {
         ask(ctx);
     }
-    let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
-    // SAFETY: this CPU's own entry; and `skb` is the context that the kernel gave this program, of which it may write this field.
-    let stage = unsafe {
-        let mark = (&raw const (*scratch).mark).read_volatile();
-        if mark != 0 {
-            (&raw mut (*ctx.skb.skb).mark).write_volatile(mark);
-        }
-        (*scratch).walk.stage()
-    };
+    mark(ctx, scratch);
+    // SAFETY: this CPU's own entry.
+    let stage = unsafe { (*scratch).walk.stage() };
     match stage {
         Stage::Request | Stage::Payload => conclude_payload(ctx, decided),
         _ => conclude(ctx, interface(interface_index(ctx)), stage == Stage::Buffer, decided),
+    }
+}
+
+/// Marks the buffer as rules say, if they do.
+#[inline(always)]
+fn mark(ctx: &TcContext, scratch: *mut GuardScratch) {
+    // SAFETY: this CPU's own entry; and `skb` is the context that the kernel gave this program, of which it may write this field.
+    unsafe {
+        let mark = (&raw const (*scratch).mark).read_volatile();
+        // In a replay it is the number of the interface.
+        if mark != 0 && !is_replay() {
+            (&raw mut (*ctx.skb.skb).mark).write_volatile(mark);
+        }
     }
 }
 
@@ -96,12 +105,39 @@ fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) 
         decision::DROP => TC_ACT_SHOT,
         // Nobody is there to be answered.
         decision::REJECT if is_replay() => TC_ACT_SHOT,
-        decision::REJECT => reject_buffer(ctx.skb.skb),
+        decision::REJECT => refuse(ctx),
         _ => {
-            // SAFETY: the program there is of the same type. Where there is none, the packet passes, and is not counted.
-            unsafe { PROGRAMS.tail_call(ctx, ACCOUNT_GUARDED_INDEX) };
+            let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
+            // SAFETY: this CPU's own entry. The program there is of the same type; where there is none, the packet passes, and is not
+            // counted.
+            unsafe {
+                (&raw mut (*scratch).was_judged).write_volatile(1);
+                PROGRAMS.tail_call(ctx, ACCOUNT_RECEIVE_INDEX);
+                (&raw mut (*scratch).was_judged).write_volatile(0);
+            }
             TC_ACT_UNSPEC
         }
+    }
+}
+
+/// Has the buffer answered, by another program.
+#[inline(always)]
+fn refuse(ctx: &TcContext) -> i32 {
+    // SAFETY: the program there is of the same type. Where there is none, the buffer passes.
+    unsafe { PROGRAMS.tail_call(ctx, REFUSE_BUFFER_INDEX) };
+    TC_ACT_UNSPEC
+}
+
+/// Answers the buffer that a rule has refused: a verdict of TC.
+#[inline(always)]
+pub(crate) fn refuse_buffer(ctx: &TcContext) -> i32 {
+    let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
+    // SAFETY: this CPU's own entry.
+    let (stage, protocol) = unsafe { ((*scratch).walk.stage(), (*scratch).seen.protocol) };
+    match stage {
+        // There is a connection, of which both ends know.
+        Stage::Request | Stage::Payload if protocol == protocol::TCP => reset_both(ctx.skb.skb),
+        _ => reject_buffer(ctx.skb.skb),
     }
 }
 
@@ -113,51 +149,45 @@ fn packets(ctx: &TcContext) -> u64 {
 
 /// Reads a buffer, and judges it.
 #[inline(always)]
-fn judge_buffer(
-    ctx: &TcContext,
-    interface: u32,
-    tick: u64,
-    (half, judges): (u32, u32),
-    framing: Framing,
-    stage: Stage,
-) -> u32 {
+fn judge_buffer(ctx: &TcContext, tick: u64, half: u32, framing: Framing, stage: Stage) -> u32 {
+    let Some(scratch) = scratch() else { return decision::PASS };
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     if packet.read_plain(&linear, framing) {
         let mut buffer = buffer(ctx, Direction::Receive);
         buffer.wire_length = 0;
         let wire = Wire::of(buffer, packet.headers as u32);
-        see(&packet, &linear, READ, &Arrives { interface, tick, wire, judges });
+        let interface = interface_index(ctx);
+        see(scratch, &packet, &linear, READ, &Arrives { interface, tick, wire, half });
     } else {
         read_paged(ctx.skb.skb);
-        see_buffer(ctx.skb.skb, interface, tick, judges);
+        see_buffer(ctx.skb.skb, scratch, tick, half);
     }
-    judge_buffer_seen(half, stage as u32)
+    judge(ctx, scratch, half, stage)
 }
 
-/// Judges the buffer that was seen: as for frames.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn judge_buffer_seen(half: u32, stage: u32) -> u32 {
-    if let Some(scratch) = GUARD_SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's own entry.
-        unsafe { (&raw mut (*scratch).mark).write_volatile(0) };
-    }
-    decide(half, stage)
+/// Judges the buffer that was seen, and marks it.
+#[inline(always)]
+fn judge(ctx: &TcContext, scratch: *mut GuardScratch, half: u32, stage: Stage) -> u32 {
+    // SAFETY: this CPU's own entry.
+    unsafe { (&raw mut (*scratch).mark).write_volatile(0) };
+    judge_seen(scratch, half, stage as u32);
+    mark(ctx, scratch);
+    decided(scratch)
 }
 
 /// Leaves what matters of what was read so.
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn see_buffer(skb: *mut __sk_buff, interface: u32, tick: u64, judges: u32) {
+extern "C" fn see_buffer(skb: *mut __sk_buff, guard: *mut GuardScratch, tick: u64, half: u32) {
     let ctx = TcContext::new(skb);
     let Some(scratch) = SCRATCH.get_ptr(0) else { return };
     // SAFETY: this CPU's own entry, written to a moment ago.
     let Scratch { packet, reason, .. } = unsafe { &*scratch };
     let wire = Wire::of(buffer(&ctx, Direction::Receive), packet.headers as u32);
-    see(packet, &Paged(&ctx), *reason, &Arrives { interface, tick, wire, judges });
+    let interface = interface_index(&ctx);
+    see(guard, packet, &Paged(&ctx), *reason, &Arrives { interface, tick, wire, half });
 }
 
 /// Judges a buffer that was accounted, for what its flow says of it in [`SCRATCH`]: a verdict of TC.
@@ -166,18 +196,20 @@ pub(crate) fn guard_payload(ctx: &TcContext) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr(0) else { return TC_ACT_UNSPEC };
     // SAFETY: this CPU's own entry, written to a moment ago.
     let (sight, late) = unsafe { (&(*scratch).sight, (*scratch).late) };
-    let Some((half, header)) = in_force(sight.tick) else { return TC_ACT_UNSPEC };
-    if header.judges & (judges::REQUESTS | judges::PAYLOAD) == 0 {
+    let Some(half) = in_force(sight.tick) else { return TC_ACT_UNSPEC };
+    let Some(scratch) = super::scratch() else { return TC_ACT_UNSPEC };
+    if header(half).judges & (judges::REQUESTS | judges::PAYLOAD) == 0 {
         return TC_ACT_UNSPEC;
     }
     let key = &sight.key;
-    see_flow(key, sight.tick, sight.wire());
+    see_flow(scratch, key, sight.tick, sight.wire());
     // A request that is not expected is none.
     let stage = if late & UNEXPECTED != 0 { Stage::Payload } else { Stage::Request };
-    if judge_buffer_seen(half, stage as u32) == ASK {
+    let decided = judge(ctx, scratch, half, stage);
+    if decided == ASK_NEXT {
         ask(ctx);
     }
-    TC_ACT_UNSPEC
+    conclude_payload(ctx, decided)
 }
 
 /// Does what was decided about what a buffer says.
@@ -198,8 +230,7 @@ fn conclude_payload(ctx: &TcContext, decided: u32) -> i32 {
             }
             match decided {
                 decision::REJECT if is_replay() => TC_ACT_SHOT,
-                decision::REJECT if sight.is_tcp() => reset_both(ctx.skb.skb),
-                decision::REJECT => reject_buffer(ctx.skb.skb),
+                decision::REJECT => refuse(ctx),
                 _ => TC_ACT_SHOT,
             }
         }

@@ -9,14 +9,17 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use tidewaiter_common::{
-    ASK_FRAME_INDEX,
+    ASK_FRAME_INDEX, REFUSE_FRAME_INDEX,
     frame::{Frame, Framing},
     guard::{Stage, decision},
     packet::Packet,
     wire::Wire,
 };
 
-use super::{ASK, ASK_NEXT, Arrives, READ, ask_one, decide, in_force, judges_packets, leave, left, see};
+use super::{
+    ASK_NEXT, ask_rule, decided, in_force, judge_seen, judges_packets, scratch,
+    seen::{Arrives, GuardScratch, READ, leave, left, see},
+};
 use crate::{
     account::interface,
     maps::{FRAME_PROGRAMS, INTERFACE_GUARD},
@@ -44,7 +47,7 @@ impl Frame for Linear<'_> {
 }
 
 /// The whole of a frame, copied from wherever it lies.
-struct Paged<'a>(&'a XdpContext);
+pub(crate) struct Paged<'a>(pub(crate) &'a XdpContext);
 
 impl Frame for Paged<'_> {
     #[inline(always)]
@@ -71,27 +74,28 @@ fn length(ctx: &XdpContext) -> u64 {
 /// Judges a frame, and counts what became of it: a verdict of XDP.
 #[inline(always)]
 pub(crate) fn guard_frame(ctx: &XdpContext) -> u32 {
-    let index = ctx.ingress_ifindex() as u32;
-    let slot = interface(index).slot;
     // SAFETY: the helper takes nothing and cannot fail.
     let tick = unsafe { bpf_jiffies64() };
     let decided = match in_force(tick) {
-        Some((half, header)) if judges_packets(header) => judge_frame(ctx, index, tick, half, header.judges),
+        Some(half) if judges_packets(half) => judge_frame(ctx, tick, half),
         _ => decision::PASS,
     };
-    if decided == ASK {
-        // SAFETY: the program there is of the same type. Where there is none, the frame passes.
-        unsafe { FRAME_PROGRAMS.tail_call(ctx, ASK_FRAME_INDEX) };
-    }
-    conclude(ctx, slot, decided)
+    go_on(ctx, decided)
 }
 
 /// Asks the next rule about the frame that was seen: a verdict of XDP.
 #[inline(always)]
 pub(crate) fn ask_rule_frame(ctx: &XdpContext) -> u32 {
-    let decided = ask_one();
+    let Some(scratch) = scratch() else { return XDP_PASS };
+    ask_rule(scratch);
+    go_on(ctx, decided(scratch))
+}
+
+/// Has the next rule asked if there is one, or does what was decided: a verdict of XDP.
+#[inline(always)]
+fn go_on(ctx: &XdpContext, decided: u32) -> u32 {
     if decided == ASK_NEXT {
-        // SAFETY: it is this program itself. Where it is not there, the frame passes.
+        // SAFETY: the program there is of the same type. Where there is none, the frame passes.
         unsafe { FRAME_PROGRAMS.tail_call(ctx, ASK_FRAME_INDEX) };
     }
     conclude(ctx, interface(ctx.ingress_ifindex() as u32).slot, decided)
@@ -109,12 +113,10 @@ fn conclude(ctx: &XdpContext, slot: u16, decided: u32) -> u32 {
             XDP_DROP
         }
         decision::REJECT => {
-            counters.rejected += 1;
-            let verdict = reject_frame(ctx.ctx);
-            if verdict == XDP_TX {
-                counters.answered += 1;
-            }
-            verdict
+            // SAFETY: the program there is of the same type. Where there is none, the frame passes.
+            unsafe { FRAME_PROGRAMS.tail_call(ctx, REFUSE_FRAME_INDEX) };
+            counters.passed += 1;
+            XDP_PASS
         }
         _ => {
             counters.passed += 1;
@@ -123,26 +125,36 @@ fn conclude(ctx: &XdpContext, slot: u16, decided: u32) -> u32 {
     }
 }
 
+/// Answers a frame that a rule has refused: a verdict of XDP.
 #[inline(always)]
-fn judge_frame(ctx: &XdpContext, interface: u32, tick: u64, half: u32, judges: u32) -> u32 {
+pub(crate) fn refuse_frame(ctx: &XdpContext) -> u32 {
+    let slot = interface(ctx.ingress_ifindex() as u32).slot;
+    let verdict = reject_frame(ctx.ctx);
+    if let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into()) {
+        // SAFETY: as in `conclude`.
+        unsafe {
+            (*counters).rejected += 1;
+            (*counters).answered += u64::from(verdict == XDP_TX);
+        }
+    }
+    verdict
+}
+
+#[inline(always)]
+fn judge_frame(ctx: &XdpContext, tick: u64, half: u32) -> u32 {
+    let Some(scratch) = scratch() else { return decision::PASS };
     let linear = Linear(ctx);
     let mut packet = Packet::UNREAD;
     if packet.read_plain(&linear, Framing::Ethernet) {
         let wire = Wire { packets: 1, bytes: linear.length() as u64 };
-        see(&packet, &linear, READ, &Arrives { interface, tick, wire, judges });
+        let interface = ctx.ingress_ifindex() as u32;
+        see(scratch, &packet, &linear, READ, &Arrives { interface, tick, wire, half });
     } else {
         read_any_frame(ctx.ctx);
-        see_frame(ctx.ctx, interface, tick, judges);
+        see_frame(ctx.ctx, scratch, tick, half);
     }
-    judge_seen(half)
-}
-
-/// Judges the frame that was seen. A function of its own: the verifier would follow each way of reading one to the end.
-// SAFETY: nothing else in the object has this name.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn judge_seen(half: u32) -> u32 {
-    decide(half, Stage::Frame as u32)
+    judge_seen(scratch, half, Stage::Frame as u32);
+    decided(scratch)
 }
 
 /// Reads the headers of whatever has not the usual shape.
@@ -160,9 +172,10 @@ extern "C" fn read_any_frame(ctx: *mut xdp_md) {
 // SAFETY: nothing else in the object has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn see_frame(ctx: *mut xdp_md, interface: u32, tick: u64, judges: u32) {
+extern "C" fn see_frame(ctx: *mut xdp_md, scratch: *mut GuardScratch, tick: u64, half: u32) {
     let ctx = XdpContext::new(ctx);
-    let Some((packet, reason)) = left() else { return };
+    let (packet, reason) = left(scratch);
     let wire = Wire { packets: 1, bytes: length(&ctx) };
-    see(packet, &Paged(&ctx), reason, &Arrives { interface, tick, wire, judges });
+    let interface = ctx.ingress_ifindex() as u32;
+    see(scratch, packet, &Paged(&ctx), reason, &Arrives { interface, tick, wire, half });
 }

@@ -6,6 +6,7 @@ use aya_ebpf::{
         xdp_md,
     },
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
 };
 use tidewaiter_common::{
     frame::{Frame, Framing},
@@ -16,9 +17,7 @@ use tidewaiter_common::{
 use super::{
     ADDRESSES, GROUP, LINK, LINK_TAG, MAX_LINK, NO_ANSWER, Refused, UNREACHABLE, answer, read_question, refused,
 };
-
-/// How far into a frame headers may reach, in bytes: the verifier has to know that there is an end to it.
-const REACH: usize = 2_048;
+use crate::guard::frame::Paged;
 
 /// The part of a frame that lies in one piece: all of it, but for jumbo frames, and there all headers.
 struct XdpLinear(*mut xdp_md);
@@ -57,6 +56,17 @@ impl XdpLinear {
         (pointer!(self.0, data), pointer!(self.0, data_end))
     }
 
+    /// The first bytes.
+    #[inline(always)]
+    fn read<const N: usize>(&self) -> Option<[u8; N]> {
+        let (start, end) = self.bounds();
+        if start + N > end {
+            return None;
+        }
+        // SAFETY: these bytes lie within the frame; the verifier holds us to the comparison above.
+        Some(unsafe { (start as *const [u8; N]).read() })
+    }
+
     /// Writes `bytes` at `offset`, and says whether they fit.
     #[inline(always)]
     fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> bool {
@@ -65,31 +75,9 @@ impl XdpLinear {
         if start + N > end {
             return false;
         }
-        // SAFETY: as in `read`.
+        // SAFETY: these bytes lie within the frame; the verifier holds us to the comparison above.
         unsafe { (start as *mut [u8; N]).write(*bytes) };
         true
-    }
-}
-
-impl Frame for XdpLinear {
-    #[inline(always)]
-    fn length(&self) -> usize {
-        let (data, end) = self.bounds();
-        end - data
-    }
-
-    #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset > REACH {
-            return None;
-        }
-        let (data, end) = self.bounds();
-        let start = data + offset;
-        if start + N > end {
-            return None;
-        }
-        // SAFETY: these bytes lie within the frame; the verifier holds us to the comparison above.
-        Some(unsafe { (start as *const [u8; N]).read() })
     }
 }
 
@@ -122,7 +110,8 @@ pub(crate) extern "C" fn reject_frame(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 extern "C" fn read_frame(ctx: *mut xdp_md) -> u32 {
     let Some(refused) = refused() else { return 0 };
-    let frame = XdpLinear(ctx);
+    let ctx = XdpContext::new(ctx);
+    let frame = Paged(&ctx);
     let Some([first, _]) = frame.read(0) else { return 0 };
     let mut packet = Packet::UNREAD;
     let is_read = first & GROUP == 0 && packet.read(&frame, Framing::Ethernet).is_ok();
@@ -136,7 +125,7 @@ extern "C" fn read_frame(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 extern "C" fn ask_frame(ctx: *mut xdp_md) -> u32 {
     let Some(refused) = refused() else { return NO_ANSWER };
-    read_question(refused, &XdpLinear(ctx), false)
+    read_question(refused, &Paged(&XdpContext::new(ctx)), false)
 }
 
 /// Puts the headers of the answer together. Answers with 0 if there is to be none.
@@ -145,13 +134,15 @@ extern "C" fn ask_frame(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 extern "C" fn compose_frame(ctx: *mut xdp_md, kind: u32) -> u32 {
     let Some(refused) = refused() else { return 0 };
-    let frame = XdpLinear(ctx);
+    let linear = XdpLinear(ctx);
+    let ctx = XdpContext::new(ctx);
+    let frame = Paged(&ctx);
     // No device completes what is sent from here.
     let is_composed = answer(refused, &frame, kind, false);
     let is_kept = match refused.question.network_offset as usize {
-        LINK => keep_link::<LINK>(&frame, &mut refused.link),
-        LINK_TAG => keep_link::<LINK_TAG>(&frame, &mut refused.link),
-        MAX_LINK => keep_link::<MAX_LINK>(&frame, &mut refused.link),
+        LINK => keep_link::<LINK>(&linear, &mut refused.link),
+        LINK_TAG => keep_link::<LINK_TAG>(&linear, &mut refused.link),
+        MAX_LINK => keep_link::<MAX_LINK>(&linear, &mut refused.link),
         _ => false,
     };
     u32::from(is_composed && is_kept)
@@ -159,7 +150,7 @@ extern "C" fn compose_frame(ctx: *mut xdp_md, kind: u32) -> u32 {
 
 #[inline(always)]
 fn keep_link<const N: usize>(frame: &XdpLinear, link: &mut [u8; MAX_LINK]) -> bool {
-    let Some(header) = frame.read::<N>(0) else { return false };
+    let Some(header) = frame.read::<N>() else { return false };
     let turned = turned(header);
     // SAFETY: none that is kept is longer than that.
     unsafe { link.as_mut_ptr().cast::<[u8; N]>().write(turned) };
@@ -174,7 +165,7 @@ extern "C" fn reshape(ctx: *mut xdp_md, kind: u32) -> u32 {
     let Some(refused) = refused() else { return 0 };
     let length = refused.answer.length;
     let kept = refused.question.network_offset + if kind == UNREACHABLE { refused.quoted } else { length };
-    let tail = kept.wrapping_sub(XdpLinear(ctx).length() as u32).cast_signed();
+    let tail = kept.wrapping_sub(Paged(&XdpContext::new(ctx)).length() as u32).cast_signed();
     // SAFETY: the helpers check whatever they are given.
     unsafe {
         if tail != 0 && bpf_xdp_adjust_tail(ctx, tail) != 0 {

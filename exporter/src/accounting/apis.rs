@@ -84,8 +84,15 @@ impl ApiRegistry {
     }
 
     /// The APIs that there are, as far as more than their ports is known.
-    pub(super) fn known(&self) -> Vec<Api> {
+    fn known(&self) -> Vec<Api> {
         self.current.values().filter_map(|(_, api)| api.as_deref().cloned()).collect()
+    }
+
+    /// All APIs that there are: of those that were not asked for again yet, what the kernel's tables say.
+    pub(super) fn all(&self) -> Vec<Api> {
+        let mut all = self.known();
+        all.extend(self.inherited());
+        all
     }
 
     /// How many slots are taken, those of APIs that have just gone included.

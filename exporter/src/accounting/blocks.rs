@@ -2,16 +2,15 @@
 
 use std::{
     collections::HashSet,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
-use tidewaiter_common::guard::word;
 use tracing::{debug, info, warn};
 
 use super::{Accounting, guard::warn_all};
 use crate::{
-    blocks::{BlockError, LONGEST, SHORTEST, key},
+    blocks::{Admitted, BlockError, BlockRefusal, LONGEST, Now, Removed, SHORTEST, key, network_at},
     chain::chain,
     config::guard::BlockSettings,
     event::{Block, BlockedBy, Happening, Unblocked},
@@ -41,33 +40,79 @@ impl Accounting {
         reason: String,
         by: BlockedBy,
     ) -> Result<Block, BlockError> {
+        self.require_changes()?;
+        let blocked = self.try_to_block(network, period, reason, by);
+        if let Some(refusal) = blocked.as_ref().err().and_then(BlockRefusal::by) {
+            self.note_refused(refusal, 1);
+        }
+        blocked
+    }
+
+    fn try_to_block(
+        &mut self,
+        network: IpNet,
+        period: Duration,
+        reason: String,
+        by: BlockedBy,
+    ) -> Result<Block, BlockError> {
         if !(SHORTEST..=LONGEST).contains(&period) {
             return Err(BlockError::Period(period));
         }
-        let now = SystemTime::now();
-        let until = now.checked_add(period).ok_or(BlockError::Period(period))?;
-        let block = self.blocks.admit(Block { network, until, reason, by }, now)?;
+        let now = Now::take();
+        let until = now.wall.checked_add(period).ok_or(BlockError::Period(period))?;
+        let asked = Block { network, until, reason, by };
+        let block = match self.blocks.admit(asked.clone(), now)? {
+            Admitted::New(block) => block,
+            Admitted::Same(block) => return Ok(block),
+        };
         self.enforce(block.clone(), now)?;
-        self.pass_on(&Happening::Blocked(block.clone()));
-        info!(network = %block.network, period = %humantime::format_duration(period), by = by.as_str(), reason = block.reason, "blocked");
+        info!(%network, period = %humantime::format_duration(period), by = by.as_str(), reason = asked.reason, "blocked");
+        // It is told who has asked for it, whoever's words stay with the block.
+        self.pass_on(&Happening::Blocked(asked));
         Ok(block)
+    }
+
+    /// Takes note that there are `count` blocks less than were asked for.
+    fn note_refused(&mut self, refusal: BlockRefusal, count: u64) {
+        if let Some(count) = self.blocks.refusals.add(refusal, count, Instant::now()) {
+            let reason = refusal.as_str();
+            warn!(count, reason, "not blocked; the reason of the latest is told, at most once a minute");
+        }
+    }
+
+    /// Has nothing blocked or unblocked any more: the end is about to be told, and nothing may come after that.
+    pub const fn stop_changes(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// Sees that something may still be changed.
+    ///
+    /// # Errors
+    /// [`BlockError::Stopping`].
+    pub const fn require_changes(&self) -> Result<(), BlockError> {
+        if self.is_stopping { Err(BlockError::Stopping) } else { Ok(()) }
     }
 
     /// Blocks `network` no more.
     ///
     /// # Errors
     /// [`BlockError::NotBlocked`], or that of the kernel.
-    pub fn unblock(&mut self, network: IpNet, why: Unblocked) -> Result<Block, BlockError> {
+    pub fn unblock(&mut self, network: IpNet, why: Unblocked) -> Result<Removed, BlockError> {
+        self.require_changes()?;
+        let covering = self.blocks.covering(&network);
         if self.blocks.get(&network).is_none() {
-            return Err(BlockError::NotBlocked(network));
+            return Err(BlockError::NotBlocked { network, covering });
         }
         self.kernel.set_block(&key(&network), None)?;
-        let removed = self.blocks.remove(&network).ok_or(BlockError::NotBlocked(network))?;
-        self.note_lengths(matches!(network, IpNet::V4(_)))?;
+        let block = self.blocks.remove(&network).ok_or(BlockError::NotBlocked { network, covering })?;
+        if let Err(error) = self.note_lengths(matches!(network, IpNet::V4(_))) {
+            // Where nobody is blocked any more nobody is found.
+            warn!(error = chain(&error), "prefixes of a length are looked for that none is blocked of");
+        }
         self.pass_on(&Happening::Unblocked { network, why });
         info!(%network, why = why.as_str(), "blocked no more");
         self.note_blocks();
-        Ok(removed)
+        Ok(Removed { block, covering })
     }
 
     /// How blocks are kept, once that is known.
@@ -92,19 +137,30 @@ impl Accounting {
         self.blocks.set_changed();
     }
 
-    /// Puts those of `blocks` in force that are not over, and what else is in the kernel out of force. Nobody is told: they are those
-    /// of before a restart.
-    pub fn restore_blocks(&mut self, blocks: Vec<Block>) -> Result<(), KernelError> {
-        let now = SystemTime::now();
-        let (mut restored, mut left_out) = (0, 0);
-        for block in blocks.into_iter().filter(|block| block.until > now) {
+    /// Puts those of `blocks`, which are those of before a restart, in force that are not over, and what else is in the kernel out
+    /// of force. What the kernel blocks stays as it is if it is not known what they are, `None`. Answers with what is blocked no
+    /// more, which is to be told once the exporter has said that it has begun.
+    pub fn restore_blocks(&mut self, blocks: Option<Vec<Block>>) -> Result<Vec<Happening>, KernelError> {
+        let now = Now::take();
+        let mut gone = Vec::new();
+        let known = blocks.is_some();
+        let blocks = match blocks {
+            Some(blocks) => blocks,
+            None => self.blocks_of_kernel(now)?,
+        };
+        for block in blocks {
             let network = block.network;
-            match self.blocks.admit(block, now).and_then(|block| self.enforce(block, now)) {
-                Ok(()) => restored += 1,
-                Err(error) => {
-                    debug!(%network, error = chain(&error), "a block of before is left out");
-                    left_out += 1;
-                }
+            if now.until(block.until).is_zero() {
+                gone.push(Happening::Unblocked { network, why: Unblocked::Expired });
+                continue;
+            }
+            let admitted = self.blocks.admit(block, now);
+            let restored = admitted.and_then(|(Admitted::New(block) | Admitted::Same(block))| self.enforce(block, now));
+            if let Err(error) = restored {
+                warn!(%network, error = chain(&error), "a block of before is left out");
+                let refusal = BlockRefusal::by(&error).unwrap_or(BlockRefusal::Invalid);
+                self.note_refused(refusal, 1);
+                gone.push(Happening::Unblocked { network, why: Unblocked::Restart(refusal) });
             }
         }
         let wanted: HashSet<_> = self.blocks.iter().map(|block| key(&block.network)).collect();
@@ -113,33 +169,54 @@ impl Accounting {
         }
         self.note_lengths(true)?;
         self.note_lengths(false)?;
-        if restored + left_out > 0 {
-            info!(restored, left_out, "blocks of before");
+        if wanted.len() + gone.len() > 0 {
+            info!(restored = wanted.len(), left_out = gone.len(), known, "blocks of before");
         }
         self.note_blocks();
-        Ok(())
+        Ok(gone)
+    }
+
+    /// What the kernel blocks, and for how long: all that is known where the file that says more cannot be read.
+    fn blocks_of_kernel(&mut self, now: Now) -> Result<Vec<Block>, KernelError> {
+        let ticks = self.kernel.ticks()?;
+        let blocks = self.kernel.blocks()?.into_iter().filter_map(|(there, until)| {
+            let left = u32::try_from(until.saturating_sub(ticks.now)).unwrap_or(u32::MAX);
+            let until = now.wall.checked_add(ticks.length.saturating_mul(left).min(LONGEST))?;
+            let reason = "of before a restart".to_owned();
+            Some(Block { network: network_at(&there)?, until, reason, by: BlockedBy::Unknown })
+        });
+        Ok(blocks.collect())
     }
 
     /// Ends blocks whose time is over, and takes note of whether somebody has switched the guard. To be called each second.
-    pub fn look_after_blocks(&mut self) -> Result<(), BlockError> {
-        self.notice_switch()?;
-        for network in self.blocks.expired(SystemTime::now()) {
-            self.unblock(network, Unblocked::Expired)?;
+    pub fn look_after_blocks(&mut self) -> Result<(), KernelError> {
+        let now = Now::take();
+        self.blocks.correct_times(now);
+        for network in self.blocks.expired(now.steady) {
+            // The kernel sees by itself that the time is over. It is tried again each second, and told once.
+            if let Err(error) = self.unblock(network, Unblocked::Expired)
+                && self.blocks.note_stuck(&network)
+            {
+                warn!(%network, error = chain(&error), "cannot remove a block whose time is over: it blocks no more");
+            }
         }
-        Ok(())
+        self.notice_switch()
     }
 
     /// Blocks those who have made anomalies that are responded to.
     pub(super) fn respond(&mut self) {
+        let left_out = self.anomalies.responder().take_left_out();
+        if left_out > 0 {
+            self.note_refused(BlockRefusal::Backlog, left_out);
+        }
         for wanted in self.anomalies.responder().take() {
             let enough = wanted.period.saturating_sub(wanted.period / LEAST_PART);
-            let enough = SystemTime::now().checked_add(enough);
-            if self.blocks.get(&wanted.network).is_some_and(|block| Some(block.until) >= enough) {
+            if self.blocks.left(&wanted.network, Instant::now()) >= enough {
                 continue;
             }
             match self.block(wanted.network, wanted.period, wanted.reason, BlockedBy::Response(wanted.kind)) {
                 Ok(_) => {}
-                // The kernel tells of few anomalies in a second, whatever is sent, but of those for ever.
+                // It is counted, and told each minute. The kernel tells of few anomalies in a second, but of those for ever.
                 Err(error) => debug!(network = %wanted.network, error = chain(&error), "no response to an anomaly"),
             }
         }
@@ -147,13 +224,13 @@ impl Accounting {
 
     /// Has the guard judge packets, or let all pass.
     pub fn switch_guard(&mut self, on: bool) -> Result<(), KernelError> {
-        self.kernel.set_guard_word(word::SWITCHED_OFF, u64::from(!on))?;
+        self.kernel.switch_guard(on)?;
         self.notice_switch()
     }
 
     /// Whether the guard is on, as far as anybody has switched it.
     pub fn is_guard_on(&self) -> Result<bool, KernelError> {
-        Ok(self.kernel.guard_word(word::SWITCHED_OFF)? == 0)
+        Ok(self.kernel.is_guard_on()?)
     }
 
     /// Tells if somebody has switched the guard.
@@ -173,14 +250,14 @@ impl Accounting {
     }
 
     /// Has the kernel block, and keeps in mind that it does.
-    fn enforce(&mut self, block: Block, now: SystemTime) -> Result<(), BlockError> {
+    fn enforce(&mut self, block: Block, now: Now) -> Result<(), BlockError> {
         let ticks = self.kernel.ticks()?;
-        let until = ticks.after(block.until.duration_since(now).unwrap_or_default());
+        let until = ticks.after(now.until(block.until));
         let (network, is_v4) = (block.network, matches!(block.network, IpNet::V4(_)));
         let before = self.blocks.get(&network).cloned();
         // The length comes last: before it, nobody looks for the entry.
         self.kernel.set_block(&key(&network), Some(until))?;
-        self.blocks.insert(block);
+        self.blocks.insert(block, now);
         if let Err(error) = self.note_lengths(is_v4) {
             if before.is_none() {
                 self.blocks.remove(&network);

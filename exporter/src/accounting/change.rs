@@ -50,9 +50,8 @@ struct Before {
 
 impl Accounting {
     /// What is needed to work out rules apart from the accounting, and the APIs that there are now.
-    #[must_use]
-    pub fn draft(&self) -> (Draft, Vec<Api>) {
-        (self.guard.draft(&self.kernel), self.apis.known())
+    pub fn draft(&self) -> Result<(Draft, Vec<Api>), KernelError> {
+        Ok((self.guard.draft(&self.kernel)?, self.apis.all()))
     }
 
     /// Makes `change` what is in force. APIs, rules and limits that keep their names go on from where they are.
@@ -67,7 +66,7 @@ impl Accounting {
             self.apis.require_room(&mut self.kernel, apis, Instant::now())?;
         }
         let before =
-            Before { apis: self.apis.known(), guard: self.guard.in_force(), thresholds: self.thresholds.clone() };
+            Before { apis: self.apis.all(), guard: self.guard.in_force(), thresholds: self.thresholds.clone() };
         let has_apis = change.apis.is_some();
         if let Err(error) = self.try_to_apply(change) {
             self.restore(before, has_apis);
@@ -77,6 +76,7 @@ impl Accounting {
         if has_apis {
             // Nobody looks for them any more.
             self.discovery = None;
+            self.awaits_apis = false;
         }
         if let Err(error) = self.beat() {
             warn!(error = chain(&error), "cannot look after the guard");

@@ -21,7 +21,6 @@ use std::{
 use tidewaiter_common::{
     api::MAX_APIS,
     direction::Direction,
-    guard::word,
     interface::{MAX_INTERFACES, guarded},
 };
 use tracing::{error, warn};
@@ -38,7 +37,7 @@ use crate::{
     blocks::Blocks,
     chain::chain,
     config::{AttachMode, guard::Guard},
-    event::{Happening, RuleHits},
+    event::RuleHits,
     flow::ApiNames,
     greeting::Greetings,
     interfaces::{Interface, Unit, statistics},
@@ -60,6 +59,8 @@ pub struct Accounting {
     blocks: Blocks,
     /// Whether the guard was on when this was last looked at.
     was_guard_on: bool,
+    /// Whether nothing may be blocked or unblocked any more.
+    is_stopping: bool,
     flows: FlowSweeper,
     /// What follows flows, if anything does.
     tracker: Option<FlowTracker>,
@@ -70,6 +71,8 @@ pub struct Accounting {
     thresholds: Thresholds,
     /// How the last look at the listening sockets went, if anybody looks.
     discovery: Option<CollectorSnapshot>,
+    /// Whether the first one has yet to come.
+    awaits_apis: bool,
 }
 
 impl Accounting {
@@ -80,7 +83,7 @@ impl Accounting {
         let apis = ApiRegistry::restore(&mut kernel, idle_timeout, now)?;
         let interfaces = InterfaceRegistry::restore(&kernel, mode, now)?;
         let guard = GuardRegistry::restore(&mut kernel)?;
-        let was_guard_on = kernel.guard_word(word::SWITCHED_OFF)? == 0;
+        let was_guard_on = kernel.is_guard_on()?;
         if !was_guard_on {
             warn!("the guard is switched off: everything passes (tidewaiter guard on)");
         }
@@ -97,12 +100,14 @@ impl Accounting {
             guard,
             blocks: Blocks::default(),
             was_guard_on,
+            is_stopping: false,
             flows,
             tracker: None,
             greetings: Greetings::default(),
             anomalies: AnomalyLog::default(),
             thresholds,
             discovery: None,
+            awaits_apis: false,
         })
     }
 
@@ -113,22 +118,31 @@ impl Accounting {
         let applied = self.apis.apply(&mut self.kernel, wanted, Instant::now());
         // What has failed may have changed some all the same.
         self.apis_changed(&before);
-        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.known()) {
+        if let Err(error) = self.guard.apply(&mut self.kernel, &self.apis.all()) {
             error!(error = chain(&error), "the guard goes on with the APIs of before");
         }
         guard::warn_all(&self.place_guard());
         applied
     }
 
-    /// Takes note of how the last look at the listening sockets went.
+    /// Takes note that APIs are being looked for. Until the first look is over, the kernel does not hear of the exporter: rules
+    /// about traffic of no API would be about all that was not found yet.
+    pub const fn await_apis(&mut self) {
+        self.awaits_apis = true;
+    }
+
+    /// Takes note of how the last look at the listening sockets went. Where it has failed, rules go on with the APIs that are known.
     pub const fn note_discovery(&mut self, collector: CollectorSnapshot) {
         self.discovery = Some(collector);
+        self.awaits_apis = false;
     }
 
     /// Makes `wanted` the interfaces that are accounted, as far as possible; answers with what was not.
     pub fn apply_interfaces(&mut self, wanted: &[Interface]) -> Vec<KernelError> {
         let mut failures = self.interfaces.apply(&mut self.kernel, wanted, Instant::now());
+        self.guard.note_interfaces();
         failures.extend(self.place_guard());
+        failures.extend(self.beat().err());
         failures
     }
 
@@ -138,7 +152,7 @@ impl Accounting {
     /// [`GuardError`]; then what was in force still is.
     pub fn apply_guard(&mut self, guard: Arc<Guard>) -> Result<Vec<KernelError>, GuardError> {
         self.guard.set(guard);
-        self.guard.apply(&mut self.kernel, &self.apis.known())?;
+        self.guard.apply(&mut self.kernel, &self.apis.all())?;
         self.beat()?;
         self.configure_blocks();
         Ok(self.place_guard())
@@ -152,7 +166,7 @@ impl Accounting {
     /// As [`Accounting::apply_guard`], without attaching anything.
     pub fn set_guard(&mut self, guard: Arc<Guard>) -> Result<(), GuardError> {
         self.guard.set(guard);
-        self.guard.apply(&mut self.kernel, &self.apis.known())
+        self.guard.apply(&mut self.kernel, &self.apis.all())
     }
 
     /// Takes note of which interfaces' devices count each frame that reaches a program of XDP, by index.
@@ -160,16 +174,28 @@ impl Accounting {
         self.guard.note_frame_counting(counting);
     }
 
-    /// Lets the kernel know that the exporter is there.
+    /// Lets the kernel know that the exporter is there, unless APIs are awaited.
     pub fn beat(&mut self) -> Result<(), KernelError> {
+        if self.awaits_apis {
+            return Ok(());
+        }
         let ticks = self.kernel.ticks()?;
         self.guard.beat(&mut self.kernel, ticks)
     }
 
     /// Tells whose packets rules have decided about, each some seconds.
     pub fn tell_hits(&mut self) -> Result<(), KernelError> {
-        for hits in self.guard.hits(&mut self.kernel, SystemTime::now())? {
-            self.anomalies.pass_on(&Happening::RuleHits(hits));
+        self.tell_hits_if(false)
+    }
+
+    /// Tells the same of the seconds that it was not told of yet, because the end comes.
+    pub fn tell_last_hits(&mut self) -> Result<(), KernelError> {
+        self.tell_hits_if(true)
+    }
+
+    fn tell_hits_if(&mut self, is_last: bool) -> Result<(), KernelError> {
+        for hits in self.guard.hits(&mut self.kernel, SystemTime::now(), is_last)? {
+            self.anomalies.pass_on(&hits);
         }
         Ok(())
     }
@@ -268,7 +294,10 @@ impl Accounting {
             let is_kept = self.kernel.flow_capacity() != FlowCapacity::NONE;
             is_kept.then(|| self.kernel.lost()).transpose()
         });
-        let guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel));
+        let mut guard = collect(&mut collectors, "guard", || self.guard.snapshot(&self.kernel)).flatten();
+        if let Some(guard) = &mut guard {
+            guard.blocks_refused = self.blocks.refusals.counts().to_vec();
+        }
         let process = collect(&mut collectors, "process", process::snapshot);
         let mut tables = vec![
             TableSnapshot { name: "apis", entries: self.apis.slots_in_use(), capacity: usize::from(MAX_APIS) - 1 },
@@ -288,9 +317,13 @@ impl Accounting {
                 capacity: self.kernel.flow_capacity().new as usize,
             },
         ];
-        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().flatten().find(|guard| guard.is_on) {
+        if let Some(GuardSnapshot { clients, client_capacity, .. }) = guard.iter().find(|guard| guard.is_on) {
             let (entries, capacity) = (*clients as usize, *client_capacity as usize);
             tables.push(TableSnapshot { name: "client_limits", entries, capacity });
+        }
+        if guard.is_some() {
+            let (entries, capacity) = (self.blocks.len(), self.blocks.capacity());
+            tables.push(TableSnapshot { name: "blocks", entries, capacity });
         }
         Snapshot {
             taken,
@@ -301,7 +334,7 @@ impl Accounting {
             tables,
             sinks: self.tracker.as_ref().map(FlowTracker::sinks).unwrap_or_default(),
             event_sinks: self.anomalies.sinks(),
-            guard: guard.flatten(),
+            guard,
             otlp: Vec::new(),
             audit: None,
             configuration: None,

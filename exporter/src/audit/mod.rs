@@ -140,6 +140,7 @@ impl Audit {
     pub async fn ended(&mut self) {
         // Whether it said so is of no consequence.
         let _ = (&mut self.ended).await;
+        self.statistics.is_over();
     }
 
     /// Has everything written that was handed over, and ends. Answers with how far the log has come since that was

@@ -83,6 +83,11 @@ impl Statistics {
         self.lock().dropped.values().sum()
     }
 
+    /// Takes note that nobody writes any more.
+    pub(super) fn is_over(&self) {
+        self.lock().is_failing = true;
+    }
+
     /// Takes note of an event that will not be written.
     pub(super) fn lose(&self, name: &'static str, why: Dropped) {
         let now = SystemTime::now();

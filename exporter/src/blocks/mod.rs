@@ -3,28 +3,33 @@
 //! This is what is known of them in userspace; [`Accounting`](crate::accounting::Accounting) puts them in force. However many
 //! ask, there are no more than a configuration says, of few lengths, and never of those who are always let in.
 
+mod error;
+mod network;
+pub mod refusal;
 pub mod response;
 pub mod row;
+mod shown;
 pub mod state;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::{Duration, SystemTime},
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use thiserror::Error;
-use tidewaiter_common::guard::{BLOCKED_LENGTHS, BlockKey, BlockedLength};
+use tidewaiter_common::guard::BLOCKED_LENGTHS;
 
-pub use self::row::BlockRow;
-use crate::{
-    event::{Block, BlockedBy},
-    guard::prefix_file::{PrefixError, parse_prefix},
-    kernel::KernelError,
+use self::network::{canonical, is_v4};
+pub(crate) use self::shown::shown;
+pub use self::{
+    error::BlockError,
+    network::{key, network_at, network_of, parse_network, parse_period},
+    refusal::{BlockRefusal, BlockRefusals},
+    row::{BlockRow, UnblockedRow},
 };
+use crate::event::{Block, BlockedBy};
 
 /// The shortest time that anybody is blocked for.
 pub const SHORTEST: Duration = Duration::from_secs(1);
@@ -39,101 +44,58 @@ const LEAST_IPV4: u8 = 8;
 /// The shortest prefix of IPv6 that can be.
 const LEAST_IPV6: u8 = 16;
 
+/// How far the time that people are told of an end may be from that end: clocks are set, and hosts sleep.
+const MOST_DRIFT: Duration = Duration::from_secs(1);
+
 /// Responses leave a part of this size free, for those who block by hand.
 const RESERVED_PART: usize = 8;
 
-/// Why something is not blocked, or not unblocked.
-#[derive(Debug, Error)]
-pub enum BlockError {
-    /// That is no address and no prefix.
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    /// That is no time.
-    #[error("found {0:?}, expected a span of time such as \"10m\" or \"2h\"")]
-    NotAPeriod(String),
-    /// It is too short or too long a time.
-    #[error(
-        "found {}, expected {} to {}", humantime::format_duration(*.0), humantime::format_duration(SHORTEST),
-        humantime::format_duration(LONGEST)
-    )]
-    Period(Duration),
-    /// The reason cannot be shown.
-    #[error(
-        "the reason has {0} characters, or control characters among them: expected at most {MAX_REASON}, and none of those"
-    )]
-    Reason(usize),
-    /// It is far too much.
-    #[error("{network} is too much to be blocked at once, expected a prefix of {least} bits or more")]
-    TooShort {
-        /// What was asked for.
-        network: IpNet,
-        /// The fewest bits.
-        least: u8,
-    },
-    /// It, or a part of it, is always let in.
-    #[error("{network} cannot be blocked: {protected} is always let in (guard.protect, and this host itself)")]
-    Protected {
-        /// What was asked for.
-        network: IpNet,
-        /// Who is protected.
-        protected: IpNet,
-    },
-    /// There are too many.
-    #[error("there are {0} blocks already (guard.max_blocks): unblock some, or block a prefix that contains them")]
-    Full(usize),
-    /// There are blocks of too many lengths.
-    #[error(
-        "{network} cannot be blocked: there are blocks of {BLOCKED_LENGTHS} other lengths, expected one of {lengths}"
-    )]
-    Lengths {
-        /// What was asked for.
-        network: IpNet,
-        /// The lengths that there are.
-        lengths: String,
-    },
-    /// It is not blocked.
-    #[error("{0} is not blocked")]
-    NotBlocked(IpNet),
-    /// The kernel refused.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
+/// One moment, by both clocks: blocks end by the one that is never set, as they do in the kernel, and people read the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// What people read.
+    pub wall: SystemTime,
+    /// What goes on evenly.
+    pub steady: Instant,
 }
 
-/// The network that `text` is, or that of a single address. One of IPv4 addresses within IPv6 is one of IPv4.
-pub fn parse_network(text: &str) -> Result<IpNet, BlockError> {
-    Ok(canonical(parse_prefix(text)?))
+impl Now {
+    /// This one.
+    #[must_use]
+    pub fn take() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// How long it is until `time`.
+    #[must_use]
+    pub fn until(&self, time: SystemTime) -> Duration {
+        time.duration_since(self.wall).unwrap_or_default()
+    }
 }
 
-/// The time that `text` is, such as "10m".
-pub fn parse_period(text: &str) -> Result<Duration, BlockError> {
-    humantime::parse_duration(text).map_err(|_| BlockError::NotAPeriod(text.chars().take(MAX_REASON).collect()))
+/// What becomes of the blocks when one is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// There is this one, new or in the place of the one of the same network.
+    New(Block),
+    /// Nothing changes: there is this one, which lasts as long.
+    Same(Block),
 }
 
-/// The network of the first bits of `address`.
-#[must_use]
-pub fn network_of(address: IpAddr, ipv4_length: u8, ipv6_length: u8) -> IpNet {
-    let address = address.to_canonical();
-    let length = if address.is_ipv4() { ipv4_length } else { ipv6_length };
-    IpNet::new(address, length).unwrap_or_else(|_| address.into()).trunc()
+/// A block that is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// It.
+    pub block: Block,
+    /// The prefix around it that is blocked all the same.
+    pub covering: Option<IpNet>,
 }
 
-fn canonical(network: IpNet) -> IpNet {
-    let mapped = match network {
-        IpNet::V6(network) => network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(96)),
-        IpNet::V4(_) => None,
-    };
-    mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
-}
-
-/// How the kernel finds the block of `network`.
-#[must_use]
-pub fn key(network: &IpNet) -> BlockKey {
-    let length = BlockedLength::new(network.prefix_len(), is_v4(network));
-    BlockKey::of(network.network().into(), &length)
-}
-
-const fn is_v4(network: &IpNet) -> bool {
-    matches!(network, IpNet::V4(_))
+/// A block that there is.
+#[derive(Clone, Debug)]
+struct Held {
+    block: Block,
+    ends: Instant,
 }
 
 /// The blocks that there are.
@@ -142,11 +104,15 @@ pub struct Blocks {
     capacity: usize,
     /// Who is never blocked.
     protect: Vec<IpNet>,
-    by_network: BTreeMap<IpNet, Block>,
+    by_network: BTreeMap<IpNet, Held>,
     /// Lengths of prefixes that are blocked, of IPv4 and of IPv6, in the order in which they came.
     lengths: [Vec<u8>; 2],
+    /// Those that could not be removed, and of which that was told.
+    stuck: BTreeSet<IpNet>,
     /// Whether there is something that the state's file does not say.
     is_changed: bool,
+    /// Those that were asked for and are not there.
+    pub refusals: BlockRefusals,
 }
 
 impl Default for Blocks {
@@ -156,7 +122,9 @@ impl Default for Blocks {
             protect: Vec::new(),
             by_network: BTreeMap::new(),
             lengths: [Vec::new(), Vec::new()],
+            stuck: BTreeSet::new(),
             is_changed: false,
+            refusals: BlockRefusals::default(),
         };
         blocks.configure(0, &[]);
         blocks
@@ -175,19 +143,20 @@ impl Blocks {
         self.protect = protect.iter().copied().map(canonical).chain(own).collect();
     }
 
-    /// What becomes of blocks when this one is added: it itself, or the one there is of the same network if that lasts longer.
+    /// What becomes of blocks when this one is added: it itself, or the one there is of the same network if that lasts as long. What
+    /// somebody has said of a network is not lost because a program has it blocked for longer.
     ///
     /// # Errors
     /// Why it cannot be.
-    pub fn admit(&self, block: Block, now: SystemTime) -> Result<Block, BlockError> {
+    pub fn admit(&self, block: Block, now: Now) -> Result<Admitted, BlockError> {
         let Block { network, until, reason, by } = &block;
-        let period = until.duration_since(now).unwrap_or_default();
+        let period = now.until(*until);
         // Some time has passed since `until` was worked out.
         if period.is_zero() || period > LONGEST {
             return Err(BlockError::Period(period));
         }
         let characters = reason.chars().count();
-        if characters > MAX_REASON || reason.chars().any(char::is_control) {
+        if characters > MAX_REASON || shown(reason) != *reason {
             return Err(BlockError::Reason(characters));
         }
         let least = if is_v4(network) { LEAST_IPV4 } else { LEAST_IPV6 };
@@ -198,7 +167,12 @@ impl Blocks {
             return Err(BlockError::Protected { network: *network, protected: *protected });
         }
         if let Some(before) = self.by_network.get(network) {
-            return Ok(if before.until > block.until { before.clone() } else { block });
+            let Held { block: before, ends } = before;
+            if *ends >= now.steady + period {
+                return Ok(Admitted::Same(before.clone()));
+            }
+            let says = if by.rank() < before.by.rank() { before } else { &block };
+            return Ok(Admitted::New(Block { reason: says.reason.clone(), by: says.by, ..block.clone() }));
         }
         let is_response = matches!(by, BlockedBy::Response(_));
         let reserved = if is_response { self.capacity / RESERVED_PART } else { 0 };
@@ -210,22 +184,24 @@ impl Blocks {
             let lengths: Vec<_> = lengths.iter().map(|length| format!("/{length}")).collect();
             return Err(BlockError::Lengths { network: *network, lengths: lengths.join(", ") });
         }
-        Ok(block)
+        Ok(Admitted::New(block))
     }
 
     /// Adds a block that was admitted, or has it in the place of the one of the same network.
-    pub fn insert(&mut self, block: Block) {
+    pub fn insert(&mut self, block: Block, now: Now) {
         let lengths = &mut self.lengths[usize::from(!is_v4(&block.network))];
         if !lengths.contains(&block.network.prefix_len()) {
             lengths.push(block.network.prefix_len());
         }
-        self.by_network.insert(block.network, block);
+        let ends = now.steady + now.until(block.until).min(LONGEST);
+        self.by_network.insert(block.network, Held { block, ends });
         self.is_changed = true;
     }
 
     /// Removes the block of `network`.
     pub fn remove(&mut self, network: &IpNet) -> Option<Block> {
         let removed = self.by_network.remove(network)?;
+        self.stuck.remove(network);
         let is_used = |length: &u8| {
             let has = |other: &IpNet| is_v4(other) == is_v4(network) && other.prefix_len() == *length;
             self.by_network.keys().any(has)
@@ -233,19 +209,62 @@ impl Blocks {
         let lengths = &mut self.lengths[usize::from(!is_v4(network))];
         lengths.retain(|length| *length != network.prefix_len() || is_used(length));
         self.is_changed = true;
-        Some(removed)
+        Some(removed.block)
     }
 
     /// The block of `network`.
     #[must_use]
     pub fn get(&self, network: &IpNet) -> Option<&Block> {
-        self.by_network.get(network)
+        self.by_network.get(network).map(|held| &held.block)
+    }
+
+    /// How long `network` is still blocked; not at all if it is not.
+    #[must_use]
+    pub fn left(&self, network: &IpNet, now: Instant) -> Duration {
+        self.by_network.get(network).map_or(Duration::ZERO, |held| held.ends.saturating_duration_since(now))
+    }
+
+    /// The shortest prefix that is blocked and contains `network`, but is not it.
+    #[must_use]
+    pub fn covering(&self, network: &IpNet) -> Option<IpNet> {
+        let shorter = self.lengths(is_v4(network)).iter().filter(|length| **length < network.prefix_len());
+        let outer = shorter.filter_map(|length| Some(IpNet::new(network.network(), *length).ok()?.trunc()));
+        outer.filter(|outer| self.by_network.contains_key(outer)).min_by_key(IpNet::prefix_len)
     }
 
     /// Networks whose time is over.
     #[must_use]
-    pub fn expired(&self, now: SystemTime) -> Vec<IpNet> {
-        self.by_network.values().filter(|block| block.until <= now).map(|block| block.network).collect()
+    pub fn expired(&self, now: Instant) -> Vec<IpNet> {
+        self.by_network.values().filter(|held| held.ends <= now).map(|held| held.block.network).collect()
+    }
+
+    /// Corrects the times that people are told, where a clock was set since.
+    pub fn correct_times(&mut self, now: Now) {
+        for Held { block, ends } in self.by_network.values_mut() {
+            let until = now.wall + ends.saturating_duration_since(now.steady);
+            let drift = until.duration_since(block.until).unwrap_or_else(|error| error.duration());
+            if drift > MOST_DRIFT {
+                block.until = until;
+                self.is_changed = true;
+            }
+        }
+    }
+
+    /// How many there can be.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_network.len()
+    }
+
+    /// Takes note that the block of `network` could not be removed; answers with whether that is new.
+    pub fn note_stuck(&mut self, network: &IpNet) -> bool {
+        self.by_network.contains_key(network) && self.stuck.insert(*network)
     }
 
     /// The lengths of prefixes that are blocked, of one version of IP.
@@ -256,7 +275,7 @@ impl Blocks {
 
     /// All of them, by network.
     pub fn iter(&self) -> impl Iterator<Item = &Block> {
-        self.by_network.values()
+        self.by_network.values().map(|held| &held.block)
     }
 
     /// Whether there is none.

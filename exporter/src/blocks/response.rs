@@ -35,6 +35,8 @@ pub struct Wanted {
 pub struct Responder {
     responses: Vec<Response>,
     waiting: Vec<Wanted>,
+    /// How many found no room to wait.
+    left_out: u64,
 }
 
 impl Responder {
@@ -60,16 +62,25 @@ impl Responder {
         let Some(response) = self.responses.iter().find(is_meant) else { return };
         let network = network_of(remote.ip(), response.ipv4_length, response.ipv6_length);
         let waits = self.waiting.iter().any(|wanted| wanted.network == network);
-        if waits || self.waiting.len() >= MOST_WAITING {
+        if waits {
             return;
         }
-        let reason = format!("{}: {}", anomaly.api, anomaly.detail);
-        let reason = reason.chars().filter(|one| !one.is_control()).take(super::MAX_REASON).collect();
+        if self.waiting.len() >= MOST_WAITING {
+            self.left_out += 1;
+            return;
+        }
+        let reason = super::shown(&format!("{}: {}", anomaly.api, anomaly.detail));
+        let reason = reason.chars().take(super::MAX_REASON).collect();
         self.waiting.push(Wanted { network, period: response.block_for, kind: anomaly.kind, reason });
     }
 
     /// Those who are to be blocked since this was last asked.
     pub fn take(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.waiting)
+    }
+
+    /// How many anomalies found no room to wait for their response since this was last asked.
+    pub const fn take_left_out(&mut self) -> u64 {
+        std::mem::replace(&mut self.left_out, 0)
     }
 }

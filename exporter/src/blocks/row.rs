@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tidewaiter_common::anomaly::AnomalyKind;
 
-use super::{MAX_REASON, parse_network};
+use super::{MAX_REASON, Removed, parse_network};
 use crate::event::{Block, BlockedBy, texts::rfc3339};
 
 /// A block in JSON.
@@ -15,7 +15,7 @@ pub struct BlockRow {
     pub network: String,
     /// Until when, by RFC 3339.
     pub until: String,
-    /// Who asked for it: `command_line`, `http` or `response`.
+    /// Who asked for it: `command_line`, `http` or `response`; `unknown` of those of before a restart, where nothing else is known.
     pub by: String,
     /// The anomaly that it responds to, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ impl From<&Block> for BlockRow {
         let Block { network, until, reason, by } = block;
         let anomaly = match by {
             BlockedBy::Response(kind) => Some(kind.as_str().to_owned()),
-            BlockedBy::CommandLine | BlockedBy::Http => None,
+            BlockedBy::CommandLine | BlockedBy::Http | BlockedBy::Unknown => None,
         };
         Self {
             network: network.to_string(),
@@ -50,12 +50,30 @@ impl BlockRow {
         let by = match (self.by.as_str(), self.anomaly.as_deref()) {
             ("command_line", None) => BlockedBy::CommandLine,
             ("http", None) => BlockedBy::Http,
+            ("unknown", None) => BlockedBy::Unknown,
             ("response", Some(kind)) => {
                 BlockedBy::Response(AnomalyKind::ALL.iter().copied().find(|one| one.as_str() == kind)?)
             }
             _ => return None,
         };
         let is_shown = self.reason.chars().count() <= MAX_REASON && !self.reason.chars().any(char::is_control);
-        is_shown.then(|| Block { network, until, reason: self.reason.clone(), by })
+        is_shown.then(|| Block { network, until, reason: super::shown(&self.reason), by })
+    }
+}
+
+/// A block that is no more, in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnblockedRow {
+    /// The block that there was.
+    #[serde(flatten)]
+    pub block: BlockRow,
+    /// The prefix around it that is blocked all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still_blocked_by: Option<String>,
+}
+
+impl From<&Removed> for UnblockedRow {
+    fn from(Removed { block, covering }: &Removed) -> Self {
+        Self { block: BlockRow::from(block), still_blocked_by: covering.map(|covering| covering.to_string()) }
     }
 }

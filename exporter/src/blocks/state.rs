@@ -61,31 +61,41 @@ pub struct StateFile {
     path: PathBuf,
     /// Whether it was said that it cannot be written.
     is_warned: bool,
+    /// Whether there is something at its place that could not be read.
+    is_unread: bool,
 }
 
 impl StateFile {
     /// The one at `path`. Nothing need be there.
     #[must_use]
     pub const fn new(path: PathBuf) -> Self {
-        Self { path, is_warned: false }
+        Self { path, is_warned: false, is_unread: false }
     }
 
-    /// What blocks there were. A file that is none is put aside, and that is said.
+    /// What blocks there were; `None` if that is not known. A file that is none is put aside, and that is said. One that cannot be
+    /// read is left as it is: it is not written to either, since what it says would be lost.
     #[must_use]
-    pub fn load(&self) -> Vec<Block> {
+    pub fn load(&mut self) -> Option<Vec<Block>> {
         let error = match self.read() {
-            Ok(blocks) => return blocks,
+            Ok(blocks) => return Some(blocks),
             Err(error) => error,
         };
-        warn!(error = chain(&error), "the blocks of before are not known");
-        if matches!(error, StateError::Invalid { .. } | StateError::Foreign { .. }) {
-            let aside = beside(&self.path, ".bad");
-            match fs::rename(&self.path, &aside) {
-                Ok(()) => info!(path = %aside.display(), "what was there is put aside"),
-                Err(error) => warn!(path = %self.path.display(), %error, "it cannot be put aside"),
-            }
+        if let StateError::Io { .. } = error {
+            self.is_unread = true;
+            let error = chain(&error);
+            warn!(
+                error,
+                "the blocks of before are not known, and others are not kept: see to it that the file can be read, and restart"
+            );
+            return None;
         }
-        Vec::new()
+        warn!(error = chain(&error), "the blocks of before are not known");
+        let aside = beside(&self.path, ".bad");
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => info!(path = %aside.display(), "what was there is put aside"),
+            Err(error) => warn!(path = %self.path.display(), %error, "it cannot be put aside"),
+        }
+        None
     }
 
     /// As [`StateFile::load`], with what is wrong.
@@ -106,8 +116,12 @@ impl StateFile {
         blocks.filter(|_| state.version == VERSION).ok_or_else(|| StateError::Foreign { path: path.clone() })
     }
 
-    /// Writes `blocks`, wholly or not at all. That this fails is said once.
+    /// Writes `blocks`, wholly or not at all, unless there is something that could not be [read](Self::load). Whether they need not
+    /// be written again. That this fails is said once.
     pub fn save(&mut self, blocks: &[Block]) -> bool {
+        if self.is_unread {
+            return true;
+        }
         match self.write(blocks) {
             Ok(()) => {
                 self.is_warned = false;

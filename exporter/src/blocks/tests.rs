@@ -3,13 +3,16 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use tidewaiter_common::anomaly::AnomalyKind;
 
-use super::{BlockError, Blocks, LONGEST, MAX_REASON, network_of, parse_network, parse_period, state::StateFile};
+use super::{
+    Admitted, BlockError, Blocks, LONGEST, MAX_REASON, Now, key, network_at, network_of, parse_network, parse_period,
+    state::StateFile,
+};
 use crate::event::{Block, BlockedBy};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -18,15 +21,18 @@ fn network(text: &str) -> IpNet {
     parse_network(text).expect("a network")
 }
 
-fn block(text: &str, period: Duration, by: BlockedBy) -> (Block, SystemTime) {
+fn block(text: &str, period: Duration, by: BlockedBy) -> (Block, Now) {
     // Files know whole nanoseconds.
-    let now = SystemTime::now();
-    (Block { network: network(text), until: now + period, reason: "why \"not\" ü".to_owned(), by }, now)
+    let now = Now::take();
+    (Block { network: network(text), until: now.wall + period, reason: "why \"not\" ü".to_owned(), by }, now)
 }
 
 fn add(blocks: &mut Blocks, text: &str, period: Duration, by: BlockedBy) -> Result<(), BlockError> {
     let (block, now) = block(text, period, by);
-    blocks.admit(block, now).map(|block| blocks.insert(block))
+    if let Admitted::New(block) = blocks.admit(block, now)? {
+        blocks.insert(block, now);
+    }
+    Ok(())
 }
 
 fn by_hand(blocks: &mut Blocks, text: &str) -> Result<(), BlockError> {
@@ -92,10 +98,16 @@ fn reasons_and_times_have_bounds() {
     let (good, now) = block("203.0.113.7", MINUTE, BlockedBy::Http);
     let with = |reason: &str| blocks.admit(Block { reason: reason.to_owned(), ..good.clone() }, now);
     with(&"ü".repeat(MAX_REASON)).expect("is short enough");
-    for reason in ["ü".repeat(MAX_REASON + 1), "two\nlines".to_owned(), "\u{1b}[2J".to_owned(), "\u{9b}".to_owned()] {
+    for reason in [
+        "ü".repeat(MAX_REASON + 1),
+        "two\nlines".to_owned(),
+        "\u{1b}[2J".to_owned(),
+        "\u{9b}".to_owned(),
+        "\u{202e}".to_owned(),
+    ] {
         assert!(matches!(with(&reason), Err(BlockError::Reason(_))), "{reason:?}");
     }
-    for until in [now, now - MINUTE, now + LONGEST + MINUTE] {
+    for until in [now.wall, now.wall - MINUTE, now.wall + LONGEST + MINUTE] {
         assert!(matches!(blocks.admit(Block { until, ..good.clone() }, now), Err(BlockError::Period(_))));
     }
 }
@@ -109,8 +121,75 @@ fn a_block_is_made_longer_but_not_shorter() {
     assert_eq!(blocks.get(&network("203.0.113.7")).expect("is there").until, first);
     add(&mut blocks, "203.0.113.7", 2 * MINUTE, BlockedBy::Http).expect("no other");
     assert!(blocks.get(&network("203.0.113.7")).expect("is there").until > first + MINUTE / 2);
-    assert_eq!(blocks.expired(first), []);
-    assert_eq!(blocks.expired(first + 3 * MINUTE), [network("203.0.113.7")]);
+    let now = Now::take().steady;
+    assert_eq!(blocks.expired(now + MINUTE), []);
+    assert_eq!(blocks.expired(now + 3 * MINUTE), [network("203.0.113.7")]);
+}
+
+#[test]
+fn a_clock_that_is_set_makes_no_block_longer_or_shorter() {
+    let mut blocks = room_for(1, &[]);
+    let (one, now) = block("203.0.113.7", 10 * MINUTE, BlockedBy::Http);
+    blocks.insert(one.clone(), now);
+    assert!(blocks.take_changed());
+    for wall in [now.wall - 60 * MINUTE, now.wall + 60 * MINUTE] {
+        let later = Now { wall, steady: now.steady + MINUTE };
+        blocks.correct_times(later);
+        let until = blocks.get(&one.network).expect("is there").until;
+        assert_eq!((until, blocks.take_changed()), (wall + 9 * MINUTE, true), "people read what is left");
+        blocks.correct_times(later);
+        assert!(!blocks.take_changed());
+        assert_eq!(blocks.left(&one.network, later.steady), 9 * MINUTE);
+        let as_long = Block { until: wall + 9 * MINUTE, ..one.clone() };
+        assert!(matches!(blocks.admit(as_long, later), Ok(Admitted::Same(_))));
+        let longer = Block { until: wall + 10 * MINUTE, ..one.clone() };
+        assert!(matches!(blocks.admit(longer, later), Ok(Admitted::New(_))));
+    }
+    assert_eq!(blocks.expired(now.steady + 9 * MINUTE), []);
+    assert_eq!(blocks.expired(now.steady + 10 * MINUTE), [one.network]);
+}
+
+#[test]
+fn what_people_have_said_is_not_lost_when_a_program_makes_a_block_longer() {
+    let by_program = BlockedBy::Response(AnomalyKind::PortScan);
+    for (before, now, says) in [
+        (BlockedBy::CommandLine, by_program, BlockedBy::CommandLine),
+        (BlockedBy::CommandLine, BlockedBy::Http, BlockedBy::CommandLine),
+        (by_program, BlockedBy::CommandLine, BlockedBy::CommandLine),
+        (BlockedBy::Unknown, by_program, by_program),
+    ] {
+        let mut blocks = room_for(10, &[]);
+        let (first, at) = block("203.0.113.7", MINUTE, before);
+        blocks.insert(Block { reason: "first".to_owned(), ..first.clone() }, at);
+        let second = Block { reason: "second".to_owned(), by: now, until: at.wall + 2 * MINUTE, ..first };
+        let reason = if says == before { "first" } else { "second" }.to_owned();
+        let expected = Block { by: says, reason, ..second.clone() };
+        assert_eq!(blocks.admit(second, at).expect("is longer"), Admitted::New(expected));
+    }
+}
+
+#[test]
+fn the_block_around_another_is_known() {
+    let mut blocks = room_for(10, &[]);
+    for text in ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "2001:db8::/32"] {
+        by_hand(&mut blocks, text).expect("there is room");
+    }
+    for (text, covering) in [
+        ("10.1.2.3", Some("10.0.0.0/8")),
+        ("10.1.0.0/16", Some("10.0.0.0/8")),
+        ("10.0.0.0/8", None),
+        ("11.1.2.3", None),
+        ("2001:db8::1", Some("2001:db8::/32")),
+    ] {
+        assert_eq!(blocks.covering(&network(text)), covering.map(network), "{text}");
+    }
+}
+
+#[test]
+fn the_kernels_key_says_which_network_it_is() {
+    for text in ["203.0.113.7", "10.0.0.0/8", "2001:db8::/32", "2001:db8::1"] {
+        assert_eq!(network_at(&key(&network(text))), Some(network(text)));
+    }
 }
 
 #[test]
@@ -168,7 +247,7 @@ fn the_file_has_them_again() {
     symlink(&victim, path.with_extension("json.new")).expect("is made");
     assert!(file.save(&blocks[..1]));
     assert_eq!(fs::read_to_string(victim).expect("is there"), "mine");
-    assert_eq!(file.load(), blocks[..1]);
+    assert_eq!(file.load().as_deref(), Some(&blocks[..1]));
 }
 
 #[test]
@@ -178,7 +257,7 @@ fn a_bad_file_is_put_aside() {
     let row = r#"{"network":"203.0.113.7/32","until":"2199-01-01T00:00:00Z","by":"http","reason":"a"}"#;
     let whole = format!(r#"{{"version":1,"blocks":[{row}]}}"#);
     fs::write(&path, &whole).expect("is written");
-    assert_eq!(StateFile::new(path.clone()).load().len(), 1);
+    assert_eq!(StateFile::new(path.clone()).load().expect("is ours").len(), 1);
     for bad in [
         whole[..whole.len() - 3].to_owned(),
         whole.replace("\"version\":1", "\"version\":2"),
@@ -188,7 +267,7 @@ fn a_bad_file_is_put_aside() {
         whole.replace("\"a\"", "\"a\\u0007\""),
     ] {
         fs::write(&path, &bad).expect("is written");
-        assert_eq!(StateFile::new(path.clone()).load(), [], "{bad}");
+        assert_eq!(StateFile::new(path.clone()).load(), None, "{bad}");
         assert!(!path.exists(), "{bad}");
         assert_eq!(fs::read_to_string(folder.path().join("blocks.json.bad")).expect("is aside"), bad);
     }
@@ -200,5 +279,31 @@ fn without_a_place_nothing_is_kept() {
     fs::write(folder.path().join("file"), "").expect("is written");
     let mut file = StateFile::new(folder.path().join("file").join("blocks.json"));
     assert!(!file.save(&[]));
-    assert_eq!(file.load(), []);
+    assert_eq!(file.load(), None);
+}
+
+#[test]
+fn what_cannot_be_read_is_not_written_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Whoever has no right to read it may have one to replace it; nobody can read a folder.
+    let path = folder.path().join("blocks.json");
+    fs::create_dir(&path).expect("is made");
+    let mut file = StateFile::new(path.clone());
+    assert_eq!(file.load(), None);
+    fs::remove_dir(&path).expect("is empty");
+    assert!(file.save(&[]), "there is no need to try again");
+    assert!(!path.exists());
+    assert_eq!(file.load(), Some(Vec::new()));
+}
+
+#[test]
+fn what_cannot_be_removed_is_told_once() {
+    let mut blocks = room_for(8, &[]);
+    by_hand(&mut blocks, "203.0.113.7").expect("there is room");
+    let stuck = network("203.0.113.7");
+    assert_eq!([blocks.note_stuck(&stuck), blocks.note_stuck(&stuck)], [true, false]);
+    assert!(!blocks.note_stuck(&network("203.0.113.8")), "that is not blocked");
+    blocks.remove(&stuck).expect("is there");
+    by_hand(&mut blocks, "203.0.113.7").expect("there is room");
+    assert!(blocks.note_stuck(&stuck), "another block");
 }

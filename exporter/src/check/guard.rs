@@ -4,13 +4,15 @@ use std::fmt::Display;
 
 use tidewaiter_common::guard::Action;
 
-use crate::config::guard::{ApiMatch, Condition, Guard, GuardAttach, Per, Rule, RuleLimit};
+use crate::config::guard::{ApiMatch, BlockSettings, Condition, Guard, GuardAttach, Per, Response, Rule, RuleLimit};
 
 /// How `guard` is kept, and its rules in their order: of each part what it is called, and what it comes to.
 pub(super) fn guarded(guard: &Guard) -> Vec<(&'static str, String)> {
-    let Guard { enforces, attach, hold, protect, protected_ports, clients, blocks: _, rules } = guard;
+    let Guard { enforces, attach, hold, protect, protected_ports, clients, told_clients: _, blocks, rules } = guard;
     if !guard.is_on() {
-        return vec![("guard", "no rules: everything passes".to_owned())];
+        let mut lines = vec![("guard", "no rules: everything passes".to_owned())];
+        lines.extend(blocked(blocks));
+        return lines;
     }
     let mode = if *enforces { "each rule as it says" } else { "all rules observed alone" };
     let place = match attach {
@@ -28,7 +30,32 @@ pub(super) fn guarded(guard: &Guard) -> Vec<(&'static str, String)> {
     }
     lines.push(("", format!("limits are kept for at most {clients} clients")));
     lines.extend(rules.iter().map(|rule| ("rule", ruled(rule))));
+    lines.extend(blocked(blocks));
     lines
+}
+
+/// How blocks are kept, who asks for them, and what anomalies are responded to.
+fn blocked(blocks: &BlockSettings) -> Vec<(&'static str, String)> {
+    let BlockSettings { capacity, state, socket, alert_label, alert_block_for, responses } = blocks;
+    let alert_block_for = humantime::format_duration(*alert_block_for);
+    let mut lines = vec![
+        ("blocks", format!("at most {capacity}, kept over a restart in {}", state.display())),
+        (
+            "",
+            format!(
+                "by command at {}, by alert of whom the label {alert_label} names for {alert_block_for}",
+                socket.display()
+            ),
+        ),
+    ];
+    lines.extend(responses.iter().map(|response| ("response", responded(response))));
+    lines
+}
+
+fn responded(Response { on, apis, block_for, ipv4_length, ipv6_length }: &Response) -> String {
+    let apis = apis.as_ref().map_or(String::new(), |apis| format!(" of {}", join(apis)));
+    let (on, block_for) = (join(on.iter().map(|kind| kind.as_str())), humantime::format_duration(*block_for));
+    format!("whoever makes {on}{apis} is blocked for {block_for} (/{ipv4_length} of IPv4, /{ipv6_length} of IPv6)")
 }
 
 /// How many prefixes are written out: there may be a hundred thousand.

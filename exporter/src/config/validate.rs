@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -72,8 +72,8 @@ pub(super) fn validate(
     let mut check = Check { problems: Vec::new(), file, figment, variables, files, contents: Vec::new() };
 
     let listen = check.listen(&listen);
-    check.named("web_config", web_config.as_deref());
-    check.named("api_token_file", api_token_file.as_deref());
+    let web_config = check.named("web_config", web_config);
+    let api_token_file = check.named("api_token_file", api_token_file);
     let interfaces = match interfaces {
         None => InterfaceSelection::Default,
         Some(patterns) => check.interfaces(patterns.0),
@@ -85,6 +85,7 @@ pub(super) fn validate(
     let apis = if api.is_empty() { ApiSource::Discovered(discovery) } else { ApiSource::Configured(check.apis(api)) };
     let guard = check.guard(guard, rule, response, &apis, flows, listen);
     let anomalies = check.anomalies(&anomalies);
+    check.responses(&guard.blocks.responses, &anomalies, flows, &apis);
     let otlp = check.otlp(otlp);
     let audit = check.audit(audit, flows.capacity > 0);
     check.problems.extend(variables.mistakes().cloned());
@@ -176,9 +177,21 @@ impl Check<'_> {
     }
 
     /// Files are read when something is to be served: who replays captures need not have them.
-    fn named(&mut self, key: &str, path: Option<&Path>) {
-        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+    fn named(&mut self, key: &str, path: Option<PathBuf>) -> Option<PathBuf> {
+        let path = path?;
+        if path.as_os_str().is_empty() {
             self.problem(key, "found \"\", expected the path of a file".to_owned());
+        }
+        Some(self.resolved(key, path))
+    }
+
+    /// The file that is meant by a path that was written at `key`: from where the configuration file is if it stands in that, else
+    /// from where the program was started.
+    pub(super) fn resolved(&self, key: &str, path: PathBuf) -> PathBuf {
+        let key: Vec<_> = key.split('.').collect();
+        match self.place(&key) {
+            Place::File { path: file, .. } => file.parent().map(|folder| folder.join(&path)).unwrap_or(path),
+            Place::Environment | Place::Variable(_) | Place::CommandLine => path,
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     client::{AskError, ask},
 };
 use crate::{
-    blocks::BlockRow,
+    blocks::{BlockRow, UnblockedRow},
     chain::chain,
     config::{Paths, guard::blocks::DEFAULT_SOCKET},
     kernel::{KernelError, namespace_cookie, pins::Pins, switch_pinned_guard},
@@ -105,7 +105,12 @@ pub fn block(target: &Target, address: String, period: String, reason: String) -
 /// Asks to block no more, and says what came of it.
 pub fn unblock(target: &Target, address: String) -> Result<String, AskError> {
     match ask(&target.socket, &Request::Unblock { address })? {
-        Answer::Unblocked(row) => Ok(format!("{} is blocked no more\n", row.network)),
+        Answer::Unblocked(UnblockedRow { block, still_blocked_by: None }) => {
+            Ok(format!("{} is blocked no more\n", block.network))
+        }
+        Answer::Unblocked(UnblockedRow { block, still_blocked_by: Some(covering) }) => {
+            Ok(format!("{} is blocked no more by itself, but {covering} is, which contains it\n", block.network))
+        }
         other => Err(unexpected(&other)),
     }
 }

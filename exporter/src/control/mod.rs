@@ -10,7 +10,7 @@ pub mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blocks::{BlockError, BlockRow, parse_network, parse_period},
+    blocks::{BlockError, BlockRow, UnblockedRow, parse_network, parse_period},
     event::{BlockedBy, Unblocked},
     http::Shared,
 };
@@ -57,7 +57,7 @@ pub enum Answer {
     /// The block that there is now.
     Blocked(BlockRow),
     /// The block that there was.
-    Unblocked(BlockRow),
+    Unblocked(UnblockedRow),
     /// All blocks.
     Blocks(Vec<BlockRow>),
     /// Whether the guard is on.
@@ -85,12 +85,13 @@ fn answer(request: Request, shared: &Shared) -> Result<Answer, BlockError> {
             Answer::Blocked(BlockRow::from(&block))
         }
         Request::Unblock { address } => {
-            let block = accounting.unblock(parse_network(&address)?, Unblocked::CommandLine)?;
-            Answer::Unblocked(BlockRow::from(&block))
+            let removed = accounting.unblock(parse_network(&address)?, Unblocked::CommandLine)?;
+            Answer::Unblocked(UnblockedRow::from(&removed))
         }
         Request::Blocks => Answer::Blocks(accounting.blocks().iter().map(BlockRow::from).collect()),
         Request::Guard { on } => {
             if let Some(on) = on {
+                accounting.require_changes()?;
                 accounting.switch_guard(on)?;
             }
             Answer::Guard { on: accounting.is_guard_on()? }

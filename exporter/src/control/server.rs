@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::geteuid;
+use rustix::{fs::Access, process::geteuid};
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -79,18 +79,49 @@ pub struct ControlSocket {
     identity: (u64, u64),
 }
 
+/// Whether somebody listens at `path`; nothing is changed.
+///
+/// # Errors
+/// Why nobody could.
+pub fn examine(path: &Path) -> Result<bool, ControlError> {
+    let failed = |action| move |source| ControlError::Io { action, path: path.to_owned(), source };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.exists() {
+        let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
+        let may_write = rustix::fs::access(existing, Access::WRITE_OK);
+        return may_write.map_err(|error| failed("make the folder of")(error.into())).map(|()| false);
+    }
+    require_own(folder).and_then(|()| require_socket(path))?;
+    Ok(StdStream::connect(path).is_ok())
+}
+
+/// Sees that nobody else can put anything into `folder`.
+fn require_own(folder: &Path) -> Result<(), ControlError> {
+    let failed = |source| ControlError::Io { action: "look at", path: folder.to_owned(), source };
+    let found = fs::metadata(folder).map_err(failed)?;
+    if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(ControlError::Unsafe { path: folder.to_owned() });
+    }
+    Ok(())
+}
+
+/// Sees that nothing but a socket is at `path`.
+fn require_socket(path: &Path) -> Result<(), ControlError> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => Err(ControlError::Foreign { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 impl ControlSocket {
     /// Listens at `path`, in the place of a socket that nobody listens at any more.
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
         let failed = |action| move |source| ControlError::Io { action, path: path.to_owned(), source };
         let folder = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("make the folder of"))?;
-        let of_folder = fs::metadata(folder).map_err(failed("look at the folder of"))?;
-        if of_folder.uid() != geteuid().as_raw() || of_folder.mode() & 0o022 != 0 {
-            return Err(ControlError::Unsafe { path: folder.to_owned() });
-        }
+        require_own(folder)?;
+        require_socket(path)?;
         match fs::symlink_metadata(path) {
-            Ok(there) if !there.file_type().is_socket() => return Err(ControlError::Foreign { path: path.to_owned() }),
             Ok(_) if StdStream::connect(path).is_ok() => return Err(ControlError::Busy { path: path.to_owned() }),
             Ok(_) => fs::remove_file(path).map_err(failed("remove"))?,
             Err(_) => {}

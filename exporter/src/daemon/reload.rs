@@ -3,6 +3,8 @@
 //! What may take long (reading files, working rules out) is done by another thread, so that scrapes and flows go on meanwhile.
 //! Then all of it is put in force, or nothing.
 
+mod loaded;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
@@ -13,22 +15,18 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{DaemonError, Following, on_signal};
+use self::loaded::{InForce, Loaded, Ready, Refusal, is_within};
+use super::{DaemonError, following::Following, on_signal};
 use crate::{
-    accounting::{
-        change::Change,
-        guard::{Compiled, Draft},
-    },
-    api::Api,
+    accounting::change::Change,
     chain::chain,
     cli::Overrides,
     config::{
-        ApiSource, Configuration, Fingerprint, LogLevel,
+        ApiSource, Configuration, LogLevel,
         error::ConfigurationError,
         read_files::{Looks, ReadFiles},
     },
     event::{ConfigurationChange, Happening, Trigger},
-    guard::{compile::CompileError, prefixes::PrefixesError},
     http::Shared,
     logging::Level,
     reload::{Answer, QUEUE, Request, Standing, Taken},
@@ -36,25 +34,6 @@ use crate::{
 
 /// Time between two looks whether files have changed. They are read once they were the same twice.
 const LOOKS: Duration = Duration::from_secs(1);
-
-/// Keys that can change while the exporter runs, each with all that is below it.
-const CHANGEABLE: [&str; 15] = [
-    "anomalies",
-    "api",
-    "guard.alert_block_for",
-    "guard.alert_label",
-    "guard.attach",
-    "guard.hold",
-    "guard.max_blocks",
-    "guard.mode",
-    "guard.protect",
-    "guard.protect_ports",
-    "interfaces",
-    "log.level",
-    "response",
-    "rule",
-    "watch",
-];
 
 /// Where the configuration is read from.
 #[derive(Clone, Debug)]
@@ -84,42 +63,11 @@ pub struct Renewal {
     pub level: Level,
 }
 
-/// What is in force, as far as it decides what can take its place.
-#[derive(Debug)]
-struct InForce {
-    fingerprint: Fingerprint,
-    has_configured_apis: bool,
-}
-
 /// Who asks.
 #[derive(Debug)]
 pub(super) struct Asked {
     by: Trigger,
     answer: Option<Request>,
-}
-
-/// Why a configuration was not taken.
-#[derive(Debug)]
-enum Refusal {
-    /// Something is wrong with it, or cannot change while the exporter runs.
-    Refused(String),
-    /// Something else is wrong.
-    Failed(String),
-}
-
-/// A configuration that can be put in force.
-#[derive(Debug)]
-struct Ready {
-    configuration: Configuration,
-    rules: Compiled,
-}
-
-/// What was read.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    files: Option<ReadFiles>,
-    /// `Ok(None)` if it is what is in force.
-    ready: Result<Option<Box<Ready>>, Refusal>,
 }
 
 /// Reads the configuration anew.
@@ -206,9 +154,12 @@ impl Reloads {
     }
 
     fn begin(&mut self, asked: Asked, shared: &Shared) {
-        let (draft, apis) = shared.accounting().draft();
+        let drafted = shared.accounting().draft();
         let (source, in_force) = (self.source.clone(), Arc::clone(&self.in_force));
-        let task = spawn_blocking(move || Loaded::by(&source, &in_force, draft, &apis));
+        let task = spawn_blocking(move || match drafted {
+            Ok((draft, apis)) => Loaded::by(&source, &in_force, draft, &apis),
+            Err(error) => Loaded::failed(chain(&error)),
+        });
         self.under_way = Some((asked, task));
     }
 
@@ -314,86 +265,5 @@ impl Reloads {
     /// Whether the APIs are those that the configuration names.
     pub(super) fn has_configured_apis(&self) -> bool {
         self.in_force.has_configured_apis
-    }
-}
-
-impl InForce {
-    fn by(configuration: &Configuration) -> Self {
-        let has_configured_apis = matches!(configuration.apis, ApiSource::Configured(_));
-        Self { fingerprint: configuration.fingerprint.clone(), has_configured_apis }
-    }
-
-    fn changed_keys<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = &'a str> {
-        self.fingerprint.changed_keys(&next.fingerprint).into_iter()
-    }
-
-    /// What of `next` cannot be put in force while the exporter runs.
-    fn need_restart(&self, next: &Self) -> Vec<String> {
-        let is_fixed = |key: &&str| !CHANGEABLE.iter().any(|changeable| is_within(key, changeable));
-        let mut keys: Vec<_> = self.changed_keys(next).filter(is_fixed).map(str::to_owned).collect();
-        if self.has_configured_apis && !next.has_configured_apis {
-            // What it takes to look into other processes was given up.
-            keys.push("api (none is left, so the listening sockets would be looked for)".to_owned());
-        }
-        keys
-    }
-}
-
-impl Loaded {
-    fn by(source: &Source, in_force: &InForce, draft: Draft, apis: &[Api]) -> Self {
-        let (configuration, files) = source.load();
-        let ready = configuration
-            .map_err(|error| Refusal::Refused(chain(&error)))
-            .and_then(|configuration| Ready::by(configuration, in_force, draft, apis));
-        Self { files: Some(files), ready: ready.map(|ready| ready.map(Box::new)) }
-    }
-
-    fn failed(reason: String) -> Self {
-        Self { files: None, ready: Err(Refusal::Failed(reason)) }
-    }
-}
-
-impl Ready {
-    fn by(
-        configuration: Configuration,
-        in_force: &InForce,
-        draft: Draft,
-        apis: &[Api],
-    ) -> Result<Option<Self>, Refusal> {
-        let next = InForce::by(&configuration);
-        if in_force.fingerprint == next.fingerprint {
-            return Ok(None);
-        }
-        let keys = in_force.need_restart(&next);
-        if !keys.is_empty() {
-            return Err(Refusal::Refused(format!("a restart is needed for a change of: {}", keys.join(", "))));
-        }
-        let apis = match &configuration.apis {
-            ApiSource::Configured(apis) => apis,
-            ApiSource::Discovered(_) => apis,
-        };
-        let rules = draft.compile(Arc::new(configuration.guard.clone()), apis).map_err(|error| {
-            let is_for_room = matches!(error, CompileError::Prefixes(PrefixesError::TooLarge { .. }));
-            let advice = if is_for_room { "; a restart makes room for more than there was at the start" } else { "" };
-            Refusal::Refused(format!("{}{advice}", chain(&error)))
-        })?;
-        Ok(Some(Self { configuration, rules }))
-    }
-}
-
-/// Whether `key` is `outer`, or below it.
-fn is_within(key: &str, outer: &str) -> bool {
-    key.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CHANGEABLE, is_within};
-
-    #[test]
-    fn a_key_is_within_itself_and_those_around_it() {
-        assert!(is_within("api", "api") && is_within("api.0.name", "api"));
-        assert!(!is_within("api_token_file", "api") && !is_within("guard.protect_ports.0", "guard.protect"));
-        assert!(!CHANGEABLE.iter().any(|key| is_within("guard.clients", key) || is_within("api_token_file", key)));
     }
 }

@@ -6,7 +6,7 @@ use std::{borrow::Cow, net::SocketAddr, time::SystemTime};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
-    Block, BlockedBy, ConfigurationChange, Happening, RuleHits, Trigger, Unblocked,
+    AccessChange, Block, BlockedBy, ConfigurationChange, Happening, RuleHits, Trigger, Unblocked,
     texts::{rfc3339, shortened, shortened_list},
 };
 use crate::{anomaly::Anomaly, api::Role, flow::Protocol, report::flow::End};
@@ -76,6 +76,10 @@ keys! {
     Generation = "generation", "tidewaiter.configuration.generation";
     /// What is different in it.
     Difference = "difference", "tidewaiter.configuration.difference";
+    /// The key of what says whom HTTP lets in.
+    Access = "access", "tidewaiter.access";
+    /// SHA-256 of the files that it names.
+    AccessHash = "access_hash", "tidewaiter.access.hash";
     /// Whether the exporter goes on from what another has left.
     TookOver = "took_over", "tidewaiter.took_over";
     /// Whether the programs go on without the exporter.
@@ -154,6 +158,10 @@ impl Happening {
                 facts.add(Key::Packets, Value::Number(*packets));
                 facts.add(Key::Since, Value::Time(*since));
             }
+            Self::MoreHits { packets, since } => {
+                facts.add(Key::Packets, Value::Number(*packets));
+                facts.add(Key::Since, Value::Time(*since));
+            }
             Self::Blocked(Block { network, until, reason, by }) => {
                 facts.text(Key::Network, network.to_string());
                 facts.add(Key::Until, Value::Time(*until));
@@ -166,6 +174,9 @@ impl Happening {
             Self::Unblocked { network, why } => {
                 facts.text(Key::Network, network.to_string());
                 facts.word(Key::By, why.as_str());
+                if let Unblocked::Restart(refusal) = why {
+                    facts.word(Key::Reason, refusal.as_str());
+                }
             }
             Self::Started { version, configuration, took_over } => {
                 facts.word(Key::Version, version);
@@ -184,6 +195,11 @@ impl Happening {
                 facts.word(Key::By, by.as_str());
                 facts.text(Key::Reason, reason);
             }
+            Self::AccessChanged(change) => of_access(&mut facts, change),
+            Self::AccessRefused { change, reason } => {
+                of_access(&mut facts, change);
+                facts.text(Key::Reason, reason);
+            }
             Self::GuardSwitched { on } => facts.add(Key::On, Value::Flag(*on)),
             Self::AuditHead { sequence, hash } => {
                 facts.add(Key::AuditSequence, Value::Number(*sequence));
@@ -192,6 +208,11 @@ impl Happening {
         }
         facts
     }
+}
+
+fn of_access(facts: &mut Facts, AccessChange { key, hash }: &AccessChange) {
+    facts.word(Key::Access, key);
+    facts.text(Key::AccessHash, hash);
 }
 
 fn of_anomaly(facts: &mut Facts, anomaly: &Anomaly) {
@@ -216,6 +237,7 @@ impl BlockedBy {
             Self::CommandLine => "command_line",
             Self::Http => "http",
             Self::Response(_) => "response",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -228,6 +250,7 @@ impl Unblocked {
             Self::Expired => "expiry",
             Self::CommandLine => "command_line",
             Self::Http => "http",
+            Self::Restart(_) => "restart",
         }
     }
 }

@@ -34,12 +34,15 @@ impl Happening {
             Self::Anomaly(anomaly) => anomaly_name(anomaly.kind),
             Self::MoreAnomalies { .. } => "tidewaiter.anomaly.more",
             Self::RuleHits(_) => "tidewaiter.rule.hits",
+            Self::MoreHits { .. } => "tidewaiter.rule.more",
             Self::Blocked(_) => "tidewaiter.block.added",
             Self::Unblocked { .. } => "tidewaiter.block.removed",
             Self::Started { .. } => STARTED,
             Self::Stopped { .. } => STOPPED,
             Self::ConfigurationChanged(_) => "tidewaiter.configuration.changed",
             Self::ConfigurationRefused { .. } => "tidewaiter.configuration.refused",
+            Self::AccessChanged(_) => "tidewaiter.access.changed",
+            Self::AccessRefused { .. } => "tidewaiter.access.refused",
             Self::GuardSwitched { .. } => "tidewaiter.guard.switched",
             Self::AuditHead { .. } => "tidewaiter.audit.head",
         }
@@ -49,16 +52,20 @@ impl Happening {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Anomaly(_) | Self::MoreAnomalies { .. } | Self::Blocked(_) | Self::ConfigurationRefused { .. } => {
-                Severity::Warn
-            }
+            Self::Anomaly(_)
+            | Self::MoreAnomalies { .. }
+            | Self::Blocked(_)
+            | Self::ConfigurationRefused { .. }
+            | Self::AccessRefused { .. }
+            | Self::GuardSwitched { on: false } => Severity::Warn,
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::GuardSwitched { on: false } => Severity::Warn,
+            Self::MoreHits { .. } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }
             | Self::Stopped { .. }
             | Self::ConfigurationChanged(_)
+            | Self::AccessChanged(_)
             | Self::GuardSwitched { on: true }
             | Self::AuditHead { .. } => Severity::Info,
         }
@@ -71,6 +78,9 @@ impl Happening {
             Self::Anomaly(anomaly) => anomaly.detail.clone(),
             Self::MoreAnomalies { .. } => "more anomalies of the last minute: they are counted all".to_owned(),
             Self::RuleHits(hits) => format!("rule {}: {} for {} packets", hits.rule, hits.verdict, hits.packets),
+            Self::MoreHits { packets, .. } => {
+                format!("rules have decided about {packets} more packets than are told by rule and client")
+            }
             Self::Blocked(block) => format!("{} is blocked until {}", block.network, rfc3339(block.until)),
             Self::Unblocked { network, .. } => format!("{network} is blocked no more"),
             Self::Started { version, .. } => format!("tidewaiter {version} has started"),
@@ -79,6 +89,10 @@ impl Happening {
             Self::ConfigurationChanged(_) => "another configuration is in force".to_owned(),
             Self::ConfigurationRefused { .. } => {
                 "a configuration was not taken: the one before stays in force".to_owned()
+            }
+            Self::AccessChanged(change) => format!("{} changed: what its files say now is in force", change.key),
+            Self::AccessRefused { change, .. } => {
+                format!("{} changed, but cannot be used: what was in force stays", change.key)
             }
             Self::GuardSwitched { on: true } => "the guard is on".to_owned(),
             Self::GuardSwitched { on: false } => "the guard is off".to_owned(),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{Api, Role, Transport, reserved},
-    config::guard::{Condition, Guard, Per, Rule},
+    config::guard::{ApiMatch, Condition, Guard, Per, Rule},
 };
 
 /// What rules cannot be worked out into.
@@ -103,8 +103,13 @@ pub struct NewPairs(HashMap<(Arc<str>, String), u16>);
 
 impl Pairs for NewPairs {
     fn place(&mut self, rule: &Arc<str>, api: &str) -> Option<u16> {
+        let key = (Arc::clone(rule), api.to_owned());
+        if let Some(place) = self.0.get(&key) {
+            return Some(*place);
+        }
         let next = u16::try_from(self.0.len() + 1).ok().filter(|next| *next < MAX_PAIRS)?;
-        Some(*self.0.entry((Arc::clone(rule), api.to_owned())).or_insert(next))
+        self.0.insert(key, next);
+        Some(next)
     }
 }
 
@@ -137,7 +142,7 @@ pub fn compile(guard: &Guard, apis: &[Api], capacity: usize, pairs: &mut dyn Pai
         first_prefix: 0,
         whos: built.combinations.len() as u32,
         judges: judged(guard),
-        reserved: 0,
+        client_groups: 0,
         protected_ports,
     });
     let rules = guard.rules.iter().map(rule).collect();
@@ -200,7 +205,11 @@ fn rule(rule: &Rule) -> GuardRule {
         is_per_client: matches!(per, Some(Per::Client { .. })).into(),
         action: *action as u8,
         is_enforced: (*is_enforced).into(),
-        is_about_payload: (*condition == Condition::UnexpectedPayload).into(),
+        stages: GuardRule::stages(
+            *action,
+            limit.as_ref().map_or(Unit::None, |limit| limit.unit),
+            *condition == Condition::UnexpectedPayload,
+        ),
         reserved: [0; 3],
         anomalies,
         mark: *mark,
@@ -277,13 +286,25 @@ impl<T: Clone + Eq + std::hash::Hash> Interner<T> {
     }
 }
 
+/// What is known of packets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// What they are sent to.
+    To(Transport, u16),
+    /// That they have ports, which say whose they are.
+    Ported,
+    /// That they have none, or none that can be read.
+    Portless,
+    /// That they are later parts of datagrams, of which the first has the ports.
+    Fragments,
+}
+
 /// A class of packets: those of one API, or of none, that the same rules are about.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Class {
     /// Place of the API among those that are served; `None` if they are of none.
     api: Option<usize>,
-    /// Whether that is known: there are ports.
-    has_ports: bool,
+    kind: Kind,
     /// Places of the rules.
     rules: Vec<usize>,
 }
@@ -300,8 +321,10 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// Classes by port, and by address where APIs have some of their own.
     fn ports(&mut self, served: &[&Api]) -> (Vec<u64>, Vec<(AddressKey, u16)>) {
-        let portless = self.class(None, None, served);
+        let portless = self.class(None, Kind::Portless, served);
         debug_assert_eq!(portless, class::PORTLESS);
+        let fragments = self.class(None, Kind::Fragments, served);
+        debug_assert_eq!(fragments, class::FRAGMENTS);
         let groups = self.port_groups();
         let mut table = vec![0; GUARD_PORT_ENTRIES as usize];
         let mut addresses = Vec::new();
@@ -312,11 +335,11 @@ impl Compiler<'_> {
                 let (owner, group) = (owners.get(&port).copied(), groups[usize::from(port)]);
                 let mut class = match last {
                     Some((key, class)) if key == (owner, group) => class,
-                    _ => self.class(owner, Some((transport, port)), served),
+                    _ => self.class(owner, Kind::To(transport, port), served),
                 };
                 last = Some(((owner, group), class));
                 for (address, api) in with_addresses.get(&port).into_iter().flatten() {
-                    let of_address = self.class(Some(*api), Some((transport, port)), served);
+                    let of_address = self.class(Some(*api), Kind::To(transport, port), served);
                     let key = AddressKey {
                         address: address.to_canonical().into(),
                         port,
@@ -351,19 +374,26 @@ impl Compiler<'_> {
             .collect()
     }
 
-    /// The class of packets of the API at `owner`, to a port.
-    fn class(&mut self, owner: Option<usize>, port: Option<(Transport, u16)>, served: &[&Api]) -> u16 {
+    /// The class of packets of the API at `owner`, of which so much is known.
+    fn class(&mut self, owner: Option<usize>, kind: Kind, served: &[&Api]) -> u16 {
         let name = owner.and_then(|place| served.get(place)).map_or(reserved::UNMAPPED, |api| api.name.as_str());
-        let is_about = |rule: &Rule| match port {
-            Some((transport, port)) => {
+        let is_about_all = |rule: &Rule| rule.transports.is_empty() && rule.ports.is_empty();
+        let is_about = |rule: &Rule| match kind {
+            Kind::To(transport, port) => {
                 rule.apis.has(name)
                     && (rule.transports.is_empty() || rule.transports.contains(&transport))
                     && (rule.ports.is_empty() || rule.ports.iter().any(|range| range.has(port)))
             }
-            None => rule.apis.has(name) && rule.transports.is_empty() && rule.ports.is_empty(),
+            // They may be of any API, so only rules about all traffic are about them, and those about what they are themselves.
+            Kind::Fragments => {
+                let is_about_themselves = matches!(rule.condition, Condition::Anomalies(_)) && rule.apis.has(name);
+                is_about_all(rule) && (rule.apis == ApiMatch::Everything || is_about_themselves)
+            }
+            _ => rule.apis.has(name) && is_about_all(rule),
         };
         let rules = (0..).zip(&self.guard.rules).filter(|(_, rule)| is_about(rule)).map(|(place, _)| place).collect();
-        let number = self.classes.intern(Class { api: owner, has_ports: port.is_some(), rules });
+        let kind = if let Kind::To(..) = kind { Kind::Ported } else { kind };
+        let number = self.classes.intern(Class { api: owner, kind, rules });
         // More than there is room for is found out before any of this is used.
         (number as u16) & !class::BY_ADDRESS
     }
@@ -462,4 +492,21 @@ fn owners(served: &[&Api], transport: Transport) -> Owners {
         }
     }
     (owners, with_addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{MAX_PAIRS, NewPairs, Pairs as _};
+
+    #[test]
+    fn who_has_a_place_keeps_it_when_there_are_no_more() {
+        let (mut pairs, rule) = (NewPairs::default(), Arc::from("rule"));
+        for place in 1..MAX_PAIRS {
+            assert_eq!(pairs.place(&rule, &place.to_string()), Some(place));
+        }
+        assert_eq!(pairs.place(&rule, "one more"), None);
+        assert_eq!(pairs.place(&rule, "7"), Some(7));
+    }
 }

@@ -38,7 +38,9 @@ pub(super) fn router(access: &Access) -> Router<Shared> {
     Router::new()
         .route("/apis", get(apis))
         .route("/flows", get(flows))
-        .fallback(|| async { failure(StatusCode::NOT_FOUND, "there are /api/v1/apis and /api/v1/flows") })
+        .fallback(|| async {
+            failure(StatusCode::NOT_FOUND, "there are /api/v1/apis, /api/v1/flows and /api/v1/blocks")
+        })
         .layer(middleware::from_fn_with_state(access.clone(), local::require))
 }
 

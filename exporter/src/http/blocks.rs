@@ -17,7 +17,7 @@ use super::{
     api::{failure, json},
 };
 use crate::{
-    blocks::{BlockError, BlockRow, MAX_REASON, parse_network, parse_period},
+    blocks::{BlockError, BlockRow, MAX_REASON, UnblockedRow, parse_network, parse_period, shown},
     chain::chain,
     config::guard::BlockSettings,
     event::{BlockedBy, Unblocked},
@@ -161,8 +161,7 @@ fn period(alert: &Alert, settings: &BlockSettings) -> Result<Duration, BlockErro
 fn reason(alert: &Alert) -> String {
     let name = alert.labels.get("alertname").map_or("an alert", String::as_str);
     let summary = alert.annotations.get("summary").map(|summary| format!(": {summary}")).unwrap_or_default();
-    let shown = format!("{name}{summary}");
-    shown.chars().map(|one| if one.is_control() { ' ' } else { one }).take(MAX_REASON).collect()
+    shown(&format!("{name}{summary}")).chars().take(MAX_REASON).collect()
 }
 
 async fn remove(State(shared): State<Shared>, Path(address): Path<String>) -> Response {
@@ -186,14 +185,15 @@ async fn remove_one(shared: &Shared, address: &str) -> Response {
     let removed = parse_network(address).and_then(|network| shared.accounting().unblock(network, Unblocked::Http));
     shared.save_blocks().await;
     match removed {
-        Ok(block) => json(StatusCode::OK, &BlockRow::from(&block)),
+        Ok(removed) => json(StatusCode::OK, &UnblockedRow::from(&removed)),
         Err(error) => refused(&error),
     }
 }
 
 fn refused(error: &BlockError) -> Response {
     let status = match error {
-        BlockError::NotBlocked(_) => StatusCode::NOT_FOUND,
+        BlockError::NotBlocked { .. } => StatusCode::NOT_FOUND,
+        BlockError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         BlockError::Full(_) | BlockError::Lengths { .. } => StatusCode::CONFLICT,
         BlockError::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,

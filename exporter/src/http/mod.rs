@@ -30,6 +30,7 @@ use crate::{
     accounting::Accounting,
     audit,
     blocks::state::StateFile,
+    event::Block,
     metrics::exposition::Format,
     otlp::Statistics,
     reload::{Request, Standing},
@@ -72,6 +73,14 @@ impl Shared {
     #[must_use]
     pub fn with_state(self, state: StateFile) -> Self {
         Self { state: Some(Arc::new(tokio::sync::Mutex::new(state))), ..self }
+    }
+
+    /// The blocks that were kept over a restart; `None` if they are not known. To be asked once, before any is kept.
+    #[must_use]
+    pub fn load_blocks(&self) -> Option<Vec<Block>> {
+        let Some(state) = &self.state else { return Some(Vec::new()) };
+        // Nobody else has it yet.
+        state.try_lock().ok()?.load()
     }
 
     /// Keeps blocks over a restart, if they have changed. Whoever waits for the disk is not the thread that all else waits for.

@@ -70,9 +70,12 @@ pub async fn serve(listener: TcpListener, router: Router, access: Access, shutdo
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Some(connection) = connections.admit(peer.ip()).await else {
-                        access.refusals().note(Refusal::Connections, peer.ip().to_canonical(), "");
-                        continue;
+                    let connection = match connections.admit(peer.ip()).await {
+                        Ok(connection) => connection,
+                        Err(refusal) => {
+                            access.refusals().note(refusal, peer.ip().to_canonical(), "");
+                            continue;
+                        }
                     };
                     let served = Served { router: router.clone(), peer, connection };
                     tokio::spawn(served.run(stream, access.clone(), graceful.watcher()));

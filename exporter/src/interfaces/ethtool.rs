@@ -89,10 +89,10 @@ pub(super) enum EthtoolError {
 
 /// A message of any family of generic netlink.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Message {
+pub(super) struct Message {
     family: u16,
     command: u8,
-    attributes: Vec<u8>,
+    pub(super) attributes: Vec<u8>,
 }
 
 impl Message {
@@ -136,7 +136,7 @@ pub(super) async fn offloads() -> Result<HashMap<u32, Offload>, EthtoolError> {
     let (connection, handle, _messages) = new_connection(NETLINK_GENERIC).map_err(EthtoolError::Open)?;
     // It ends when the handle is dropped.
     tokio::spawn(connection);
-    let family = family(&handle).await?;
+    let family = family(&handle, b"ethtool\0").await?;
     let names = feature_names(&handle, family).await?;
 
     let what = "the features of devices";
@@ -153,10 +153,10 @@ pub(super) async fn offloads() -> Result<HashMap<u32, Offload>, EthtoolError> {
     Ok(offloads)
 }
 
-/// The number of ethtool's family, which is another one at each boot.
-async fn family(handle: &ConnectionHandle<Message>) -> Result<u16, EthtoolError> {
-    let what = "ethtool's netlink family";
-    let name = attribute(FAMILY_NAME, b"ethtool\0");
+/// The number of the family called `name`, which is another one at each boot.
+pub(super) async fn family(handle: &ConnectionHandle<Message>, name: &[u8]) -> Result<u16, EthtoolError> {
+    let what = "the family of generic netlink";
+    let name = attribute(FAMILY_NAME, name);
     let mut answers = ask(handle, what, 0, CONTROL, GET_FAMILY, &[name])?;
     let answer = answers.next().await.ok_or(EthtoolError::Lacking(what))??;
     Ok(parse_u16(required(&answer.attributes, FAMILY_ID, what)?)?)
@@ -185,7 +185,7 @@ async fn feature_names(
 }
 
 /// Asks the kernel; `what` is for people to read.
-fn ask(
+pub(super) fn ask(
     handle: &ConnectionHandle<Message>,
     what: &'static str,
     flags: u16,
@@ -210,7 +210,7 @@ fn ask(
     Ok(messages.filter_map(ready).boxed())
 }
 
-fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
     DefaultNla::new(kind, value.to_vec())
 }
 
@@ -221,7 +221,7 @@ fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
 }
 
 /// The value of the first of `attributes` that is of `kind`.
-fn required<'a>(attributes: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8], EthtoolError> {
+pub(super) fn required<'a>(attributes: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8], EthtoolError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         if attribute.kind() == kind {

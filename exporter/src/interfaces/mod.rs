@@ -5,6 +5,7 @@ mod ethtool;
 mod follow;
 mod statistics;
 mod unit;
+mod xdp;
 
 use std::collections::HashSet;
 
@@ -18,6 +19,7 @@ pub use self::{
     follow::{Follower, Links},
     statistics::{Statistics, StatisticsError, statistics},
     unit::{Unit, Unknown, coverage},
+    xdp::runs_xdp,
 };
 use crate::{
     api::join,
@@ -126,6 +128,12 @@ impl Links {
 }
 
 impl Interface {
+    /// Whether it is the loopback interface.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.link_layer == LinkLayer::Loopback
+    }
+
     /// What this interface's frames begin with; `None` if the kernel side cannot read that.
     #[must_use]
     pub const fn framing(&self) -> Option<Framing> {

@@ -5,6 +5,7 @@
 mod anomalies;
 mod attach;
 mod btf;
+mod client_limits;
 pub mod error;
 mod events;
 pub mod features;
@@ -27,9 +28,9 @@ use aya::{
     programs::{links::FdLink, tc::TcHandle},
 };
 use tidewaiter_common::{
-    ACCOUNT_GUARDED, ACCOUNT_GUARDED_INDEX, ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, ASK_BUFFER, ASK_BUFFER_INDEX, CLOCK,
-    FINISH, FOLLOW, FOLLOW_INDEX, GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, INSPECT,
-    INSPECT_INDEX, KERNEL_LAYOUT, REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
+    ACCOUNT_RECEIVE, ACCOUNT_RECEIVE_INDEX, ACCOUNT_TRANSMIT, ASK_BUFFER, ASK_BUFFER_INDEX, CLOCK, FINISH, FOLLOW,
+    FOLLOW_INDEX, GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, INSPECT, INSPECT_INDEX,
+    KERNEL_LAYOUT, REFUSE_BUFFER, REFUSE_BUFFER_INDEX, REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     guard::HALVES,
@@ -47,6 +48,7 @@ use self::{
 };
 pub use self::{
     attach::{Attachment, Hook},
+    client_limits::ClientLimits,
     error::KernelError,
     events::QuietSince,
     flows::{FlowTable, Walk},
@@ -176,6 +178,7 @@ impl Kernel {
             took_over,
             lost_flows,
         };
+        kernel.seed_clients()?;
         if took_over {
             kernel.created = from_nanoseconds(kernel.instance()?.created);
         } else {
@@ -261,19 +264,23 @@ fn load_object(
     }
     load_program(&mut ebpf, CLOCK)?;
     load_program(&mut ebpf, FINISH)?;
-    load_program(&mut ebpf, FOLLOW)?;
-    set_program(&mut ebpf, FOLLOW_INDEX, FOLLOW)?;
-    for (index, name) in [
+    let others = [
+        (FOLLOW_INDEX, FOLLOW),
         (INSPECT_INDEX, INSPECT),
         (ASK_BUFFER_INDEX, ASK_BUFFER),
         (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
-        (ACCOUNT_GUARDED_INDEX, ACCOUNT_GUARDED),
+        (REFUSE_BUFFER_INDEX, REFUSE_BUFFER),
         (GUARD_BUFFER_INDEX, GUARD_BUFFER),
-    ] {
+    ];
+    for (_, name) in others {
         load_program(&mut ebpf, name)?;
+    }
+    let guard = guard::load(&mut ebpf);
+    // The programs of an exporter before this one end in these from now on: none of them before all are there.
+    for (index, name) in others.into_iter().chain([(ACCOUNT_RECEIVE_INDEX, ACCOUNT_RECEIVE)]) {
         set_program(&mut ebpf, index, name)?;
     }
-    if let Err(error) = guard::load(&mut ebpf) {
+    if let Err(error) = guard.and_then(|()| guard::set_programs(&mut ebpf)) {
         warn!(%error, "the guard judges packets in TC alone");
     }
     Ok(ebpf)
@@ -310,6 +317,12 @@ fn inherit(
             // What is in force goes on to be, so there must be room for as much.
             let there = pins.entries_of(tables::name::GUARD_PREFIXES).unwrap_or_default() / HALVES;
             guard.prefixes = guard.prefixes.max(there);
+            if guard.prefixes != there {
+                // What is in force points into a table that the programs to come do not have; and those that are there do not have the
+                // one to come.
+                guard::let_all_pass(pins.path())?;
+                info!("all passes until the rules are in force with more room for prefixes");
+            }
             for (name, entries) in guard.sizes() {
                 if pins.remove_if_sized_otherwise(name, entries)? {
                     info!(map = name, entries, "what the guard knows of senders has another size now: it begins empty");

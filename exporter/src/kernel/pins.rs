@@ -28,7 +28,7 @@ use aya::{
     },
 };
 use rustix::{
-    fs::{FlockOperation, flock, statfs},
+    fs::{Access, FlockOperation, access, flock, statfs},
     net::{AddressFamily, SocketType, netdevice::index_to_name, socket},
     process::geteuid,
 };
@@ -140,13 +140,22 @@ impl Pins {
         [BPF_FILE_SYSTEM, "tidewaiter", &format!("net-{namespace}")].iter().collect()
     }
 
+    /// Sees that the folder at `path` could be used, or is by an exporter of this user; nothing is changed, nor locked.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub fn examine(path: &Path) -> Result<(), PinError> {
+        let existing = require_bpf(path)?;
+        if existing != path {
+            return access(existing, Access::WRITE_OK).map_err(|error| io_error("make the folder", path)(error.into()));
+        }
+        require_own(path, &fs::metadata(path).map_err(io_error("look at", path))?)?;
+        foreign(path).map_or(Ok(()), |name| Err(PinError::Foreign { path: path.to_owned(), name }))
+    }
+
     /// Makes sure that the folder at `path` is there, and locks it.
     pub fn open(path: &Path) -> Result<Self, PinError> {
-        let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
-        let is_bpf = statfs(existing).is_ok_and(|stat| stat.f_type == BPF_FILE_SYSTEM_MAGIC);
-        if !is_bpf {
-            return Err(PinError::NotBpf { path: path.to_owned() });
-        }
+        require_bpf(path)?;
         loop {
             // What is pinned is nobody else's.
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the folder", path))?;
@@ -162,27 +171,12 @@ impl Pins {
                 Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {}
                 _ => continue,
             }
-            // Maps that somebody else could have put here would be taken for counters.
-            if locked.uid() != geteuid().as_raw() || locked.mode() & 0o022 != 0 {
-                return Err(PinError::Unsafe { path: path.to_owned() });
-            }
-            let pins = Self { path: path.to_owned(), _lock: lock };
-            return match pins.foreign() {
+            require_own(path, &locked)?;
+            return match foreign(path) {
                 Some(name) => Err(PinError::Foreign { path: path.to_owned(), name }),
-                None => Ok(pins),
+                None => Ok(Self { path: path.to_owned(), _lock: lock }),
             };
         }
-    }
-
-    /// The name of something in the folder that is none of our pins.
-    fn foreign(&self) -> Option<String> {
-        let names = self.entries().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
-        let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
-        let is_ours = |name: &str| {
-            name::ALL.contains(&name) || parse_hook(name).is_some() || is_guard(name) || is_tracepoint(name)
-        };
-        names.into_iter().find(|name| !is_ours(name))
     }
 
     /// As [`Pins::open`], but only if the folder is there.
@@ -198,7 +192,7 @@ impl Pins {
 
     /// Where the map called `name` is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.path.join(pin_name(name))
     }
 
     /// Where it is pinned that a program is attached.
@@ -330,9 +324,47 @@ impl Pins {
         Ok(())
     }
 
-    fn entries(&self) -> impl Iterator<Item = PathBuf> {
-        fs::read_dir(&self.path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+    fn entries(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        entries(&self.path)
     }
+}
+
+/// What of the path of a folder of pins is there already: on a BPF file system.
+fn require_bpf(path: &Path) -> Result<&Path, PinError> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    let is_bpf = statfs(existing).is_ok_and(|stat| stat.f_type == BPF_FILE_SYSTEM_MAGIC);
+    is_bpf.then_some(existing).ok_or_else(|| PinError::NotBpf { path: path.to_owned() })
+}
+
+/// Sees that nobody else can put anything into the folder at `path`: maps would be taken for counters.
+fn require_own(path: &Path, found: &fs::Metadata) -> Result<(), PinError> {
+    if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(PinError::Unsafe { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// The name of something in the folder at `path` that is none of our pins.
+fn foreign(path: &Path) -> Option<String> {
+    let names = entries(path).map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let is_tracepoint = |name: &str| tracepoints().any(|one| *name == tracepoint_pin(one));
+    let is_guard = |name: &str| name.strip_prefix(GUARD).is_some_and(|index| index.parse::<u32>().is_ok());
+    let is_ours = |name: &str| {
+        name::ALL.iter().any(|map| pin_name(map) == name)
+            || parse_hook(name).is_some()
+            || is_guard(name)
+            || is_tracepoint(name)
+    };
+    names.into_iter().find(|name| !is_ours(name))
+}
+
+fn entries(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// What the pin of a map is called: a BPF file system takes no dots.
+pub(super) fn pin_name(map: &str) -> &str {
+    map.strip_prefix(".bss.").unwrap_or(map)
 }
 
 /// Removes the pin at `path`, which detaches what it keeps attached if it is a link. Nothing need be there.

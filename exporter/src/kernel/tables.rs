@@ -44,7 +44,7 @@ pub(super) mod name {
     pub(in crate::kernel) const SCRATCH: &str = "SCRATCH";
     pub(in crate::kernel) const LOST: &str = "LOST";
     pub(in crate::kernel) const EXPECTATIONS: &str = "EXPECTATIONS";
-    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = "ANOMALY_SETTINGS";
+    pub(in crate::kernel) const ANOMALY_SETTINGS: &str = ".bss.ANOMALY_SETTINGS";
     pub(in crate::kernel) const API_ANOMALIES: &str = "API_ANOMALIES";
     pub(in crate::kernel) const API_OPENINGS: &str = "API_OPENINGS";
     pub(in crate::kernel) const SOURCES: &str = "SOURCES";
@@ -55,8 +55,9 @@ pub(super) mod name {
     pub(in crate::kernel) const API_RECORDS: &str = "API_RECORDS";
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
     pub(in crate::kernel) const FRAME_PROGRAMS: &str = "FRAME_PROGRAMS";
-    pub(in crate::kernel) const GUARD_WORDS: &str = "GUARD_WORDS";
-    pub(in crate::kernel) const GUARD_HEADERS: &str = "GUARD_HEADERS";
+    pub(in crate::kernel) const GUARD_WORDS: &str = ".bss.GUARD_WORDS";
+    pub(in crate::kernel) const GUARD_SWITCH: &str = ".bss.GUARD_SWITCH";
+    pub(in crate::kernel) const GUARD_HEADERS: &str = ".bss.GUARD_HEADERS";
     pub(in crate::kernel) const GUARD_RULES: &str = "GUARD_RULES";
     pub(in crate::kernel) const GUARD_LISTS: &str = "GUARD_LISTS";
     pub(in crate::kernel) const GUARD_CLASSES: &str = "GUARD_CLASSES";
@@ -69,10 +70,11 @@ pub(super) mod name {
     pub(in crate::kernel) const BLOCKS: &str = "BLOCKS";
     pub(in crate::kernel) const API_LIMITS: &str = "API_LIMITS";
     pub(in crate::kernel) const CLIENT_LIMITS: &str = "CLIENT_LIMITS";
-    pub(in crate::kernel) const CLIENT_LIMITS_MADE: &str = "CLIENT_LIMITS_MADE";
+    pub(in crate::kernel) const CLIENTS_EVICTED: &str = "CLIENTS_EVICTED";
     pub(in crate::kernel) const GUARD_COUNTERS: &str = "GUARD_COUNTERS";
     pub(in crate::kernel) const INTERFACE_GUARD: &str = "INTERFACE_GUARD";
     pub(in crate::kernel) const HITS: &str = "HITS";
+    pub(in crate::kernel) const GUARD_SCRATCH: &str = "GUARD_SCRATCH";
     pub(in crate::kernel) const PAIR_RECORDS: &str = "PAIR_RECORDS";
     /// Those whose size is the configuration's, and that the guard can do without.
     pub(in crate::kernel) const GUARD_TABLES: [&str; 2] = [GUARD_PREFIXES, CLIENT_LIMITS];
@@ -81,7 +83,7 @@ pub(super) mod name {
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
     pub(in crate::kernel) const FLOW_TABLES: [&str; 5] = [FLOWS, NEW_FLOWS, ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// All of them: what is pinned.
-    pub(in crate::kernel) const ALL: [&str; 47] = [
+    pub(in crate::kernel) const ALL: [&str; 49] = [
         PORTS,
         ADDRESSES,
         API_COUNTERS,
@@ -111,6 +113,7 @@ pub(super) mod name {
         INTERFACE_RECORDS,
         FRAME_PROGRAMS,
         GUARD_WORDS,
+        GUARD_SWITCH,
         GUARD_HEADERS,
         GUARD_RULES,
         GUARD_LISTS,
@@ -124,10 +127,11 @@ pub(super) mod name {
         BLOCKS,
         API_LIMITS,
         CLIENT_LIMITS,
-        CLIENT_LIMITS_MADE,
+        CLIENTS_EVICTED,
         GUARD_COUNTERS,
         INTERFACE_GUARD,
         HITS,
+        GUARD_SCRATCH,
         PAIR_RECORDS,
     ];
 }

@@ -23,7 +23,16 @@ impl GuardCollector {
              out in the stead of what was rejected, past all other programs",
             self.interfaces(),
         )?;
-        let Some(guard) = self.0.guard.as_ref().filter(|guard| guard.is_on) else { return Ok(()) };
+        let Some(guard) = &self.0.guard else { return Ok(()) };
+        // Whoever asks for the first block may be refused it.
+        families.counter(
+            "blocks_refused",
+            "Blocks that were asked for and are not there, by the reason why",
+            guard.blocks_refused.iter().map(|(reason, count)| ([("reason", *reason)], *count)),
+        )?;
+        if !guard.is_on {
+            return Ok(());
+        }
         families.counter(
             "guard_packets",
             "Packets that a rule has decided about, as they are on the wire, by what it has decided",

@@ -78,6 +78,7 @@ pub const METRICS: &[Name] = &[
     name("tidewaiter_guard_enforcing", "tidewaiter.guard.enforcing", "1"),
     name("tidewaiter_guard_generation", "tidewaiter.guard.generation", "{generation}"),
     name("tidewaiter_guard_clients_evicted_total", "tidewaiter.guard.clients_evicted", "{client}"),
+    name("tidewaiter_blocks_refused_total", "tidewaiter.blocks.refused", "{block}"),
     name("tidewaiter_otlp_exports_total", "tidewaiter.otlp.exports", "{request}"),
     name("tidewaiter_otlp_exported_total", "tidewaiter.otlp.exported", "{item}"),
     name("tidewaiter_otlp_dropped_total", "tidewaiter.otlp.dropped", "{item}"),

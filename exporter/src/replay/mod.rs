@@ -34,6 +34,7 @@ use self::{
 };
 use crate::{
     accounting::{Accounting, guard::GuardError},
+    anomaly::thresholds::Thresholds,
     api::Api,
     capabilities::{self, CapabilityError},
     chain::chain,
@@ -93,7 +94,9 @@ pub struct Replay {
     pub local: Vec<IpNet>,
     /// The APIs.
     pub apis: Vec<Api>,
-    /// The rules.
+    /// What is an anomaly.
+    pub anomalies: Thresholds,
+    /// The rules. Blocks and responses are not replayed: whoever is blocked would have sent something else.
     pub guard: Guard,
 }
 
@@ -148,6 +151,7 @@ impl Replay {
 
         let mut accounting = Accounting::new(load(survey.flows(), &self.guard)?, AttachMode::Auto, Duration::MAX)?;
         capabilities::keep_only(&KEPT)?;
+        accounting.set_anomaly_thresholds(&self.anomalies)?;
         accounting.apply_apis(&self.apis)?;
         for (index, name, link_layer) in INTERFACES {
             accounting.pretend_interface(&Interface { index, name: name.to_owned(), link_layer })?;

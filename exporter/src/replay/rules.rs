@@ -53,7 +53,12 @@ pub(super) fn rows(outcome: &Outcome) -> Vec<RuleRow> {
             let mut clients: Vec<_> = outcome.hits.iter().filter(is_of).collect();
             clients.sort_by_key(|hits| std::cmp::Reverse(hits.packets));
             let row = |hits: &RuleHits| ClientRow { address: hits.client, packets: hits.packets };
-            let clients = clients.into_iter().take(LISTED).map(row).collect();
+            let mut clients: Vec<_> = clients.into_iter().map(row).collect();
+            let told: u64 = clients.iter().map(|row| row.packets).sum();
+            // Of more clients than can be told apart it is known how many packets there were of all of them.
+            let others = if clients.is_empty() { 0 } else { packets.saturating_sub(told) };
+            clients.truncate(LISTED);
+            clients.extend((others > 0).then_some(ClientRow { address: None, packets: others }));
             RuleRow { rule: pair.rule.to_string(), api: pair.api.to_string(), verdict, packets, clients }
         })
     });

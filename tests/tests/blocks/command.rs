@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tidewaiter_tests::{exporter::binary, network::Network, wait::wait_until};
 
 use crate::Host;
@@ -73,7 +74,7 @@ fn a_block_ends_by_itself() {
     host.done(&["block", "192.0.2.0/24", "--for", "1h"]);
     wait_until("it to be over", || host.gets_through(Network::SERVER4));
     wait_until("it to be forgotten", || host.blocked() == ["192.0.2.0/24"]);
-    assert!(exporter.log().contains("why=\"expiry\""), "{}", exporter.log());
+    wait_until("it to be logged", || exporter.log().contains("why=\"expiry\""));
 }
 
 #[test]
@@ -100,6 +101,110 @@ fn a_restart_keeps_them() {
     assert!(exporter.log().contains("is no file of blocks"), "{}", exporter.log());
 }
 
+/// The lines of the audit log that are called `event`, each with its place.
+fn told(audit: &Path, event: &str) -> Vec<(usize, Value)> {
+    let text = fs::read_to_string(audit).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok()).enumerate();
+    lines.filter(|(_, line): &(usize, Value)| line["event"] == event).collect()
+}
+
+#[test]
+fn what_a_restart_ends_is_told_after_the_start() {
+    let host = Host::new();
+    let audit = host.folder.path().join("audit.jsonl");
+    let more = format!("[audit]\nfile = {audit:?}");
+    let mut exporter = host.start("", &more);
+    for network in ["10.77.0.2", "192.0.2.1", "203.0.113.7"] {
+        host.done(&["block", network, "--for", "1h"]);
+    }
+    assert!(exporter.end(Signal::TERM).success());
+    drop(exporter);
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(host.state()).unwrap()).unwrap();
+    state["blocks"][1]["until"] = "2020-01-01T00:00:00Z".into();
+    fs::write(host.state(), state.to_string()).unwrap();
+    let _exporter = host.start("protect = \"203.0.113.0/24\"", &more);
+    assert_eq!(host.blocked(), ["10.77.0.2/32"]);
+    let event = "tidewaiter.block.removed";
+    wait_until("both to be told", || told(&audit, event).len() == 2);
+    let started = told(&audit, "tidewaiter.started")[1].0;
+    let fields = told(&audit, event).into_iter().map(|(place, line)| {
+        assert!(place > started, "{line}");
+        ["network", "by", "reason"].map(|field| line[field].as_str().unwrap_or_default().to_owned())
+    });
+    let expected = [["192.0.2.1/32", "expiry", ""], ["203.0.113.7/32", "restart", "protected"]];
+    assert_eq!(fields.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_the_kernel_blocks_stays_where_the_file_cannot_be_read() {
+    let host = Host::new();
+    let mut exporter = host.start("", "");
+    for network in ["10.77.0.2", "192.0.2.0/24", "2001:db8::/32"] {
+        host.done(&["block", network, "--for", "1h"]);
+    }
+    exporter.end(Signal::KILL);
+    drop(exporter);
+    fs::remove_file(host.state()).unwrap();
+    fs::create_dir(host.state()).unwrap();
+    let exporter = host.start("", "");
+    assert_eq!(host.blocked(), ["10.77.0.2/32", "192.0.2.0/24", "2001:db8::/32"]);
+    assert!(!host.gets_through(Network::SERVER4));
+    let rows: Value = serde_json::from_str(&host.done(&["blocks", "--format", "json"])).unwrap();
+    assert_eq!(rows[0]["by"], "unknown", "{rows}");
+    host.done(&["unblock", "10.77.0.2"]);
+    assert!(host.gets_through(Network::SERVER4));
+    assert!(host.state().is_dir(), "nothing is written over it");
+    assert!(exporter.log().contains("the blocks of before are not known"), "{}", exporter.log());
+}
+
+#[test]
+fn who_is_unblocked_within_a_larger_block_is_told_so_and_no_news_is_no_event() {
+    let host = Host::new();
+    let audit = host.folder.path().join("audit.jsonl");
+    let exporter = host.start("max_blocks = 2", &format!("[audit]\nfile = {audit:?}"));
+    host.done(&["block", "10.77.0.0/16", "--for", "1h", "--reason", "first"]);
+    host.done(&["block", "10.77.0.2", "--for", "1h"]);
+    host.done(&["block", "10.77.0.0/16", "--for", "1m", "--reason", "second"]);
+    assert!(host.refused(&["block", "192.0.2.1"]).contains("there are 2 blocks already"));
+    let refused = |reason| exporter.metrics().get("tidewaiter_blocks_refused_total", &[("reason", reason)]);
+    assert_eq!((refused("capacity"), refused("kernel")), (Some(1), Some(0)));
+    let metrics = exporter.metrics();
+    let entries =
+        ["tidewaiter_map_entries", "tidewaiter_map_capacity"].map(|name| metrics.get(name, &[("map", "blocks")]));
+    assert_eq!(entries, [Some(2), Some(2)]);
+    let said = host.done(&["unblock", "10.77.0.2"]);
+    assert!(said.contains("but 10.77.0.0/16 is"), "{said}");
+    assert!(!host.gets_through(Network::SERVER4));
+    let said = host.refused(&["unblock", "10.77.0.2"]);
+    assert!(said.contains("10.77.0.2/32 is not blocked by itself, but 10.77.0.0/16 is"), "{said}");
+    wait_until("the end to be told", || told(&audit, "tidewaiter.block.removed").len() == 1);
+    let added: Vec<_> = told(&audit, "tidewaiter.block.added").into_iter().map(|(_, line)| line).collect();
+    assert_eq!(added.len(), 2, "{added:?}");
+    assert_eq!(added[0]["reason"], "first");
+    // What was blocked once has its series for good.
+    host.done(&["unblock", "10.77.0.0/16"]);
+    let labels = [("api", "orders"), ("rule", "block"), ("verdict", "drop")];
+    assert!(exporter.metrics().get("tidewaiter_guard_packets_total", &labels) >= Some(1));
+}
+
+#[test]
+fn the_last_seconds_are_told_before_the_end() {
+    let host = Host::new();
+    let audit = host.folder.path().join("audit.jsonl");
+    let rule = "[[rule]]\nname = \"all\"\naction = \"drop\"\n";
+    let mut exporter = host.start("", &format!("{rule}[audit]\nfile = {audit:?}"));
+    let labels = [("api", "orders"), ("rule", "all"), ("verdict", "would_drop")];
+    assert!(host.gets_through(Network::SERVER4), "it only observes");
+    let counted = exporter.metrics().get("tidewaiter_guard_packets_total", &labels);
+    assert!(counted >= Some(1), "{counted:?}");
+    assert!(exporter.end(Signal::TERM).success());
+    let stopped = told(&audit, "tidewaiter.stopped")[0].0;
+    let hits = told(&audit, "tidewaiter.rule.hits");
+    assert!(hits.iter().all(|(place, _)| *place < stopped), "{hits:?}");
+    let told = hits.iter().filter(|(_, line)| line["api"] == "orders").filter_map(|(_, line)| line["packets"].as_u64());
+    assert!(Some(told.sum::<u64>()) >= counted, "{hits:?}");
+}
+
 #[test]
 fn what_cannot_be_blocked_is_refused() {
     let host = Host::new();
@@ -111,7 +216,8 @@ fn what_cannot_be_blocked_is_refused() {
         (&["block", "somebody"], "somebody"),
         (&["block", "192.0.2.1", "--for", "soon"], "expected a span of time"),
         (&["block", "192.0.2.1", "--for", "0s"], "expected 1s to"),
-        (&["block", "192.0.2.1", "--reason", "a\nb"], "control characters"),
+        (&["block", "192.0.2.1", "--reason", "a\nb"], "cannot be seen"),
+        (&["block", "192.0.2.1", "--reason", "a\u{202e}b"], "cannot be seen"),
     ] {
         let said = host.refused(arguments);
         assert!(said.contains(why), "{arguments:?}: {said}");

@@ -5,6 +5,7 @@
 //! before, once over those after. What is accepted must be within 1 % of both.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     thread,
     time::{Duration, Instant},
@@ -256,6 +257,40 @@ fn as_much_is_accepted_as_the_definition_allows() {
             assert_eq!((guarded.interface() - before).dropped, dropped, "the interface's count and that of the rules");
         }
     }
+}
+
+#[test]
+fn what_clients_have_left_can_be_forgotten() {
+    let mut guarded = Guarded::new("tc");
+    let api = |name: &str, port: u16| {
+        format!(
+            "[[api]]\nname = \"{name}\"\nports = [{port}]\ntransport = \"udp\"\n\
+             [[rule]]\nname = \"{name}\"\napi = \"{name}\"\naction = \"drop\"\nmode = \"enforce\"\n\
+             limit = {{ packets_per_second = 0.01, burst = 64, per = \"client\" }}\n"
+        )
+    };
+    guarded.apply("", &(api("one", 1001) + &api("two", 1002)));
+    let client = Network::CLIENT4.to_string();
+    // As many as a limit lets through at once, and one more.
+    let sent: Vec<_> = [1001, 1002].into_iter().flat_map(|port| vec![(client.as_str(), port); 65]).collect();
+    let come = |guarded: &mut Guarded| {
+        let arrived = guarded.arrive(&sent);
+        [&arrived[..65], &arrived[65..]].map(|port| port.iter().filter(|has_arrived| **has_arrived).count())
+    };
+    assert_eq!(come(&mut guarded), [64, 64]);
+    let clients = |guarded: &mut Guarded| guarded.accounting.snapshot().guard.expect("there are rules").clients;
+    assert_eq!(clients(&mut guarded), 2);
+
+    let kernel = guarded.accounting.kernel();
+    let is_of_one = |place: &u16| {
+        let record = kernel.pair_record(*place).expect("can be read");
+        record.rule_length == 3 && record.names.starts_with(b"one")
+    };
+    let places: HashSet<_> = (1..100).filter(is_of_one).collect();
+    assert_eq!(places.len(), 1);
+    kernel.client_limits().expect("can be had").forget(&places).expect("can be removed");
+    assert_eq!(clients(&mut guarded), 1);
+    assert_eq!(come(&mut guarded), [64, 0]);
 }
 
 /// Sees that as much of `sent` was accepted as is allowed; answers with how many were dropped.

@@ -5,6 +5,7 @@
 
 mod exempt;
 mod limits;
+mod places;
 mod requests;
 mod restart;
 mod rules;

@@ -1,7 +1,7 @@
 //! What is judged while no exporter is there, and when the next one comes.
 
 use std::{
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,7 +25,7 @@ const BAD: &str = "10.77.0.9";
 const GOOD: &str = "10.77.0.2";
 const PORT: u16 = 8080;
 
-fn configuration(place: &str, hold: &str) -> String {
+pub(crate) fn configuration(place: &str, hold: &str) -> String {
     format!(
         "interfaces = [\"{INTERFACE}\"]\n\
          [guard]\nattach = \"{place}\"\nhold = \"{hold}\"\n\
@@ -36,18 +36,18 @@ fn configuration(place: &str, hold: &str) -> String {
 
 /// Datagrams from both senders, all the time; how many were sent and how many have come, of those who may not and who may.
 #[derive(Default)]
-struct Stream {
+pub(crate) struct Stream {
     is_over: AtomicBool,
     sent: [AtomicU64; 2],
     come: [AtomicU64; 2],
 }
 
 impl Stream {
-    fn come(&self) -> [u64; 2] {
+    pub(crate) fn come(&self) -> [u64; 2] {
         self.come.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    fn sent(&self) -> [u64; 2] {
+    pub(crate) fn sent(&self) -> [u64; 2] {
         self.sent.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
@@ -77,13 +77,13 @@ impl Stream {
     }
 
     /// Waits until so many more were sent by both.
-    fn go_on(&self, count: u64) {
+    pub(crate) fn go_on(&self, count: u64) {
         let before = self.sent();
         wait_until("more to be sent", || self.sent().iter().zip(before).all(|(now, before)| now - before >= count));
     }
 
     /// While datagrams are sent and received, what `during` does.
-    fn under<T>(&self, network: &Network, during: impl FnOnce() -> T) -> T {
+    pub(crate) fn under<T>(&self, network: &Network, during: impl FnOnce() -> T) -> T {
         let socket = network.server.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
         thread::scope(|scope| {
             scope.spawn(|| network.client.run(|| self.send()));
@@ -95,7 +95,7 @@ impl Stream {
     }
 }
 
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     let network = Network::new(Offload::Off);
     network.client.ip(&format!("address add {BAD}/24 dev {INTERFACE}"));
     network
@@ -170,4 +170,75 @@ fn without_an_exporter_all_passes_in_the_end() {
         assert!(received >= come && received < sent, "{place}: {received} counted, {sent} sent, {come} come");
         exporter.end(Signal::TERM);
     }
+}
+
+#[test]
+fn what_listens_is_known_before_anything_is_judged() {
+    let network = network();
+    let bpf = Arc::new(BpfFileSystem::mount());
+    // No API is named, so those are the listening sockets: their traffic is not what the rule is about.
+    let configuration = format!(
+        "interfaces = [\"{INTERFACE}\"]\n\
+         [guard]\nattach = \"xdp\"\nhold = \"60s\"\n\
+         [[rule]]\nname = \"strangers\"\napi = \"unmapped\"\naction = \"drop\"\nmode = \"enforce\"\n"
+    );
+    let start = || Exporter::start_after(&bpf, &network.server, &configuration, &[]);
+    let stream = Stream::default();
+    stream.under(&network, || {
+        stream.go_on(10);
+        let mut exporter = start();
+        for _ in 0..2 {
+            stream.go_on(100);
+            exporter.end(Signal::KILL);
+            stream.go_on(100);
+            exporter = start();
+        }
+        let stranger = network.client.run(|| UdpSocket::bind((GOOD, 0)).unwrap());
+        let dropped = [("api", "unmapped"), ("rule", "strangers"), ("verdict", "drop")];
+        wait_until("a stranger to be dropped", || {
+            stranger.send_to(b"?", (Network::SERVER4, PORT + 1)).unwrap();
+            exporter.metrics().get("tidewaiter_guard_packets_total", &dropped).is_some_and(|count| count > 0)
+        });
+        exporter.end(Signal::TERM);
+    });
+    let (sent, come) = (stream.sent().iter().sum::<u64>(), stream.come().iter().sum::<u64>());
+    assert!(sent - come < 10, "{come} of {sent}");
+}
+
+#[test]
+fn room_for_more_prefixes_drops_nobody_who_may_come() {
+    let network = network();
+    let bpf = Arc::new(BpfFileSystem::mount());
+    // Who may is let in by a rule of their own: everybody else is not. More prefixes than there was room for come with the restart.
+    let configuration = |count: u32| {
+        let more = (0..count).map(|number| format!(", \"{}/32\"", Ipv4Addr::from_bits(0x0b00_0000 + 2 * number)));
+        format!(
+            "interfaces = [\"{INTERFACE}\"]\n\
+             [guard]\nattach = \"tc\"\nhold = \"60s\"\n\
+             [[api]]\nname = \"orders\"\nports = [{PORT}]\ntransport = \"udp\"\n\
+             [[rule]]\nname = \"known\"\nfrom = [\"{GOOD}\"{}]\naction = \"allow\"\n\
+             [[rule]]\nname = \"others\"\naction = \"drop\"\nmode = \"enforce\"\n",
+            more.collect::<String>()
+        )
+    };
+    let start = |count| Exporter::start_after(&bpf, &network.server, &configuration(count), &[]);
+    let mut exporter = start(0);
+    let stream = Stream::default();
+    stream.under(&network, || {
+        stream.go_on(100);
+        assert_eq!(stream.come()[0], 0, "who may not");
+        for count in [5_000, 20_000] {
+            exporter.end(Signal::KILL);
+            stream.go_on(100);
+            exporter = start(count);
+            // What is under way has come by then.
+            stream.go_on(50);
+            let already = stream.come()[0];
+            stream.go_on(100);
+            assert_eq!(stream.come()[0], already, "judged again");
+        }
+    });
+    let (sent, come) = (stream.sent()[1], stream.come()[1]);
+    assert!(sent - come < 10, "{come} of {sent}");
+    exporter.end(Signal::TERM);
 }

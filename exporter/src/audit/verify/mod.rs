@@ -6,22 +6,24 @@
 //! lines from there on anew, since there is no secret in them, unless a hash from there on is known.
 
 mod chain;
+mod files;
 mod lines;
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use thiserror::Error;
 
-use self::chain::{Chain, Place};
-use super::{
-    folder::{rotated, rotated_from},
-    record::{Hash, Head},
+pub use self::files::files;
+use self::{
+    chain::{Chain, Place},
+    files::{Opened, open_all},
 };
+use super::record::{Hash, Head};
 
 /// The most notes that are listed; there may be any number in a log.
 const MAX_NOTES: usize = 100;
@@ -189,57 +191,33 @@ pub struct Verified {
     pub more_notes: u64,
 }
 
-/// The files that `paths` stand for, in order: a file that was put away for itself, another with those before it, and a folder for
-/// the one log in it.
-pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, VerifyError> {
-    let mut files = Vec::new();
-    for path in paths {
-        let unreadable = |source| VerifyError::Unreadable { path: path.clone(), source };
-        let file = if path.is_dir() { only_log(path)? } else { path.clone() };
-        if file.file_name().and_then(|name| name.to_str()).and_then(rotated_from).is_none() {
-            files.extend(rotated(&file).map_err(unreadable)?);
-        }
-        // Between two files there may be no newest one.
-        if file.exists() || files.is_empty() {
-            files.push(file);
-        }
-    }
-    Ok(files)
-}
-
-/// The one log in the folder at `path`.
-fn only_log(path: &Path) -> Result<PathBuf, VerifyError> {
-    let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    let mut logs = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            logs.push(path.join(rotated_from(name).map_or(name, |(base, _)| base)));
-        }
-    }
-    logs.sort();
-    logs.dedup();
-    match logs.pop() {
-        Some(log) if logs.is_empty() => Ok(log),
-        last => Err(VerifyError::NotOne { path: path.to_owned(), found: logs.len() + usize::from(last.is_some()) }),
-    }
+/// Verifies the log that `paths` stand for, as [`files`] says, also while it is written: if a file was put away while they were
+/// looked for, they are looked for again.
+///
+/// # Errors
+/// The first fault.
+pub fn verify_log(paths: &[PathBuf], expected: Expected) -> Result<Verified, VerifyError> {
+    verify_open(open_all(|| files(paths))?, expected)
 }
 
 /// Verifies `files`, each of which goes on from the one before.
 ///
 /// # Errors
 /// The first fault.
-pub fn verify(files: &[PathBuf], mut expected: Expected) -> Result<Verified, VerifyError> {
+pub fn verify(files: &[PathBuf], expected: Expected) -> Result<Verified, VerifyError> {
+    verify_open(open_all(|| Ok(files.to_vec()))?, expected)
+}
+
+fn verify_open(files: Vec<Opened>, mut expected: Expected) -> Result<Verified, VerifyError> {
     let mut chain = Chain::default();
     let (mut counted, mut notes, mut more_notes) = (Vec::new(), Vec::new(), 0);
-    let name = |place: Place| files.get(place.file).cloned().unwrap_or_default();
+    let paths: Vec<_> = files.iter().map(|(path, _)| path.clone()).collect();
+    let name = |place: Place| paths.get(place.file).cloned().unwrap_or_default();
     let fault = |(place, what): chain::Found| VerifyError::Fault { file: name(place), line: place.line, what };
     let mut last = Place { file: 0, line: 0 };
-    for (file, path) in files.iter().enumerate() {
+    for (file, (path, opened)) in files.into_iter().enumerate() {
         let unreadable = |source| VerifyError::Unreadable { path: path.clone(), source };
-        let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
+        let mut reader = BufReader::new(opened.map_or_else(|| File::open(&path), Ok).map_err(unreadable)?);
         let mut place = Place { file, line: 0 };
         while let Some(line) = lines::next(&mut reader, chain.debris()).map_err(unreadable)? {
             place.line += 1;
@@ -251,11 +229,11 @@ pub fn verify(files: &[PathBuf], mut expected: Expected) -> Result<Verified, Ver
             expected.any.retain(|hash| chain.head().is_none_or(|head| head.hash != *hash));
             last = place;
         }
-        counted.push((path.clone(), place.line));
+        counted.push((path, place.line));
     }
     chain.end().map_err(fault)?;
     let (Some(head), Some(first), Some(times)) = (chain.head(), chain.first, chain.times.take()) else {
-        return Err(VerifyError::Empty(files.last().cloned().unwrap_or_default()));
+        return Err(VerifyError::Empty(paths.last().cloned().unwrap_or_default()));
     };
     if let Some(expected) = expected.last.filter(|hash| *hash != head.hash) {
         return Err(fault((last, What::NotLast { expected })));

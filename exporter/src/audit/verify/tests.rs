@@ -1,8 +1,8 @@
-use std::{fs, path::PathBuf};
+use std::{cell::Cell, fs, path::PathBuf};
 
 use proptest::prelude::*;
 
-use super::{Expected, VerifyError, What, files, verify};
+use super::{Expected, VerifyError, What, files, open_all, verify, verify_open};
 use crate::audit::{
     journal::tests::{place, write},
     record::Hash,
@@ -170,4 +170,30 @@ fn what_is_no_log_is_told() {
     fs::write(path.join("b"), "").expect("is written");
     assert!(matches!(files(std::slice::from_ref(&path)), Err(VerifyError::NotOne { found: 2, .. })));
     assert!(matches!(verify(&[path.join("c")], Expected::default()), Err(VerifyError::Unreadable { .. })));
+}
+
+#[test]
+fn a_log_that_goes_to_another_file_meanwhile_is_as_it_was_written() {
+    let (folder, file) = place();
+    write(&file, 70);
+    let logs = || files(std::slice::from_ref(&file));
+    let before = logs().expect("are found");
+    // The newest two as they were before the last of them was begun.
+    let (newest, older) = (before.last().expect("is there").clone(), before[before.len() - 2].clone());
+    let aside = folder.path().join("aside");
+    fs::create_dir(&aside).expect("is made");
+    fs::rename(&newest, aside.join("newest")).expect("is moved");
+    fs::rename(&older, &newest).expect("is moved");
+    let looks = Cell::new(0);
+    let list = || {
+        let found = logs();
+        looks.set(looks.get() + 1);
+        if looks.get() == 1 {
+            fs::rename(&newest, &older).expect("is put away");
+            fs::rename(aside.join("newest"), &newest).expect("is begun");
+        }
+        found
+    };
+    let verified = verify_open(open_all(list).expect("are open"), Expected::default()).expect("nobody has changed it");
+    assert_eq!((verified.files.len(), looks.get()), (before.len(), 3));
 }

@@ -7,9 +7,10 @@ use tidewaiter_common::{anomaly::AnomalyKind, guard::MAX_BLOCKS};
 
 use super::raw::RawAnomaly;
 use crate::{
-    api::{Api, reserved},
+    anomaly::thresholds::Thresholds,
+    api::{Api, Role, reserved},
     blocks::{LONGEST, SHORTEST},
-    config::{ApiSource, one_or_many::OneOrMany, raw::Interval, validate::Check},
+    config::{ApiSource, Flows, one_or_many::OneOrMany, raw::Interval, validate::Check},
 };
 
 /// Where the control socket is, unless a configuration says otherwise.
@@ -17,6 +18,15 @@ pub const DEFAULT_SOCKET: &str = "/run/tidewaiter/control.sock";
 
 /// The most responses there can be: each is asked about each anomaly that is told.
 const MAX_RESPONSES: usize = 64;
+
+/// Anomalies that are found in flows, or while flows are kept.
+const FOUND_IN_FLOWS: [AnomalyKind; 5] = [
+    AnomalyKind::UnexpectedPayload,
+    AnomalyKind::PortScan,
+    AnomalyKind::SynFlood,
+    AnomalyKind::ConnectionChurn,
+    AnomalyKind::Amplification,
+];
 
 /// The most characters of a label's name.
 const MAX_LABEL: usize = 100;
@@ -116,6 +126,33 @@ impl Check<'_> {
             alert_label,
             alert_block_for: alert_block_for.0,
             responses: responses.map(|(place, raw)| self.response(place, raw, known)).collect(),
+        }
+    }
+
+    /// Sees that each response can be one: that what it responds to is looked for, and can be of its APIs.
+    pub(in crate::config) fn responses(
+        &mut self,
+        responses: &[Response],
+        anomalies: &Thresholds,
+        flows: Flows,
+        apis: &ApiSource,
+    ) {
+        for (place, Response { on, apis: names, .. }) in responses.iter().enumerate() {
+            for kind in on.iter().filter(|kind| !anomalies.is_enabled(**kind)) {
+                let kind = kind.as_str();
+                let expected = format!("which is not looked for: expected another, or anomalies.{kind}.enabled = true");
+                self.problem(format!("response.{place}.on"), format!("found {kind:?}, {expected}"));
+            }
+            for kind in on.iter().filter(|kind| flows.capacity == 0 && FOUND_IN_FLOWS.contains(kind)) {
+                let expected = "expected another while flows.capacity is 0: it is found in flows that are kept";
+                self.problem(format!("response.{place}.on"), format!("found {:?}, {expected}", kind.as_str()));
+            }
+            let ApiSource::Configured(known) = apis else { continue };
+            let is_client = |name: &&String| known.iter().any(|api| api.name == **name && api.role != Role::Server);
+            for name in names.iter().flatten().filter(is_client) {
+                let expected = "expected an API whose role is \"server\": servers that this host calls are not blocked";
+                self.problem(format!("response.{place}.api"), format!("found {name:?}, {expected}"));
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Guard {
     pub protected_ports: Vec<u16>,
     /// How many clients limits are kept for at a time; memory for them is taken at the start.
     pub clients: u32,
+    /// How many clients of a rule and API are told by their address in an interval; all others together.
+    pub told_clients: usize,
     /// How blocks are kept.
     pub blocks: BlockSettings,
     /// The rules, in their order.

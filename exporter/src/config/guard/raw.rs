@@ -30,6 +30,8 @@ pub struct RawGuard {
     pub protect_ports: Vec<u16>,
     /// How many clients limits are kept for.
     pub clients: i64,
+    /// How many clients of a rule are told by their address in an interval.
+    pub told_clients: i64,
     /// How many blocks there can be.
     pub max_blocks: i64,
     /// Where blocks are kept over a restart.
@@ -51,6 +53,7 @@ impl Default for RawGuard {
             protect: OneOrMany(Vec::new()),
             protect_ports: vec![22],
             clients: 65_536,
+            told_clients: 8,
             max_blocks: 10_000,
             state: "/var/lib/tidewaiter/blocks.json".into(),
             socket: DEFAULT_SOCKET.into(),

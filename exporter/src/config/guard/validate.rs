@@ -1,39 +1,26 @@
 //! Validates `[guard]` and `[[rule]]`.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod contradictions;
+mod limits;
+mod prefixes;
 
-use ipnet::IpNet;
-use sha2::{Digest as _, Sha256};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+
 use tidewaiter_common::{
     anomaly::AnomalyKind,
     guard::{Action, MAX_PROTECTED_PORTS, MAX_RULES, Unit},
-    limiter::{LEAST_BYTE_BURST, LEAST_PACKET_BURST, Limit, LimitError, MOST_PER_SECOND},
 };
 
 use super::{
-    ApiMatch, Condition, Guard, Per, Rule, RuleLimit,
+    ApiMatch, Condition, Guard, Rule,
     blocks::{RawBlocks, RawResponse},
-    raw::{GuardMode, RawAnomaly, RawGuard, RawLimit, RawPer, RawRule},
+    raw::{GuardMode, RawAnomaly, RawGuard, RawRule},
 };
 use crate::{
-    api::{PortRange, Transport, reserved},
-    audit::Hash,
-    chain::chain,
-    config::{
-        ApiSource, Flows,
-        error::{Place, Problem},
-        one_or_many::OneOrMany,
-        validate::Check,
-    },
+    api::{Transport, reserved},
+    config::{ApiSource, Flows, one_or_many::OneOrMany, validate::Check},
     guard::{
         compile::{NewPairs, compile},
-        prefix_file::{LineProblem, PrefixFileError, parse_prefix, read_prefixes},
         reserved as reserved_rules,
     },
 };
@@ -44,16 +31,11 @@ const MAX_NAME: usize = 100;
 /// The shortest time that the guard may hold without the exporter, which is heard of each second.
 const LEAST_HOLD: Duration = Duration::from_secs(5);
 
-/// How many clients limits may be kept for: each takes some 100 bytes of the kernel's memory.
+/// How many clients limits may be kept for: each takes 64 bytes of the kernel's memory.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
-/// Seconds that rates are reckoned in: thousandths of a unit a second are exact enough for any rate, and let one be once in a quarter
-/// of an hour.
-const PERIOD: u32 = 1000;
-
-/// The highest rate.
-#[expect(clippy::cast_precision_loss, reason = "2^8 times 10^9, which a float holds exactly")]
-const MOST_RATE: f64 = MOST_PER_SECOND as f64;
+/// How many clients of a rule may be told in an interval.
+const MAX_TOLD_CLIENTS: usize = 256;
 
 /// Anomalies that a single packet is: what rules can be about. The others are found over time, and can be responded to.
 const OF_PACKETS: [AnomalyKind; 5] = [
@@ -82,6 +64,7 @@ impl Check<'_> {
             protect,
             protect_ports,
             clients,
+            told_clients,
             max_blocks,
             state,
             socket,
@@ -99,6 +82,11 @@ impl Check<'_> {
             let (least, most) = (CLIENTS.start(), CLIENTS.end());
             self.problem("guard.clients", format!("found {clients}, expected {least} to {most}"));
             *least
+        });
+        let in_range = usize::try_from(told_clients).ok().filter(|clients| *clients <= MAX_TOLD_CLIENTS);
+        let told_clients = in_range.unwrap_or_else(|| {
+            self.problem("guard.told_clients", format!("found {told_clients}, expected 0 to {MAX_TOLD_CLIENTS}"));
+            0
         });
         let mut protected_ports = vec![listen.port()];
         protected_ports.extend(protect_ports.iter().filter(|port| **port != listen.port()));
@@ -128,7 +116,17 @@ impl Check<'_> {
             checked.push(self.rule(place, rule, enforces, flows));
         }
         self.contradictions(&checked);
-        let guard = Guard { enforces, attach, hold: hold.0, protect, protected_ports, clients, blocks, rules: checked };
+        let guard = Guard {
+            enforces,
+            attach,
+            hold: hold.0,
+            protect,
+            protected_ports,
+            clients,
+            told_clients,
+            blocks,
+            rules: checked,
+        };
         self.tables(&guard, known);
         guard
     }
@@ -298,184 +296,4 @@ impl Check<'_> {
         }
         Condition::Anomalies(kinds.iter().map(|kind| kind.0).collect())
     }
-
-    fn limit(&mut self, key: &str, raw: &RawLimit) -> Option<RuleLimit> {
-        let rates = [
-            (Unit::Connections, raw.connections_per_second),
-            (Unit::Packets, raw.packets_per_second),
-            (Unit::Bytes, raw.bytes_per_second),
-            (Unit::Requests, raw.requests_per_second),
-        ];
-        let mut given = rates.into_iter().filter_map(|(unit, rate)| Some((unit, rate?)));
-        let (Some((unit, rate)), None) = (given.next(), given.next()) else {
-            let all: Vec<_> = rates.iter().map(|(unit, _)| format!("\"{}\"", unit.as_str())).collect();
-            self.problem(key, format!("expected exactly one of {}", all.join(", ")));
-            return None;
-        };
-        let units = (rate * f64::from(PERIOD)).round();
-        let name = format!("{key}.{}", unit.as_str());
-        let complaint = if rate > MOST_RATE {
-            Some(format!("found {rate}, expected at most {MOST_PER_SECOND}"))
-        } else if units >= 1.0 {
-            None
-        } else {
-            // What is no number too.
-            Some(format!("found {rate}, expected at least 0.001"))
-        };
-        if let Some(complaint) = complaint {
-            self.problem(name, complaint);
-            return None;
-        }
-        let least = match unit {
-            Unit::Bytes => LEAST_BYTE_BURST,
-            Unit::Packets => LEAST_PACKET_BURST,
-            _ => 1,
-        };
-        #[expect(clippy::cast_sign_loss, reason = "above 0 and below 2^63, as was just seen")]
-        let [units, in_a_second] = [units, rate.ceil()].map(|number| number as u64);
-        let burst = match raw.burst {
-            None => in_a_second.max(least),
-            Some(burst) => u64::try_from(burst).ok().filter(|burst| *burst >= least).unwrap_or_else(|| {
-                let why = if least > 1 { ": the stack may see as much at once" } else { "" };
-                self.problem(format!("{key}.burst"), format!("found {burst}, expected at least {least}{why}"));
-                least
-            }),
-        };
-        let per = self.per(key, raw);
-        match Limit::new(units, Duration::from_secs(PERIOD.into()), burst) {
-            Ok(limit) => Some(RuleLimit { unit, rate, burst, per, limit }),
-            Err(error) => {
-                let is_of_burst = matches!(error, LimitError::TooSlow { .. }) && raw.burst.is_some();
-                self.problem(if is_of_burst { format!("{key}.burst") } else { name }, error.to_string());
-                None
-            }
-        }
-    }
-
-    fn per(&mut self, key: &str, raw: &RawLimit) -> Per {
-        let mut length = |name: &str, length: Option<i64>, most: u8| match length {
-            None => most,
-            Some(_) if raw.per == RawPer::Api => {
-                self.problem(
-                    format!("{key}.{name}"),
-                    "found without per = \"client\", expected both or none".to_owned(),
-                );
-                most
-            }
-            Some(length) => {
-                u8::try_from(length).ok().filter(|length| (1..=most).contains(length)).unwrap_or_else(|| {
-                    self.problem(format!("{key}.{name}"), format!("found {length}, expected 1 to {most}"));
-                    most
-                })
-            }
-        };
-        let (ipv4_length, ipv6_length) =
-            (length("ipv4_prefix", raw.ipv4_prefix, 32), length("ipv6_prefix", raw.ipv6_prefix, 128));
-        match raw.per {
-            RawPer::Api => Per::Api,
-            RawPer::Client => Per::Client { ipv4_length, ipv6_length },
-        }
-    }
-
-    /// The prefixes that are written at `key`, and in the files that are named beside it; `None` if there is neither key.
-    fn prefixes(
-        &mut self,
-        key: &str,
-        inline: Option<OneOrMany<String>>,
-        files: Option<OneOrMany<PathBuf>>,
-    ) -> Option<Vec<IpNet>> {
-        if inline.is_none() && files.is_none() {
-            return None;
-        }
-        let mut prefixes = Vec::new();
-        for (place, text) in inline.into_iter().flat_map(|some| some.0).enumerate() {
-            match parse_prefix(&text) {
-                Ok(prefix) => prefixes.push(prefix),
-                Err(error) => self.problem(format!("{key}.{place}"), error.to_string()),
-            }
-        }
-        for (place, path) in files.into_iter().flat_map(|some| some.0).enumerate() {
-            self.files.note(&path);
-            match read_prefixes(&path) {
-                Ok(read) => {
-                    self.contents.push((format!("{key}_file.{place}.prefixes"), summary(&read)));
-                    prefixes.extend(read);
-                }
-                Err(PrefixFileError::Invalid { path, problems, more }) => self.prefix_lines(key, &path, problems, more),
-                Err(error) => self.problem(format!("{key}_file"), chain(&error)),
-            }
-        }
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        Some(prefixes)
-    }
-
-    /// Notes what is wrong with lines of a file of prefixes.
-    fn prefix_lines(&mut self, key: &str, path: &Path, problems: Vec<LineProblem>, more: usize) {
-        let lines = problems.into_iter().map(|LineProblem { line, error }| (Some(line), error.to_string()));
-        let rest = (more > 0).then(|| (None, format!("{more} more lines like these")));
-        for (line, message) in lines.chain(rest) {
-            let place = Place::File { path: path.to_owned(), line };
-            self.note(Problem { key: format!("{key}_file"), place, message });
-        }
-    }
-
-    /// Sees that each rule can be the one that decides: not that another one before it decides about the same.
-    fn contradictions(&mut self, rules: &[Rule]) {
-        #[derive(PartialEq, Eq, Hash)]
-        struct Matched<'a> {
-            from: Option<&'a [IpNet]>,
-            except: &'a [IpNet],
-            apis: Option<BTreeSet<&'a str>>,
-            is_any: bool,
-            transports: &'a [Transport],
-            ports: &'a [PortRange],
-            condition: Option<BTreeSet<u8>>,
-            is_about_payload: bool,
-        }
-
-        fn matched(rule: &Rule) -> Matched<'_> {
-            let Rule { from, except, apis, transports, ports, condition, .. } = rule;
-            Matched {
-                from: from.as_deref(),
-                except,
-                apis: match apis {
-                    ApiMatch::Named(names) => Some(names.iter().map(String::as_str).collect()),
-                    _ => None,
-                },
-                is_any: *apis == ApiMatch::Any,
-                transports,
-                ports,
-                condition: match condition {
-                    Condition::Anomalies(kinds) => Some(kinds.iter().map(|kind| *kind as u8).collect()),
-                    _ => None,
-                },
-                is_about_payload: *condition == Condition::UnexpectedPayload,
-            }
-        }
-
-        let mut deciding: HashMap<_, &Rule> = HashMap::new();
-        for (place, rule) in rules.iter().enumerate() {
-            let matched = matched(rule);
-            if let Some(before) = deciding.get(&matched) {
-                let message = format!(
-                    "found {:?}, which is about the same as {:?} before it, and that decides it all: expected another match, or one \
-                     of them gone",
-                    rule.name, before.name
-                );
-                self.problem(format!("rule.{place}.name"), message);
-            } else if rule.limit.is_none() && rule.action != Action::Mark {
-                deciding.insert(matched, rule);
-            }
-        }
-    }
-}
-
-/// How many prefixes there are, and a hash of them: what tells one list from another.
-fn summary(prefixes: &[IpNet]) -> String {
-    let mut hasher = Sha256::new();
-    for prefix in prefixes {
-        hasher.update(format!("{prefix}\n"));
-    }
-    format!("{} ({})", prefixes.len(), Hash::from(hasher))
 }

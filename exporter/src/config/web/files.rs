@@ -1,6 +1,7 @@
 //! Files that are read anew when they have changed.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File, Metadata},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
@@ -70,6 +71,17 @@ impl Files {
             (Some(then), Some(now)) => *then == now && then.is_settled,
             (None, None) => true,
             _ => false,
+        })
+    }
+
+    /// SHA-256 of names and contents of those that could be read, in hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let digest = self.digest.clone().finish();
+        digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+            // A string takes whatever there is.
+            let _ = write!(text, "{byte:02x}");
+            text
         })
     }
 

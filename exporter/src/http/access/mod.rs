@@ -1,12 +1,12 @@
 //! Who is let in: whoever `web_config` says, and of what changes something those alone who have shown who they are.
 
+mod caption;
 mod limit;
 mod passwords;
 mod refusals;
 mod watched;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,12 +14,11 @@ use std::{
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
     hmac::{self, Key},
     rand::SystemRandom,
@@ -29,17 +28,25 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 pub(super) use self::refusals::{Refusal, Refusals};
 use self::{
+    caption::Caption,
     limit::Limit,
     passwords::{Passwords, Verdict},
     watched::Watched,
 };
-use crate::config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig};
+use crate::{
+    capabilities::{self, CapabilityError},
+    config::{Configuration, error::ConfigurationError, token::Token, web::WebConfig},
+    event::Happening,
+};
 
 /// The most bytes of a request that changes something: an Alertmanager's webhook has some hundred bytes for each alert.
 const MAX_BODY: usize = 1 << 20;
 
 /// How long such a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How passwords are asked for (RFC 7617 section 2).
+const BASIC: &str = "Basic realm=\"tidewaiter\"";
 
 /// Why it is not known whom to let in.
 #[derive(Debug, Error)]
@@ -50,6 +57,9 @@ pub enum AccessError {
     /// The system has no random numbers.
     #[error("the system gives no random numbers, without which no password or token can be looked at")]
     Random,
+    /// The capabilities could not be put away for a moment.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
 }
 
 impl From<ring::error::Unspecified> for AccessError {
@@ -87,7 +97,8 @@ pub enum Caller {
 pub(super) struct HasCertificate(pub(super) bool);
 
 impl Access {
-    /// Lets in whom the files say that `configuration` names.
+    /// Lets in whom the files say that `configuration` names. They are read by the capabilities alone that are kept: what can be
+    /// read at the start can be read when it has changed.
     ///
     /// # Errors
     /// If there is something wrong with them: everything that is, of the first that is.
@@ -96,10 +107,13 @@ impl Access {
     }
 
     fn by_files(web: Option<PathBuf>, token: Option<PathBuf>) -> Result<Self, AccessError> {
-        let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
-        let token =
-            token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
-        let (web, token) = (web.transpose()?, token.transpose()?);
+        let read = || {
+            let web = web.map(|path| Watched::new(move |files| WebConfig::read(&path, files)));
+            let token =
+                token.map(|path| Watched::new(move |files| Token::read(&path, files).map_err(|problem| vec![problem])));
+            Ok::<_, ConfigurationError>((web.transpose()?, token.transpose()?))
+        };
+        let (web, token) = capabilities::with_only(&capabilities::KEPT, read)??;
         let key = Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         let (passwords, limit, refusals) = (Passwords::new()?, Limit::default(), Refusals::default());
         Ok(Self(Arc::new(Inner { web, token, passwords, limit, refusals, key })))
@@ -109,6 +123,13 @@ impl Access {
     #[must_use]
     pub fn web(&self) -> Option<Arc<WebConfig>> {
         self.0.web.as_ref().map(Watched::current)
+    }
+
+    /// What has happened to the files since this was last asked: to be told. To be asked each second.
+    #[must_use]
+    pub fn news(&self) -> Vec<Happening> {
+        let web = self.0.web.as_ref().map(Watched::news).unwrap_or_default();
+        web.into_iter().chain(self.0.token.as_ref().map(Watched::news).unwrap_or_default()).collect()
     }
 
     /// Whether it can be told who somebody is, for all of HTTP.
@@ -192,7 +213,7 @@ async fn admit(State(access): State<Access>, mut request: Request, next: Next) -
                 request.extensions_mut().insert(caller);
                 next.run(request).await
             }
-            Err(refusal) => access.refuse(refusal, &caption, "Basic realm=\"tidewaiter\""),
+            Err(refusal) => access.refuse(refusal, &caption, BASIC),
         }
     } else {
         StatusCode::TOO_MANY_REQUESTS.into_response()
@@ -220,7 +241,9 @@ async fn admit_changes(State(access): State<Access>, mut request: Request, next:
         }
     };
     let answer = if let Some(refusal) = refusal {
-        access.refuse(refusal, &caption, "Bearer")
+        let has_users = web.is_some_and(|web| !web.users.is_empty());
+        let scheme = if has_users && access.0.token.is_none() { BASIC } else { "Bearer" };
+        access.refuse(refusal, &caption, scheme)
     } else {
         request.extensions_mut().insert(Caller::Authenticated);
         next.run(request).await
@@ -233,64 +256,6 @@ fn with_headers(mut answer: Response, web: Option<&WebConfig>) -> Response {
         answer.headers_mut().extend(web.headers.clone());
     }
     answer
-}
-
-/// What a request says of who sends it.
-struct Caption {
-    peer: SocketAddr,
-    has_certificate: bool,
-    authorization: Option<HeaderValue>,
-    host: Option<String>,
-    origin: Option<HeaderValue>,
-}
-
-impl Caption {
-    fn of(request: &Request) -> Self {
-        let extensions = request.extensions();
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-        let host = only(request.headers(), &header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-        Self {
-            peer: peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
-            has_certificate: extensions.get().is_some_and(|HasCertificate(it_has)| *it_has),
-            authorization: only(request.headers(), &header::AUTHORIZATION).cloned(),
-            // HTTP/2 has it in the URI.
-            host: host.or_else(|| request.uri().authority().map(Authority::to_string)),
-            origin: request.headers().get(header::ORIGIN).cloned(),
-        }
-    }
-
-    /// What stands behind `scheme` in the header `Authorization` (RFC 9110 section 11.4).
-    fn credentials(&self, scheme: &str) -> Option<&str> {
-        let (found, credentials) = self.authorization.as_ref()?.to_str().ok()?.split_once(' ')?;
-        found.eq_ignore_ascii_case(scheme).then(|| credentials.trim_matches(' '))
-    }
-
-    /// User and password (RFC 7617 section 2).
-    fn basic(&self) -> Option<(String, Vec<u8>)> {
-        let decoded = BASE64_STANDARD.decode(self.credentials("Basic")?).ok()?;
-        let colon = decoded.iter().position(|byte| *byte == b':')?;
-        let (user, password) = decoded.split_at(colon);
-        Some((str::from_utf8(user).ok()?.to_owned(), password.get(1..)?.to_vec()))
-    }
-
-    /// The token (RFC 6750 section 2.1).
-    fn bearer(&self) -> Option<&str> {
-        self.credentials("Bearer")
-    }
-
-    /// Whether a browser sends it for a page that is not from here.
-    fn is_of_another_origin(&self) -> bool {
-        let Some(origin) = &self.origin else { return false };
-        let own = self.host.as_deref();
-        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-        origin.is_none_or(|(_, origin)| Some(origin) != own)
-    }
-}
-
-/// The one header called `name`: of two, nobody could say which counts.
-fn only<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use ring::{
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use crate::config::web::PasswordHash;
+use crate::{config::web::PasswordHash, http::connections::network};
 
 /// How many passwords wait to be looked at.
 const MAX_WAITING: usize = 32;
-/// How many of one client.
+/// How many of one client: of IPv6, of one network, as connections are counted.
 const MAX_WAITING_OF_CLIENT: usize = 4;
 /// How many that were looked at are known, of the right and of the wrong ones each.
 const MAX_KNOWN: usize = 128;
@@ -155,6 +155,7 @@ struct Place {
 
 impl Place {
     fn take(state: &Arc<Mutex<State>>, client: IpAddr) -> Option<Self> {
+        let client = network(client);
         let mut locked = lock(state);
         let all: usize = locked.waiting.values().sum();
         let own = locked.waiting.get(&client).copied().unwrap_or_default();
@@ -238,6 +239,10 @@ mod tests {
         let places: Vec<_> = (0..).map_while(|_| Place::take(&passwords.state, CLIENT)).take(100).collect();
         assert_eq!(places.len(), MAX_WAITING_OF_CLIENT);
         assert_eq!(passwords.verify(&users, "alice", "one".into(), CLIENT).await, Verdict::Busy);
+        let of_network = |last: u16| IpAddr::from([0xfd00, 0, 0, 1, 0, 0, 0, last]);
+        let of_one: Vec<_> = (0..100).map_while(|last| Place::take(&passwords.state, of_network(last))).collect();
+        assert_eq!(of_one.len(), MAX_WAITING_OF_CLIENT, "who has one address has the network");
+        drop(of_one);
         let other = "10.0.0.1".parse().expect("an address");
         assert_eq!(passwords.verify(&users, "alice", "one".into(), other).await, Verdict::Right);
         assert_eq!(

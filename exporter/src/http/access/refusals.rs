@@ -28,10 +28,12 @@ pub(in crate::http) enum Refusal {
     Busy,
     /// Too many connections of one client.
     Connections,
+    /// No connection is left, and none is idle.
+    Full,
 }
 
 impl Refusal {
-    const COUNT: usize = 7;
+    const COUNT: usize = 8;
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -42,6 +44,7 @@ impl Refusal {
             Self::Origin => "sent by a browser for a page of another origin",
             Self::Busy => "too many passwords to look at",
             Self::Connections => "too many connections of one client",
+            Self::Full => "something is being answered on all connections that there can be",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::{Access, Caller, HasCertificate, MAX_BODY};
+use crate::event::Happening;
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -143,10 +144,10 @@ async fn the_token_lets_in_to_changes_alone() {
 #[tokio::test]
 async fn a_password_lets_in_to_everything() {
     let door = Door::new(Some(&users(&[("alice", "one"), ("bob", "a:b")])), None);
-    let refused = |scheme: &str| (401, String::new(), Some(scheme.to_owned()));
-    assert_eq!(door.ask(Request::get("/metrics")).await, refused("Basic realm=\"tidewaiter\""));
-    assert_eq!(door.ask(Request::get("/nothing")).await, refused("Basic realm=\"tidewaiter\""), "nor what there is");
-    assert_eq!(door.ask(Request::get("/-/reload")).await, refused("Bearer"));
+    let refused = (401, String::new(), Some("Basic realm=\"tidewaiter\"".to_owned()));
+    assert_eq!(door.ask(Request::get("/metrics")).await, refused);
+    assert_eq!(door.ask(Request::get("/nothing")).await, refused, "nor what there is");
+    assert_eq!(door.ask(Request::get("/-/reload")).await, refused, "there is no token");
     for right in [basic("alice", "one"), basic("bob", "a:b"), basic("alice", "one").replace("Basic", "bASIC")] {
         assert_eq!(door.both(with(&right)).await, [200, 200], "{right}");
     }
@@ -174,6 +175,7 @@ async fn the_token_stands_in_for_a_password_where_something_changes() {
     assert_eq!(door.both(with(&basic("alice", "one"))).await, [200, 200]);
     assert_eq!(door.both(with(&basic("alice", "two"))).await, [401, 401]);
     assert_eq!(door.both(|request| request).await, [401, 401]);
+    assert_eq!(door.ask(Request::get("/-/reload")).await.2.as_deref(), Some("Bearer"));
 }
 
 #[tokio::test]
@@ -215,6 +217,13 @@ async fn what_the_files_become_is_in_force_and_what_is_bad_is_not() {
     look();
     assert_eq!(door.both(with(&basic("alice", "one"))).await, [401, 401]);
     assert_eq!(door.both(with(&basic("bob", "two"))).await, [200, 200]);
+    let news = door.access.news();
+    assert!(door.access.news().is_empty(), "it is told once");
+    let names: Vec<_> = news.iter().map(Happening::name).collect();
+    let refused = names.iter().take_while(|name| **name == "tidewaiter.access.refused").count();
+    assert!(refused >= 2 && names[refused..] == ["tidewaiter.access.changed"], "{names:?}");
+    let told = format!("{news:?}");
+    assert!(told.contains("web_config") && !told.contains("bob") && !told.contains("$2b$04"), "{told}");
 
     write_token(door.directory.path(), "short");
     look();
@@ -224,6 +233,8 @@ async fn what_the_files_become_is_in_force_and_what_is_bad_is_not() {
     look();
     assert_eq!(door.both(with(&bearer(TOKEN))).await, [401, 401]);
     assert_eq!(door.both(with(&bearer("fedcba9876543210"))).await, [401, 200]);
+    let told = format!("{:?}", door.access.news());
+    assert!(told.contains("api_token_file") && !told.contains("fedcba"), "{told}");
 }
 
 #[tokio::test]
@@ -251,4 +262,15 @@ async fn what_is_sent_for_a_change_is_bounded() {
     let none: HeaderMap =
         door.answer(from(Request::post("/-/reload")).body("x".into()).expect("is valid")).await.headers().clone();
     assert_eq!(none["www-authenticate"], "Bearer");
+}
+
+#[test]
+fn what_could_not_be_read_later_is_not_read_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let token = write_token(directory.path(), TOKEN);
+    Access::by_files(None, Some(token.clone())).expect("is ours");
+    chown(&token, Some(65_534), None).expect("the tests run as root");
+    let error = Access::by_files(None, Some(token.clone())).expect_err("is another's").to_string();
+    assert!(error.contains("Permission denied"), "{error}");
+    assert!(fs::read(&token).is_ok(), "the capabilities are back");
 }

@@ -1,0 +1,87 @@
+//! The table of clients' limits: how full it is, and who is forgotten in it. It may be large, so it is gone through some entries at
+//! a time.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::maps::PerCpuArray;
+use rustix::time::{ClockId, clock_gettime};
+use tidewaiter_common::{
+    clients::{Client, Group, groups},
+    guard::word,
+};
+
+use super::{
+    Kernel, KernelError,
+    system::{Cursor, lookup_batch, update_array},
+    tables::{name, read},
+};
+
+/// How many groups are read at once.
+const BATCH: usize = 4096;
+
+impl Kernel {
+    /// How many clients there are whose limits are not whole, and how many such were ever forgotten for others.
+    ///
+    /// The first is an estimate if there is room for more than 16,384 clients: so many groups of them are looked at, and who is in
+    /// which of them is by chance.
+    pub fn count_client_limits(&self) -> Result<(u64, u64), KernelError> {
+        let evicted: PerCpuArray<_, u64> = self.map(name::CLIENTS_EVICTED)?;
+        let evicted = evicted.get(&0, 0).map_err(read(name::CLIENTS_EVICTED))?.iter().sum();
+        let batch = self.some_entries::<u32, Group>(name::CLIENT_LIMITS, Cursor::default(), BATCH)?;
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+        let places = batch.entries.iter().flat_map(|(_, group)| &group.places);
+        let short = places.filter(|client| client.is_short(now)).count() as u64;
+        let looked_at = (batch.entries.len() as u64).max(1);
+        Ok((short * u64::from(groups(self.guard.clients)) / looked_at, evicted))
+    }
+
+    /// Makes sure that there is a random number by which clients find their places.
+    pub(super) fn seed_clients(&mut self) -> Result<(), KernelError> {
+        if self.guard_word(word::CLIENT_SEED)? == 0 {
+            // The standard library's hashes begin with random numbers of the system's.
+            let random = RandomState::new().build_hasher().finish();
+            self.set_guard_word(word::CLIENT_SEED, random | 1)?;
+        }
+        Ok(())
+    }
+
+    /// The table by itself, for whoever goes through it while others have the kernel.
+    pub fn client_limits(&self) -> Result<ClientLimits, KernelError> {
+        let descriptor = self.map_descriptor(name::CLIENT_LIMITS)?.try_clone_to_owned();
+        descriptor.map(ClientLimits).map_err(|source| KernelError::Batch { map: name::CLIENT_LIMITS, source })
+    }
+}
+
+/// The table of clients' limits.
+#[derive(Debug)]
+pub struct ClientLimits(OwnedFd);
+
+impl ClientLimits {
+    /// Forgets what was left of the limits of all clients at these places of pairs. What others of the same groups are charged in that
+    /// moment may be forgotten too: a packet of theirs, which then was free.
+    pub fn forget(&self, pairs: &HashSet<u16>) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Batch { map: name::CLIENT_LIMITS, source };
+        let is_of_them = |client: &Client| u16::try_from(client.owner).is_ok_and(|pair| pairs.contains(&pair));
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            let batch = lookup_batch::<u32, Group>(self.0.as_fd(), from, BATCH).map_err(failed)?;
+            for (index, mut group) in batch.entries {
+                let mut is_changed = false;
+                for client in group.places.iter_mut().filter(|client| is_of_them(client)) {
+                    *client = Client::default();
+                    is_changed = true;
+                }
+                if is_changed {
+                    update_array(self.0.as_fd(), index, &[group]).map_err(failed)?;
+                }
+            }
+            cursor = batch.next;
+        }
+        Ok(())
+    }
+}
