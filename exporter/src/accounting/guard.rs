@@ -107,7 +107,7 @@ impl GuardRegistry {
         }
         let Tables { header, .. } = &tables;
         let judges = header.judges;
-        self.generation = kernel.set_guard_tables(&tables)?;
+        self.generation = kernel.set_guard_tables(tables)?;
         self.judges = judges;
         self.guard = Some(guard);
         self.pairs.current = taken.into_values().collect();

@@ -286,6 +286,19 @@ impl<T: Clone + Eq + std::hash::Hash> Interner<T> {
     }
 }
 
+/// Writes `class` to these places of the table of ports.
+fn fill(table: &mut [u64], places: std::ops::Range<u32>, class: u16) {
+    const IN_ALL: u64 = 0x0001_0001_0001_0001;
+    let mut place = places.start;
+    while place < places.end {
+        let (entry, shift) = class_place(0, place);
+        let rest = places.end - place;
+        let step = if shift == 0 && rest >= 4 { 4 } else { 1 };
+        table[entry as usize] |= if step == 4 { u64::from(class) * IN_ALL } else { u64::from(class) << shift };
+        place += step;
+    }
+}
+
 /// What is known of packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
@@ -325,19 +338,18 @@ impl Compiler<'_> {
         debug_assert_eq!(portless, class::PORTLESS);
         let fragments = self.class(None, Kind::Fragments, served);
         debug_assert_eq!(fragments, class::FRAGMENTS);
-        let groups = self.port_groups();
+        let bounds = self.port_bounds();
         let mut table = vec![0; GUARD_PORT_ENTRIES as usize];
         let mut addresses = Vec::new();
         for transport in Transport::ALL {
             let (owners, with_addresses) = owners(served, transport);
-            let mut last = None;
-            for port in 0..=u16::MAX {
-                let (owner, group) = (owners.get(&port).copied(), groups[usize::from(port)]);
-                let mut class = match last {
-                    Some((key, class)) if key == (owner, group) => class,
-                    _ => self.class(owner, Kind::To(transport, port), served),
-                };
-                last = Some(((owner, group), class));
+            let alone = owners.keys().chain(with_addresses.keys()).flat_map(|port| [Some(*port), port.checked_add(1)]);
+            let mut begins: Vec<u16> = bounds.iter().copied().chain(alone.flatten()).collect();
+            begins.sort_unstable();
+            begins.dedup();
+            for (place, &port) in begins.iter().enumerate() {
+                let owner = owners.get(&port).copied();
+                let mut class = self.class(owner, Kind::To(transport, port), served);
                 for (address, api) in with_addresses.get(&port).into_iter().flatten() {
                     let of_address = self.class(Some(*api), Kind::To(transport, port), served);
                     let key = AddressKey {
@@ -349,28 +361,19 @@ impl Compiler<'_> {
                     addresses.push((key, of_address));
                     class |= class::BY_ADDRESS;
                 }
-                let (entry, shift) = class_place(0, port_index(transport, port));
-                table[entry as usize] |= u64::from(class) << shift;
+                let end = begins.get(place + 1).map_or(1 << 16, |next| u32::from(*next));
+                let first = port_index(transport, port);
+                fill(&mut table, first..first + (end - u32::from(port)), class);
             }
         }
         (table, addresses)
     }
 
-    /// A number for each port, the same for neighbours that no rule tells apart.
-    fn port_groups(&self) -> Vec<u32> {
-        let mut begins = vec![false; 1 << 16];
-        for range in self.guard.rules.iter().flat_map(|rule| &rule.ports) {
-            begins[usize::from(range.first())] = true;
-            if let Some(after) = range.last().checked_add(1) {
-                begins[usize::from(after)] = true;
-            }
-        }
-        begins
-            .into_iter()
-            .scan(0, |group, begins| {
-                *group += u32::from(begins);
-                Some(*group)
-            })
+    /// Where ports begin that rules tell from those before them.
+    fn port_bounds(&self) -> Vec<u16> {
+        let ranges = self.guard.rules.iter().flat_map(|rule| &rule.ports);
+        [0].into_iter()
+            .chain(ranges.flat_map(|range| [Some(range.first()), range.last().checked_add(1)]).flatten())
             .collect()
     }
 

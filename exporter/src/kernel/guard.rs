@@ -62,7 +62,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If a map could not be written: what was in force still is.
-    pub fn set_guard_tables(&mut self, tables: &Tables) -> Result<u64, KernelError> {
+    pub fn set_guard_tables(&mut self, tables: Tables) -> Result<u64, KernelError> {
         let generation = self.guard_word(word::GENERATION)? + 1;
         let half = (generation & 1) as u32;
         let first_prefix = half * self.guard.prefixes;
@@ -70,29 +70,50 @@ impl Kernel {
         let mut headers: [GuardHeader; HALVES as usize] = self.get(name::GUARD_HEADERS, 0)?;
         headers[half as usize] = header;
         self.set(name::GUARD_HEADERS, 0, &headers)?;
-        self.write_part(name::GUARD_RULES, half, MAX_RULES.into(), &tables.rules)?;
-        self.write_part(name::GUARD_LISTS, half, MAX_LISTS.into(), &tables.lists)?;
-        self.write_part(name::GUARD_CLASSES, half, MAX_CLASSES.into(), &tables.classes)?;
-        self.write_part(name::GUARD_PORTS, half, GUARD_PORT_ENTRIES, &tables.ports)?;
-        self.write_part(name::GUARD_MATCHES, half, MATCH_ENTRIES, &tables.matches)?;
-        self.write_part(name::GUARD_PREFIXES, half, self.guard.prefixes, &tables.prefixes)?;
-        self.write_part(name::GUARD_PREFIX_FILTERS, half, PREFIX_FILTER_WORDS, &tables.filter)?;
-        self.write_guard_addresses(half, tables)?;
+        // Should anything fail, nobody knows what is there.
+        let before = self.halves[half as usize].take();
+        let before = before.as_deref();
+        macro_rules! write {
+            ($map:expr, $entries:expr, $part:ident) => {
+                self.write_part($map, half, $entries, before.map_or(&[], |before| &before.$part), &tables.$part)?;
+            };
+        }
+        write!(name::GUARD_RULES, MAX_RULES.into(), rules);
+        write!(name::GUARD_LISTS, MAX_LISTS.into(), lists);
+        write!(name::GUARD_CLASSES, MAX_CLASSES.into(), classes);
+        write!(name::GUARD_PORTS, GUARD_PORT_ENTRIES, ports);
+        write!(name::GUARD_MATCHES, MATCH_ENTRIES, matches);
+        write!(name::GUARD_PREFIXES, self.guard.prefixes, prefixes);
+        write!(name::GUARD_PREFIX_FILTERS, PREFIX_FILTER_WORDS, filter);
+        self.write_guard_addresses(half, &tables)?;
         self.set_guard_word(word::GENERATION, generation)?;
+        self.halves[half as usize] = Some(Box::new(tables));
         // The other half is written next time: nobody may read it by then.
         wait_for_programs();
         Ok(generation)
     }
 
-    fn write_part<T: Pod>(&self, map: &'static str, half: u32, entries: u32, values: &[T]) -> Result<(), KernelError> {
+    /// Writes what of `values` is not what was written `before`.
+    fn write_part<T: Pod + PartialEq>(
+        &self,
+        map: &'static str,
+        half: u32,
+        entries: u32,
+        before: &[T],
+        values: &[T],
+    ) -> Result<(), KernelError> {
         if values.len() > entries as usize {
             return Err(KernelError::Full {
                 what: format!("what is to be in the BPF map {map}"),
                 limit: entries as usize,
             });
         }
-        update_array(self.map_descriptor(map)?, half * entries, values)
-            .map_err(|source| KernelError::Batch { map, source })
+        let descriptor = self.map_descriptor(map)?;
+        for (first, values) in changed(before, values) {
+            update_array(descriptor, half * entries + first, values)
+                .map_err(|source| KernelError::Batch { map, source })?;
+        }
+        Ok(())
     }
 
     fn write_guard_addresses(&mut self, half: u32, tables: &Tables) -> Result<(), KernelError> {
@@ -177,5 +198,36 @@ impl Kernel {
     /// [`guarded`](tidewaiter_common::interface::guarded).
     pub fn set_guarded_buffers(&mut self, index: u32, guarded: u8) -> Result<(), KernelError> {
         self.set_guarded(index, guarded)
+    }
+}
+
+/// What of `values` differs from `before`, in pieces, each with the place where it begins. Pieces that are near each other are one.
+fn changed<'a, T: PartialEq>(before: &[T], values: &'a [T]) -> Vec<(u32, &'a [T])> {
+    /// To write so many more costs less than to ask the kernel once more.
+    const NEAR: usize = 16;
+    let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
+    for place in (0..values.len()).filter(|place| before.get(*place) != values.get(*place)) {
+        match pieces.last_mut() {
+            Some(last) if place <= last.end + NEAR => last.end = place + 1,
+            _ => pieces.push(place..place + 1),
+        }
+    }
+    pieces.into_iter().map(|piece| (piece.start as u32, &values[piece])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changed;
+
+    #[test]
+    fn what_has_changed_is_all_that_is_written() {
+        let before: Vec<u32> = (0..100).collect();
+        assert_eq!(changed(&before, &before), []);
+        assert_eq!(changed(&[], &before), [(0, &*before)]);
+        let mut after = before.clone();
+        (after[3], after[10], after[60]) = (1, 1, 1);
+        after.push(7);
+        assert_eq!(changed(&before, &after), [(3, &after[3..11]), (60, &after[60..61]), (100, &after[100..])]);
+        assert_eq!(changed(&before, &before[..50]), []);
     }
 }

@@ -5,6 +5,7 @@
 mod anomalies;
 mod attach;
 mod btf;
+mod carried;
 mod client_limits;
 pub mod error;
 mod events;
@@ -41,6 +42,7 @@ use tracing::{info, warn};
 
 use self::{
     attach::Attached,
+    carried::Carried,
     events::{Rings, rings},
     pins::{Inheritance, Pins},
     programs::{load_program, set_program},
@@ -56,6 +58,8 @@ pub use self::{
     programs::{CapturedPacket, ProgramStatistics, TestRun, Ticks},
     tracepoints::{Drops, OTHER_REASON},
 };
+
+use crate::guard::compile::Tables;
 
 /// The compiled kernel side; made from `exporter-ebpf` by its `build` script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tidewaiter.bpf.o");
@@ -120,6 +124,8 @@ pub struct Kernel {
     filter_handle: TcHandle,
     flows: FlowCapacity,
     guard: GuardCapacity,
+    /// What was written to the halves of the guard's tables last.
+    halves: [Option<Box<Tables>>; HALVES as usize],
     /// What has frames judged, by index of the interface.
     guards: HashMap<u32, FdLink>,
     trace_parents: bool,
@@ -147,7 +153,8 @@ impl Kernel {
             (TRACK_FLOWS, u8::from(flows.established > 0)),
             (SAMPLE_REQUESTS, u8::from(trace_parents)),
         ];
-        let loaded = load_object(pins.as_ref(), flows, guard, &switches, layout)
+        let carried = pins.as_ref().filter(|_| took_over).map(Carried::take).transpose()?;
+        let loaded = load_object(pins.as_ref(), carried, flows, guard, &switches, layout)
             .and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
         let (rings, mut ebpf) = match loaded {
             Ok(loaded) => loaded,
@@ -172,6 +179,7 @@ impl Kernel {
             filter_handle,
             flows,
             guard,
+            halves: [None, None],
             guards: HashMap::new(),
             trace_parents,
             created: now,
@@ -240,6 +248,7 @@ impl Drop for Kernel {
 /// Creates the maps, or opens those that are pinned, and loads the programs.
 fn load_object(
     pins: Option<&Pins>,
+    carried: Option<Carried>,
     flows: FlowCapacity,
     guard: GuardCapacity,
     switches: &[(&str, u8)],
@@ -259,6 +268,7 @@ fn load_object(
         loader.map_pin_path(name, pins.map(name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+    carried.map_or(Ok(()), |carried| carried.put_back(&mut ebpf))?;
     for direction in Direction::ALL {
         load_program(&mut ebpf, program_name(direction))?;
     }

@@ -76,8 +76,10 @@ pub(super) mod name {
     pub(in crate::kernel) const HITS: &str = "HITS";
     pub(in crate::kernel) const GUARD_SCRATCH: &str = "GUARD_SCRATCH";
     pub(in crate::kernel) const PAIR_RECORDS: &str = "PAIR_RECORDS";
-    /// Those whose size is the configuration's, and that the guard can do without.
-    pub(in crate::kernel) const GUARD_TABLES: [&str; 2] = [GUARD_PREFIXES, CLIENT_LIMITS];
+    /// Those that the guard can do without what is in them: their sizes are the configuration's, or they are
+    /// [carried over](crate::kernel::carried).
+    pub(in crate::kernel) const GUARD_TABLES: [&str; 6] =
+        [GUARD_PREFIXES, CLIENT_LIMITS, GUARD_WORDS, GUARD_SWITCH, GUARD_HEADERS, ANOMALY_SETTINGS];
     /// What the kernel tells by itself.
     pub(in crate::kernel) const RINGS: [&str; 3] = [ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// Those that the programs can do without what is in them: their sizes are the configuration's.
