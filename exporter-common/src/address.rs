@@ -48,6 +48,7 @@ impl Address {
     /// # Safety
     /// `place` may be written to, and is aligned to 8 bytes.
     #[inline(always)]
+    #[expect(clippy::cast_ptr_alignment, reason = "the caller's")]
     pub unsafe fn write_to(self, place: *mut Self) {
         let [first, last] = self.halves();
         // SAFETY: the caller's; an address has 16 bytes.

@@ -74,6 +74,7 @@ pub const EVICTED: u32 = 1 << 8;
 /// # Safety
 /// `group` may be read; others may write to it.
 #[inline(always)]
+#[must_use]
 pub unsafe fn find(group: *const Group, [high, low]: [u64; 2], owner: u64) -> u32 {
     let mut found = u64::from(NOWHERE);
     for place in 0..PLACES {
@@ -99,9 +100,10 @@ pub unsafe fn find(group: *const Group, [high, low]: [u64; 2], owner: u64) -> u3
 /// # Safety
 /// `group` may be written to, and is aligned to 8 bytes; others write to it in this way alone.
 #[inline(always)]
+#[must_use]
 pub unsafe fn claim(group: *mut Group, [high, low]: [u64; 2], owner: u64, now: u64) -> u32 {
     let now = now << STEP_SHIFT;
-    let (mut best, mut least, mut before) = (NOWHERE as u64, u64::MAX, 0);
+    let (mut best, mut least, mut before) = (u64::from(NOWHERE), u64::MAX, 0);
     for place in 0..PLACES {
         // SAFETY: the caller's.
         let (found, word) = unsafe {

@@ -168,8 +168,8 @@ fn doctor() -> anyhow::Result<ExitCode> {
     let xdp = runtime()?.block_on(runs_xdp(&accounted));
     let findings = doctor::examine(links.as_ref().map_err(AsRef::as_ref), xdp.as_ref());
     let blocked = findings.iter().any(|finding| finding.verdict == Verdict::Blocking);
-    let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    print(&(lines.join("\n") + "\n"))?;
+    let text: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    print(&(text.join("\n") + "\n"))?;
     Ok(if blocked { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 

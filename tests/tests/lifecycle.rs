@@ -303,7 +303,7 @@ fn a_hang_up_does_not_end_it() {
     let namespace = Namespace::new();
     let exporter = Exporter::start(&namespace, &configuration("auto"));
     exporter.signal(Signal::HUP);
-    wait_until("an answer", || exporter.log().contains("restart to apply a change"));
+    wait_until("an answer", || exporter.log().contains("the configuration is what it was: nothing changes"));
     assert_eq!(exporter.status("/healthz"), Some(200));
 }
 

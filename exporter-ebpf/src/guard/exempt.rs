@@ -77,18 +77,18 @@ const fn is_needed_icmpv6(kind: u8) -> bool {
     matches!(kind, 1..=4 | 130..=136 | 141..=143 | 148 | 149 | 151..=153)
 }
 
-/// What [`Flow::seen`] says of the flow with this key, and whether its opening was seen; `is_known` if there is such a flow.
+/// What [`Flow::seen`] says of the flow with this key, and whether its opening was seen; `is_there` if there is such a flow.
 struct Known {
-    is_known: bool,
+    is_there: bool,
     seen: u64,
     was_opened: bool,
 }
 
 #[inline(always)]
 fn known(key: &FlowKey) -> Known {
-    let mut known = Known { is_known: false, seen: 0, was_opened: false };
+    let mut known = Known { is_there: false, seen: 0, was_opened: false };
     if let Some(flow) = FLOWS.get_ptr(key).or_else(|| NEW_FLOWS.get_ptr(key)) {
-        known.is_known = true;
+        known.is_there = true;
         // SAFETY: a flow of the map, which is only read.
         unsafe {
             known.seen = (&raw const (*flow).seen).read_volatile();
@@ -102,17 +102,17 @@ fn known(key: &FlowKey) -> Known {
 /// been there before the exporter was; what comes next of it is known by whether this host answers.
 #[inline(always)]
 fn goes_on(key: &FlowKey) -> bool {
-    let Known { is_known, seen, .. } = known(key);
-    !is_known || Flow::says(seen, Direction::Transmit, NO_RESET)
+    let Known { is_there, seen, .. } = known(key);
+    !is_there || Flow::says(seen, Direction::Transmit, NO_RESET)
 }
 
 /// Whether it is part of something that this host has begun, as far as is known.
 #[inline(always)]
 fn is_asked_for(key: &FlowKey, is_tcp: bool) -> bool {
-    let Known { is_known, seen, was_opened } = known(key);
+    let Known { is_there, seen, was_opened } = known(key);
     // What goes on from before the exporter began may have been begun by either, if this host has said more than no.
     let goes_on = is_tcp && !was_opened && Flow::says(seen, Direction::Transmit, NO_RESET);
-    is_known && (seen & OPENED_BY_TRANSMIT != 0 || goes_on)
+    is_there && (seen & OPENED_BY_TRANSMIT != 0 || goes_on)
 }
 
 /// Whether an API of this host has sent it: on the loopback interface what is sent comes in.

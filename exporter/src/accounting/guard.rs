@@ -142,7 +142,7 @@ impl GuardRegistry {
             pairs.push(PairSnapshot { rule, api, packets, verdicts, created: from_nanoseconds(record.created) });
         }
         pairs.sort_by(|one, other| (&one.api, &one.rule).cmp(&(&other.api, &other.rule)));
-        let (clients, clients_evicted) = kernel.count_client_limits()?;
+        let clients = if guard.limits_clients() { kernel.count_clients()? } else { 0 };
         Ok(Some(GuardSnapshot {
             pairs,
             is_on: guard.is_on() || self.had_blocks,
@@ -151,7 +151,7 @@ impl GuardRegistry {
             generation: self.generation,
             clients,
             client_capacity: kernel.guard_capacity().clients.into(),
-            clients_evicted,
+            clients_evicted: kernel.evicted_clients()?,
             blocks_refused: Vec::new(),
         }))
     }

@@ -174,7 +174,11 @@ impl Reloads {
             Ok(None) => {
                 let generation = self.standing.note_taken(false);
                 let hash = self.in_force.fingerprint.hash();
-                debug!(by = asked.by.as_str(), generation, "the configuration is what it was");
+                // Who looks at files looks often; who asks is told.
+                match asked.by {
+                    Trigger::File => debug!(generation, "the configuration is what it was"),
+                    by => info!(by = by.as_str(), generation, "the configuration is what it was: nothing changes"),
+                }
                 Ok(Taken { generation, hash, difference: Vec::new() })
             }
             Ok(Some(ready)) => match self.put_in_force(*ready, asked.by, shared, following).await {

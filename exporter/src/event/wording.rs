@@ -57,9 +57,9 @@ impl Happening {
             | Self::Blocked(_)
             | Self::ConfigurationRefused { .. }
             | Self::AccessRefused { .. }
-            | Self::GuardSwitched { on: false } => Severity::Warn,
+            | Self::GuardSwitched { on: false }
+            | Self::MoreHits { .. } => Severity::Warn,
             Self::RuleHits(hits) if hits.verdict != PASS => Severity::Warn,
-            Self::MoreHits { .. } => Severity::Warn,
             Self::RuleHits(_)
             | Self::Unblocked { .. }
             | Self::Started { .. }

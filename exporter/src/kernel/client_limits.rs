@@ -23,21 +23,33 @@ use super::{
 /// How many groups are read at once.
 const BATCH: usize = 4096;
 
+/// How many are looked at to find out how many clients there are: some two milliseconds' worth.
+const LOOKED_AT: usize = 4 * BATCH;
+
 impl Kernel {
-    /// How many clients there are whose limits are not whole, and how many such were ever forgotten for others.
+    /// How many clients there are whose limits are not whole.
     ///
-    /// The first is an estimate if there is room for more than 16,384 clients: so many groups of them are looked at, and who is in
-    /// which of them is by chance.
-    pub fn count_client_limits(&self) -> Result<(u64, u64), KernelError> {
-        let evicted: PerCpuArray<_, u64> = self.map(name::CLIENTS_EVICTED)?;
-        let evicted = evicted.get(&0, 0).map_err(read(name::CLIENTS_EVICTED))?.iter().sum();
-        let batch = self.some_entries::<u32, Group>(name::CLIENT_LIMITS, Cursor::default(), BATCH)?;
+    /// That is an estimate if there is room for more than 65,536 clients: so many groups of them are looked at, and who is in which of
+    /// them is by chance.
+    pub fn count_clients(&self) -> Result<u64, KernelError> {
         let now = clock_gettime(ClockId::Monotonic);
         let now = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-        let places = batch.entries.iter().flat_map(|(_, group)| &group.places);
-        let short = places.filter(|client| client.is_short(now)).count() as u64;
-        let looked_at = (batch.entries.len() as u64).max(1);
-        Ok((short * u64::from(groups(self.guard.clients)) / looked_at, evicted))
+        let (mut short, mut looked_at) = (0, 0);
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor.filter(|_| looked_at < LOOKED_AT) {
+            let batch = self.some_entries::<u32, Group>(name::CLIENT_LIMITS, from, BATCH)?;
+            let places = batch.entries.iter().flat_map(|(_, group)| &group.places);
+            short += places.filter(|client| client.is_short(now)).count();
+            looked_at += batch.entries.len();
+            cursor = batch.next;
+        }
+        Ok(short as u64 * u64::from(groups(self.guard.clients)) / looked_at.max(1) as u64)
+    }
+
+    /// How many clients who were short of something were ever forgotten for others.
+    pub fn evicted_clients(&self) -> Result<u64, KernelError> {
+        let evicted: PerCpuArray<_, u64> = self.map(name::CLIENTS_EVICTED)?;
+        Ok(evicted.get(&0, 0).map_err(read(name::CLIENTS_EVICTED))?.iter().sum())
     }
 
     /// Makes sure that there is a random number by which clients find their places.

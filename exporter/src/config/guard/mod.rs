@@ -133,6 +133,13 @@ pub enum Per {
 }
 
 impl Guard {
+    /// Whether there are limits that each client has.
+    #[must_use]
+    pub fn limits_clients(&self) -> bool {
+        let mut limits = self.rules.iter().filter_map(|rule| rule.limit.as_ref());
+        limits.any(|limit| matches!(limit.per, Per::Client { .. }))
+    }
+
     /// Whether there is anything to be judged.
     #[must_use]
     pub fn is_on(&self) -> bool {
