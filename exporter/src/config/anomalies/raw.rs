@@ -82,29 +82,29 @@ tables! {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct RawAnomalies {
-    /// See [`AnomalyKind::UnexpectedPayload`].
+    /// See [`AnomalyKind::UnexpectedPayload`](tidewaiter_common::anomaly::AnomalyKind::UnexpectedPayload).
     pub unexpected_payload: RawKind,
-    /// See [`AnomalyKind::BadTcpFlags`].
+    /// See [`AnomalyKind::BadTcpFlags`](tidewaiter_common::anomaly::AnomalyKind::BadTcpFlags).
     pub bad_tcp_flags: RawKind,
-    /// See [`AnomalyKind::Land`].
+    /// See [`AnomalyKind::Land`](tidewaiter_common::anomaly::AnomalyKind::Land).
     pub land: RawKind,
-    /// See [`AnomalyKind::Malformed`].
+    /// See [`AnomalyKind::Malformed`](tidewaiter_common::anomaly::AnomalyKind::Malformed).
     pub malformed: RawKind,
-    /// See [`AnomalyKind::TinyFragment`].
+    /// See [`AnomalyKind::TinyFragment`](tidewaiter_common::anomaly::AnomalyKind::TinyFragment).
     pub tiny_fragment: RawKind,
-    /// See [`AnomalyKind::OverlappingFragment`].
+    /// See [`AnomalyKind::OverlappingFragment`](tidewaiter_common::anomaly::AnomalyKind::OverlappingFragment).
     pub overlapping_fragment: RawKind,
-    /// See [`AnomalyKind::UnexpectedProtocol`].
+    /// See [`AnomalyKind::UnexpectedProtocol`](tidewaiter_common::anomaly::AnomalyKind::UnexpectedProtocol).
     pub unexpected_protocol: RawUnexpectedProtocol,
-    /// See [`AnomalyKind::PortScan`].
+    /// See [`AnomalyKind::PortScan`](tidewaiter_common::anomaly::AnomalyKind::PortScan).
     pub port_scan: RawPortScan,
-    /// See [`AnomalyKind::SynFlood`].
+    /// See [`AnomalyKind::SynFlood`](tidewaiter_common::anomaly::AnomalyKind::SynFlood).
     pub syn_flood: RawSynFlood,
-    /// See [`AnomalyKind::ConnectionChurn`].
+    /// See [`AnomalyKind::ConnectionChurn`](tidewaiter_common::anomaly::AnomalyKind::ConnectionChurn).
     pub connection_churn: RawConnectionChurn,
-    /// See [`AnomalyKind::Amplification`].
+    /// See [`AnomalyKind::Amplification`](tidewaiter_common::anomaly::AnomalyKind::Amplification).
     pub amplification: RawAmplification,
-    /// See [`AnomalyKind::IcmpFlood`].
+    /// See [`AnomalyKind::IcmpFlood`](tidewaiter_common::anomaly::AnomalyKind::IcmpFlood).
     pub icmp_flood: RawIcmpFlood,
 }
 
