@@ -7,10 +7,15 @@
 //! forgotten: it has its whole burst again.
 //!
 //! Which group is a client's is worked out with a random number, so nobody can choose addresses that meet in one. Programs on
-//! several CPUs use the table at once and without locks. What may go wrong then, and passes uncounted, is a client's first packet
-//! while another of the same group comes for the first time too.
+//! several CPUs use the table at once and without locks. What may go wrong then is a packet or two: a client's first one passes uncounted
+//! while another of the same group comes for the first time too, and one is charged to who takes the place of a client that goes.
 
-use crate::{address::Address, atomic, limiter::STEP_SHIFT, protocol::opaque};
+use crate::{
+    address::Address,
+    atomic,
+    limiter::{STEP_SHIFT, TRUSTED_LAG},
+    protocol::opaque,
+};
 
 /// Places of a group: of 32 bytes each, so a group is four lines of a cache.
 pub const PLACES: usize = 8;
@@ -57,10 +62,17 @@ pub const fn groups(clients: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn group([high, low]: [u64; 2], owner: u64, seed: u64, groups: u32) -> u32 {
-    // As in `PrefixHeader::hash`: to multiply by a random odd number and take the upper bits.
-    let first = (high ^ owner).wrapping_mul(seed);
-    let hash = (first ^ (first >> 32) ^ low.rotate_left(32)).wrapping_mul(seed);
+    // Each half is mixed before they are put together: what differs in the highest bits alone would meet for every seed.
+    let hash = mix(mix(high ^ owner, seed) ^ low ^ seed, seed);
     (((hash >> 32) * groups as u64) >> 32) as u32
+}
+
+/// Spreads what differs in some bits over all of them (the finalizer of MurmurHash3 by A. Appleby, with `factor` for its second number).
+const fn mix(number: u64, factor: u64) -> u64 {
+    let mut number = number;
+    number = (number ^ number >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    number = (number ^ number >> 33).wrapping_mul(factor);
+    number ^ number >> 33
 }
 
 /// What [`find`] and [`claim`] say if there is no place.
@@ -111,7 +123,8 @@ pub unsafe fn claim(group: *mut Group, [high, low]: [u64; 2], owner: u64, now: u
             ((&raw const (*client).owner).read_volatile(), (&raw const (*client).word).read_volatile())
         };
         let short = short(word, now);
-        let short = if found == 0 || word == 0 { 0 } else { short };
+        // Who was just put there has taken nothing yet.
+        let short = if found == 0 { 0 } else { short + u64::from(word == now) };
         if found != BUSY && short < least {
             (best, least, before) = (place as u64, short, found);
         }
@@ -131,25 +144,29 @@ pub unsafe fn claim(group: *mut Group, [high, low]: [u64; 2], owner: u64, now: u
         }
         (&raw mut (*client).address[0]).write_volatile(high);
         (&raw mut (*client).address[1]).write_volatile(low);
-        atomic::swap(&raw mut (*client).word, 0);
-        // Whoever finds its owner finds the rest.
+        // Full, and not free for whoever comes at the same time.
+        atomic::swap(&raw mut (*client).word, now);
+        // Whoever finds its owner finds the rest; who found the one before may still charge this client for one packet.
         atomic::swap(&raw mut (*client).owner, owner);
     }
     best as u32 | if least == 0 { 0 } else { EVICTED }
 }
 
+/// How far ahead any limit leaves a word, in steps: see [`limiter`](crate::limiter).
+const MOST_AHEAD: u64 = (1 << 62) + (TRUSTED_LAG << STEP_SHIFT);
+
 /// For how long a bucket with this word is not full, in steps: both in steps, of which the word's may be long past.
 #[inline(always)]
 const fn short(word: u64, now: u64) -> u64 {
     let ahead = word.wrapping_sub(now);
-    if ahead > i64::MAX as u64 { 0 } else { ahead }
+    if ahead > MOST_AHEAD { 0 } else { ahead }
 }
 
 impl Client {
     /// Whether somebody is there who is short of something at the time `now`, in nanoseconds.
     #[must_use]
     pub const fn is_short(&self, now: u64) -> bool {
-        self.owner != 0 && self.word != 0 && short(self.word, now << STEP_SHIFT) > 0
+        self.owner != 0 && short(self.word, now << STEP_SHIFT) > 0
     }
 }
 

@@ -81,17 +81,35 @@ proptest! {
 
     /// Groups are taken alike, whatever clients have in common.
     #[test]
-    fn neighbours_are_spread(first: u64, step in 1_u64..1 << 34) {
+    fn neighbours_are_spread(first: u64, step in 1_u64..1 << 34, seed: u64) {
         const CLIENTS: u64 = 4096;
         let all = groups(CLIENTS as u32);
         let mut taken = vec![0; all as usize];
         for number in 0..CLIENTS {
             let low = first.wrapping_add(number.wrapping_mul(step));
-            taken[group([0, low << 32 | 0xffff_0000], 1, SEED, all) as usize] += 1;
+            taken[group([0, low << 32 | 0xffff_0000], 1, seed | 1, all) as usize] += 1;
         }
         // Four of them on average; of random places one in 10,000 has more than 14.
         let most = taken.into_iter().max().expect("there are some");
         prop_assert!(most <= 24, "{most} in one group");
+    }
+}
+
+#[test]
+fn nobody_can_choose_addresses_that_meet() {
+    // Those of a network of 56 bits that differ in bits that a product keeps where they are.
+    let all = groups(65_536);
+    for seed in [SEED, 1, u64::MAX, 0x1234_5678_9abc_def1] {
+        let mut taken = vec![0_u32; all as usize];
+        for number in 0..65_536_u64 {
+            let (first, second) = (number & 0xff, number >> 8);
+            let key = [0x2001_0db8 | first << 56, second << 56 | second << 24];
+            taken[group(key, 1, seed, all) as usize] += 1;
+        }
+        // Four of them on average.
+        let (most, used) =
+            (taken.iter().max().expect("there are some"), taken.iter().filter(|taken| **taken > 0).count());
+        assert!(*most <= 24 && used > 15_000, "{most} in one of {used}, seed {seed:#x}");
     }
 }
 

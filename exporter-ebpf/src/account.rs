@@ -16,10 +16,9 @@ use tidewaiter_common::{
 
 use crate::{
     anomaly,
-    context::{buffer, interface_index},
+    context::{buffer, interface_index, was_judged},
     flow,
     frame::{Linear, Paged},
-    guard::was_judged,
     maps::{ADDRESSES, API_COUNTERS, INTERFACE_COUNTERS, INTERFACE_SLOTS, PORTS, PROGRAMS, SCRATCH, Scratch},
 };
 
@@ -28,7 +27,9 @@ use crate::{
 #[inline(always)]
 pub(crate) fn account(ctx: &TcContext, direction: Direction) {
     let interface = interface(interface_index(ctx));
-    if direction == Direction::Receive && interface.guarded & (guarded::BUFFERS | guarded::MARKS) != 0 && !was_judged()
+    if direction == Direction::Receive
+        && interface.guarded & (guarded::BUFFERS | guarded::MARKS) != 0
+        && !was_judged(ctx)
     {
         // SAFETY: the program there is of the same type. Where there is none, this one goes on: nothing is judged.
         unsafe { PROGRAMS.tail_call(ctx, GUARD_BUFFER_INDEX) };

@@ -1,7 +1,7 @@
 //! Anomalies: what a packet says of itself, what its datagram's other parts say, and telling userspace of all kinds.
 //!
-//! What programs that see every packet need is in [`leave`]; the rest is in a program of its own, [`inspect`], which hardly any
-//! packet comes to. Counts are exact, and nobody loses one; of what is told there is a bounded number a second.
+//! What programs that see every packet need is in [`leave`]; the rest is in a program of its own, [`inspect`], which few packets
+//! come to. Counts are exact, and nobody loses one; of what is told there is a bounded number a second.
 
 #![expect(
     clippy::needless_borrows_for_generic_args,

@@ -147,6 +147,30 @@ pub(crate) fn precise_nanoseconds(tick: u64) -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// What the last word of the control buffer is of a buffer that was judged and is about to be accounted: whatever else programs
+/// before this one leave there.
+const JUDGED: u32 = 0x7469_6465;
+const JUDGED_PLACE: usize = 4;
+
+/// Notes on the buffer whether it was judged, for [`was_judged`].
+#[inline(always)]
+pub(crate) fn note_judged(ctx: &TcContext, is_judged: bool) {
+    // SAFETY: `skb` is the context that the kernel gave this program; the verifier allows writing to this field.
+    unsafe { (&raw mut (*ctx.skb.skb).cb[JUDGED_PLACE]).write_volatile(if is_judged { JUDGED } else { 0 }) };
+}
+
+/// Whether the buffer that is accounted was judged: then the program that did has ended in this one. To be asked once.
+#[inline(always)]
+pub(crate) fn was_judged(ctx: &TcContext) -> bool {
+    // SAFETY: as above, for reading.
+    let found = unsafe { (&raw const (*ctx.skb.skb).cb[JUDGED_PLACE]).read_volatile() };
+    if found != JUDGED {
+        return false;
+    }
+    note_judged(ctx, false);
+    true
+}
+
 /// Length of what there is to read of the frame.
 #[inline(always)]
 pub(crate) fn captured_length(ctx: &TcContext) -> u32 {

@@ -275,11 +275,9 @@ impl<T: Copy> Shared<T> {
 #[unsafe(no_mangle)]
 pub(crate) static GUARD_WORDS: Shared<[u64; word::COUNT]> = unsafe { Shared::zeroed() };
 
-/// Whether somebody has switched the guard off. By itself, because others than the exporter write it too.
-// SAFETY: as above.
-#[unsafe(link_section = ".bss.GUARD_SWITCH")]
-#[unsafe(no_mangle)]
-pub(crate) static GUARD_SWITCH: Shared<u64> = unsafe { Shared::zeroed() };
+/// Whether somebody has switched the guard off. A map by itself, which all exporters share: others than they write it too.
+#[map]
+pub(crate) static GUARD_SWITCH: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What all packets have in common, of each half. Written by userspace, as are all that come next.
 // SAFETY: as above.

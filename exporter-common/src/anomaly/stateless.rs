@@ -123,7 +123,7 @@ const ICMP: ProtocolSet = {
 };
 
 /// Whether a received packet has to be looked at as an anomaly: if [`stateless_kind`] says that it is one, and some others: messages of
-/// ICMP, and parts of datagrams. Those of `expected` are the protocols above IP that are.
+/// ICMP, parts of datagrams, and what has the same port at both ends, or none. Those of `expected` are the protocols above IP that are.
 ///
 /// Every packet is asked, so there are no branches: the verifier would follow each way through them to the end of all that comes
 /// after.

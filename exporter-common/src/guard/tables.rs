@@ -103,6 +103,10 @@ impl GuardHeader {
     #[inline(always)]
     #[must_use]
     pub fn protects(&self, port: u16) -> bool {
+        // Places where there is no port are 0, and so is the port of what could not be read.
+        if port == 0 {
+            return false;
+        }
         // Without branches: the verifier would follow each way through them.
         let found = self.protected_ports.iter().fold(0, |found, protected| {
             let difference = u64::from(*protected ^ port);

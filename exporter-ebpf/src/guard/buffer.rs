@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     account::{interface, read_paged},
-    context::{buffer, interface_index, is_replay, ticks},
+    context::{buffer, interface_index, is_replay, note_judged, ticks},
     frame::{Linear, Paged},
     maps::{FLOWS, INTERFACE_GUARD, NEW_FLOWS, PROGRAMS, SCRATCH, Scratch},
     reject::{reject_buffer, reset_both},
@@ -90,13 +90,17 @@ fn mark(ctx: &TcContext, scratch: *mut GuardScratch) {
 /// Counts what became of a received buffer, if it was not judged before, and does it; goes on to account what is let in.
 #[inline(always)]
 fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) -> i32 {
+    if decided == decision::REJECT && !is_replay() {
+        // SAFETY: the program there is of the same type, and counts it. Where there is none, the buffer passes.
+        unsafe { PROGRAMS.tail_call(ctx, REFUSE_BUFFER_INDEX) };
+    }
     if counts && let Some(counters) = INTERFACE_GUARD.get_ptr_mut(entry.slot.into()) {
         let packets = packets(ctx);
         // SAFETY: this CPU's own entry; no other program that writes to it runs before this one has ended.
         unsafe {
             match decided {
                 decision::DROP => (*counters).dropped += packets,
-                decision::REJECT => (*counters).rejected += packets,
+                decision::REJECT if is_replay() => (*counters).rejected += packets,
                 _ => (*counters).passed += packets,
             }
         }
@@ -105,16 +109,11 @@ fn conclude(ctx: &TcContext, entry: InterfaceEntry, counts: bool, decided: u32) 
         decision::DROP => TC_ACT_SHOT,
         // Nobody is there to be answered.
         decision::REJECT if is_replay() => TC_ACT_SHOT,
-        decision::REJECT => refuse(ctx),
         _ => {
-            let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
-            // SAFETY: this CPU's own entry. The program there is of the same type; where there is none, the packet passes, and is not
-            // counted.
-            unsafe {
-                (&raw mut (*scratch).was_judged).write_volatile(1);
-                PROGRAMS.tail_call(ctx, ACCOUNT_RECEIVE_INDEX);
-                (&raw mut (*scratch).was_judged).write_volatile(0);
-            }
+            note_judged(ctx, true);
+            // SAFETY: the program there is of the same type. Where there is none, the packet passes, and is not counted.
+            unsafe { PROGRAMS.tail_call(ctx, ACCOUNT_RECEIVE_INDEX) };
+            note_judged(ctx, false);
             TC_ACT_UNSPEC
         }
     }
@@ -134,6 +133,13 @@ pub(crate) fn refuse_buffer(ctx: &TcContext) -> i32 {
     let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
     // SAFETY: this CPU's own entry.
     let (stage, protocol) = unsafe { ((*scratch).walk.stage(), (*scratch).seen.protocol) };
+    let slot = interface(interface_index(ctx)).slot;
+    if stage == Stage::Buffer
+        && let Some(counters) = INTERFACE_GUARD.get_ptr_mut(slot.into())
+    {
+        // SAFETY: as in `conclude`.
+        unsafe { (*counters).rejected += packets(ctx) };
+    }
     match stage {
         // There is a connection, of which both ends know.
         Stage::Request | Stage::Payload if protocol == protocol::TCP => reset_both(ctx.skb.skb),

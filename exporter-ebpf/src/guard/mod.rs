@@ -49,22 +49,23 @@ use crate::{
 /// A number that userspace says, see [`word`].
 #[inline(always)]
 fn number(word: usize) -> u64 {
-    // SAFETY: a word of a map; volatile, because userspace writes to it at any time.
+    // SAFETY: a word of a map; volatile, because userspace writes to it at any time: all of them at once, of which one changes.
     unsafe { (&raw const (*GUARD_WORDS.get())[word]).read_volatile() }
 }
 
 /// What all packets of a half have in common.
 #[inline(always)]
 fn header(half: u32) -> &'static GuardHeader {
-    // SAFETY: a map, which is always there; userspace writes to a half of it only while nobody reads that.
+    // SAFETY: a map, which is always there. Userspace writes both halves at once: that which is in force as it is, the other only
+    // while nobody reads it.
     unsafe { &(*GUARD_HEADERS.get())[half as usize & 1] }
 }
 
 /// The half of the tables that is in force; `None` if everything is to pass. To be asked once for a packet.
 #[inline(always)]
 fn in_force(tick: u64) -> Option<u32> {
-    // SAFETY: as for the words.
-    let is_off = unsafe { GUARD_SWITCH.get().read_volatile() } != 0;
+    // SAFETY: a word of a map; volatile, because userspace writes to it at any time.
+    let is_off = GUARD_SWITCH.get_ptr(0).is_some_and(|switch| unsafe { switch.read_volatile() } != 0);
     if is_off || (tick > number(word::DEADLINE) && !is_replay()) {
         return None;
     }
@@ -336,20 +337,6 @@ fn ask(scratch: *mut GuardScratch) -> u32 {
         _ => {}
     }
     if is_last { decision::PASS } else { ASK_NEXT }
-}
-
-/// Whether the buffer that is accounted was judged, in which case the program that did ended in this one. To be asked once.
-#[inline(always)]
-pub(crate) fn was_judged() -> bool {
-    let Some(scratch) = scratch() else { return true };
-    // SAFETY: this CPU's own entry; volatile, so that the verifier sees an unknown number.
-    unsafe {
-        let judged = &raw mut (*scratch).was_judged;
-        judged.read_volatile() != 0 && {
-            judged.write_volatile(0);
-            true
-        }
-    }
 }
 
 /// What this CPU's functions of the guard leave for each other.

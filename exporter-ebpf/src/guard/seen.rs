@@ -92,8 +92,6 @@ pub(crate) struct GuardScratch {
     pub(super) decided: u32,
     /// What the packet is to be marked with; 0 if it is not.
     pub(super) mark: u32,
-    /// Whether the packet was judged, and is about to be accounted.
-    pub(super) was_judged: u32,
     /// How reading the packet went, if that took a function of its own.
     reason: u8,
     packet: Packet,

@@ -1,9 +1,10 @@
 //! Maps that programs read in place (`Shared` in `exporter-ebpf/src/maps.rs`), carried over from the exporter before this one.
 //!
-//! To load such a map is to fill it with zeros, also if it was pinned: by then programs that are attached would read those. So the
-//! programs to come get maps of their own, with what was in the old ones, and those that they replace keep theirs until then.
+//! To load such a map is to fill it with zeros, also if it was pinned: by then programs that are attached would read those. So each
+//! exporter has maps of its own, which begin with what was in the ones before and take their place in the folder once all programs are
+//! loaded; the programs that are attached keep theirs until they are replaced.
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 use aya::{
     Ebpf, Pod,
@@ -20,48 +21,45 @@ use super::{
     tables::{name, read, write},
 };
 
-/// What was in the maps of the exporter before this one; nothing of those that were not there.
-pub(super) struct Carried {
-    words: Option<Array<MapData, [u64; word::COUNT]>>,
-    switch: Option<Array<MapData, u64>>,
-    headers: Option<Array<MapData, [GuardHeader; HALVES as usize]>>,
-    settings: Option<Array<MapData, Settings>>,
+/// Copies what the exporter before this one has left in its maps to those of `ebpf`. There are so many groups of clients now.
+pub(super) fn copy(ebpf: &mut Ebpf, pins: &Pins, client_groups: u32) -> Result<(), KernelError> {
+    copy_map(ebpf, pins, name::GUARD_WORDS, |_: &mut [u64; word::COUNT]| {})?;
+    copy_map(ebpf, pins, name::ANOMALY_SETTINGS, |_: &mut Settings| {})?;
+    copy_map(ebpf, pins, name::GUARD_HEADERS, |headers: &mut [GuardHeader; HALVES as usize]| {
+        headers.iter_mut().for_each(|header| header.client_groups = client_groups);
+    })
 }
 
-impl Carried {
-    /// Takes the maps out of the folder.
-    pub(super) fn take(pins: &Pins) -> Result<Self, KernelError> {
-        Ok(Self {
-            words: take(&pins.map(name::GUARD_WORDS), name::GUARD_WORDS)?,
-            switch: take(&pins.map(name::GUARD_SWITCH), name::GUARD_SWITCH)?,
-            headers: take(&pins.map(name::GUARD_HEADERS), name::GUARD_HEADERS)?,
-            settings: take(&pins.map(name::ANOMALY_SETTINGS), name::ANOMALY_SETTINGS)?,
-        })
+fn copy_map<T: Pod>(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    map: &'static str,
+    change: impl Fn(&mut T),
+) -> Result<(), KernelError> {
+    let path = pins.map(map);
+    if !path.exists() {
+        return Ok(());
     }
-
-    /// Writes to the maps of `ebpf` what is in those.
-    pub(super) fn put_back(self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        put_back(ebpf, name::GUARD_WORDS, self.words)?;
-        put_back(ebpf, name::GUARD_SWITCH, self.switch)?;
-        put_back(ebpf, name::GUARD_HEADERS, self.headers)?;
-        put_back(ebpf, name::ANOMALY_SETTINGS, self.settings)
-    }
-}
-
-fn take<T: Pod>(path: &Path, map: &'static str) -> Result<Option<Array<MapData, T>>, KernelError> {
-    let Ok(data) = MapData::from_pin(path) else { return Ok(None) };
-    let array = Array::try_from(Map::Array(data)).map_err(read(map))?;
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinError::Io { action: "remove", path: path.to_owned(), source }.into())
-        }
-        _ => Ok(Some(array)),
-    }
-}
-
-fn put_back<T: Pod>(ebpf: &mut Ebpf, map: &'static str, from: Option<Array<MapData, T>>) -> Result<(), KernelError> {
-    let Some(from) = from else { return Ok(()) };
-    let value = from.get(&0, 0).map_err(read(map))?;
+    let from =
+        MapData::from_pin(&path).and_then(|data| Array::<_, T>::try_from(Map::Array(data))).map_err(read(map))?;
+    let mut value = from.get(&0, 0).map_err(read(map))?;
+    change(&mut value);
     let to = ebpf.map_mut(map).ok_or(KernelError::Missing { kind: "map", name: map })?;
     Array::try_from(to).and_then(|mut to: Array<_, T>| to.set(0, value, 0)).map_err(write(map))
+}
+
+/// Puts the maps of `ebpf` into the folder, in the place of those that are there.
+pub(super) fn pin(ebpf: &Ebpf, pins: &Pins) -> Result<(), KernelError> {
+    for map in name::READ_IN_PLACE {
+        let path = pins.map(map);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(PinError::Io { action: "remove", path, source }.into());
+            }
+            _ => {}
+        }
+        let there = ebpf.map(map).ok_or(KernelError::Missing { kind: "map", name: map })?;
+        there.pin(&path).map_err(|source| KernelError::Pin { path, source })?;
+    }
+    Ok(())
 }

@@ -7,17 +7,17 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::PerCpuArray;
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use rustix::time::{ClockId, clock_gettime};
 use tidewaiter_common::{
-    clients::{Client, Group, groups},
+    clients::{BUSY, Client, Group, groups},
     guard::word,
 };
 
 use super::{
     Kernel, KernelError,
-    system::{Cursor, lookup_batch, update_array},
-    tables::{name, read},
+    system::{Cursor, lookup_batch},
+    tables::{name, read, write},
 };
 
 /// How many groups are read at once.
@@ -77,20 +77,23 @@ impl ClientLimits {
     /// Forgets what was left of the limits of all clients at these places of pairs. What others of the same groups are charged in that
     /// moment may be forgotten too: a packet of theirs, which then was free.
     pub fn forget(&self, pairs: &HashSet<u16>) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Batch { map: name::CLIENT_LIMITS, source };
+        let map = name::CLIENT_LIMITS;
+        let failed = |source| KernelError::Batch { map, source };
+        let descriptor = self.0.try_clone().map_err(failed)?;
+        let limits = MapData::from_fd(descriptor).and_then(|data| Array::try_from(Map::Array(data)));
+        let mut limits: Array<_, Group> = limits.map_err(write(map))?;
         let is_of_them = |client: &Client| u16::try_from(client.owner).is_ok_and(|pair| pairs.contains(&pair));
         let mut cursor = Some(Cursor::default());
         while let Some(from) = cursor {
             let batch = lookup_batch::<u32, Group>(self.0.as_fd(), from, BATCH).map_err(failed)?;
-            for (index, mut group) in batch.entries {
-                let mut is_changed = false;
-                for client in group.places.iter_mut().filter(|client| is_of_them(client)) {
-                    *client = Client::default();
-                    is_changed = true;
-                }
-                if is_changed {
-                    update_array(self.0.as_fd(), index, &[group]).map_err(failed)?;
-                }
+            for (index, _) in batch.entries.into_iter().filter(|(_, group)| group.places.iter().any(is_of_them)) {
+                // As it is now: it may have been a while.
+                let now: Group = limits.get(&index, 0).map_err(read(map))?;
+                let places = now.places.map(|client| {
+                    let goes = is_of_them(&client) || client.owner == BUSY;
+                    if goes { Client::default() } else { client }
+                });
+                limits.set(index, Group { places }, 0).map_err(write(map))?;
             }
             cursor = batch.next;
         }

@@ -32,6 +32,7 @@ use tidewaiter_common::{
     ACCOUNT_RECEIVE, ACCOUNT_RECEIVE_INDEX, ACCOUNT_TRANSMIT, ASK_BUFFER, ASK_BUFFER_INDEX, CLOCK, FINISH, FOLLOW,
     FOLLOW_INDEX, GUARD_BUFFER, GUARD_BUFFER_INDEX, GUARD_PAYLOAD, GUARD_PAYLOAD_INDEX, INSPECT, INSPECT_INDEX,
     KERNEL_LAYOUT, REFUSE_BUFFER, REFUSE_BUFFER_INDEX, REPLAY, SAMPLE_REQUESTS, TRACK_FLOWS,
+    clients::groups,
     direction::Direction,
     flow::DEFAULT_CAPACITY,
     guard::HALVES,
@@ -42,7 +43,6 @@ use tracing::{info, warn};
 
 use self::{
     attach::Attached,
-    carried::Carried,
     events::{Rings, rings},
     pins::{Inheritance, Pins},
     programs::{load_program, set_program},
@@ -153,8 +153,7 @@ impl Kernel {
             (TRACK_FLOWS, u8::from(flows.established > 0)),
             (SAMPLE_REQUESTS, u8::from(trace_parents)),
         ];
-        let carried = pins.as_ref().filter(|_| took_over).map(Carried::take).transpose()?;
-        let loaded = load_object(pins.as_ref(), carried, flows, guard, &switches, layout)
+        let loaded = load_object(pins.as_ref(), took_over, flows, guard, &switches, layout)
             .and_then(|mut ebpf| Ok((Rings::take(&mut ebpf)?, ebpf)));
         let (rings, mut ebpf) = match loaded {
             Ok(loaded) => loaded,
@@ -248,7 +247,7 @@ impl Drop for Kernel {
 /// Creates the maps, or opens those that are pinned, and loads the programs.
 fn load_object(
     pins: Option<&Pins>,
-    carried: Option<Carried>,
+    takes_over: bool,
     flows: FlowCapacity,
     guard: GuardCapacity,
     switches: &[(&str, u8)],
@@ -264,11 +263,16 @@ fn load_object(
     if let Some(layout) = &layout {
         loader.override_global(KERNEL_LAYOUT, layout, true);
     }
-    for (pins, name) in pins.iter().flat_map(|pins| tables::name::ALL.map(|name| (pins, name))) {
-        loader.map_pin_path(name, pins.map(name));
+    let is_pinned_here = |name: &&str| !tables::name::READ_IN_PLACE.contains(name);
+    for name in tables::name::ALL.into_iter().filter(is_pinned_here) {
+        if let Some(pins) = pins {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
-    carried.map_or(Ok(()), |carried| carried.put_back(&mut ebpf))?;
+    if let Some(pins) = pins.filter(|_| takes_over) {
+        carried::copy(&mut ebpf, pins, groups(guard.clients))?;
+    }
     for direction in Direction::ALL {
         load_program(&mut ebpf, program_name(direction))?;
     }
@@ -286,6 +290,9 @@ fn load_object(
         load_program(&mut ebpf, name)?;
     }
     let guard = guard::load(&mut ebpf);
+    if let Some(pins) = pins {
+        carried::pin(&ebpf, pins)?;
+    }
     // The programs of an exporter before this one end in these from now on: none of them before all are there.
     for (index, name) in others.into_iter().chain([(ACCOUNT_RECEIVE_INDEX, ACCOUNT_RECEIVE)]) {
         set_program(&mut ebpf, index, name)?;

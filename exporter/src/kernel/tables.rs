@@ -56,7 +56,7 @@ pub(super) mod name {
     pub(in crate::kernel) const INTERFACE_RECORDS: &str = "INTERFACE_RECORDS";
     pub(in crate::kernel) const FRAME_PROGRAMS: &str = "FRAME_PROGRAMS";
     pub(in crate::kernel) const GUARD_WORDS: &str = ".bss.GUARD_WORDS";
-    pub(in crate::kernel) const GUARD_SWITCH: &str = ".bss.GUARD_SWITCH";
+    pub(in crate::kernel) const GUARD_SWITCH: &str = "GUARD_SWITCH";
     pub(in crate::kernel) const GUARD_HEADERS: &str = ".bss.GUARD_HEADERS";
     pub(in crate::kernel) const GUARD_RULES: &str = "GUARD_RULES";
     pub(in crate::kernel) const GUARD_LISTS: &str = "GUARD_LISTS";
@@ -78,8 +78,10 @@ pub(super) mod name {
     pub(in crate::kernel) const PAIR_RECORDS: &str = "PAIR_RECORDS";
     /// Those that the guard can do without what is in them: their sizes are the configuration's, or they are
     /// [carried over](crate::kernel::carried).
-    pub(in crate::kernel) const GUARD_TABLES: [&str; 6] =
-        [GUARD_PREFIXES, CLIENT_LIMITS, GUARD_WORDS, GUARD_SWITCH, GUARD_HEADERS, ANOMALY_SETTINGS];
+    pub(in crate::kernel) const GUARD_TABLES: [&str; 5] =
+        [GUARD_PREFIXES, CLIENT_LIMITS, GUARD_WORDS, GUARD_HEADERS, ANOMALY_SETTINGS];
+    /// Those that programs read in place.
+    pub(in crate::kernel) const READ_IN_PLACE: [&str; 3] = [GUARD_WORDS, GUARD_HEADERS, ANOMALY_SETTINGS];
     /// What the kernel tells by itself.
     pub(in crate::kernel) const RINGS: [&str; 3] = [ENDED_FLOWS, FINISHED_FLOWS, SAMPLES];
     /// Those that the programs can do without what is in them: their sizes are the configuration's.

@@ -326,7 +326,7 @@ pub fn transmission() -> Vec<(&'static str, Support)> {
     let tried = || -> Result<_, KernelError> {
         let resolved = Resolved::of_running_kernel(namespace_cookie()?);
         let layout = resolved.as_ref().ok().map(|resolved| resolved.layout);
-        Ok((load_object(None, None, FlowCapacity::NONE, GuardCapacity::default(), &[], layout)?, resolved))
+        Ok((load_object(None, false, FlowCapacity::NONE, GuardCapacity::default(), &[], layout)?, resolved))
     };
     let (mut ebpf, resolved) = match tried() {
         Ok(tried) => tried,

@@ -349,3 +349,35 @@ fn what_is_no_packet_of_tcp_is_dropped_by_its_anomaly() {
         assert_eq!((guarded.interface() - before).dropped, 3);
     }
 }
+
+#[test]
+fn what_has_no_port_or_the_first_of_all_is_exempt_from_nothing() {
+    for place in PLACES {
+        let mut guarded = guarded(place);
+        guarded.apply(
+            "",
+            &with(
+                "[[rule]]\nname = \"hidden\"\naction = \"drop\"\nmode = \"enforce\"\nanomaly = \"tiny_fragment\"\n\
+                 [[rule]]\nname = \"rest\"\naction = \"drop\"\nmode = \"enforce\"\napi = \"unmapped\"\ntransport = \"tcp\"\n",
+            ),
+        );
+        let before = guarded.interface();
+        let acknowledgement = |port: u16| {
+            tidewaiter_tests::frames::segment(
+                tidewaiter_tests::frames::Segment { sequence: 1, acknowledgement: 1, flags: 0x10, payload: b"" },
+                (Network::CLIENT4.into(), 40_000),
+                (Network::SERVER4.into(), port),
+            )
+        };
+        // A part of a datagram that begins within the header of TCP: eight bytes from its start.
+        let mut part = acknowledgement(8080);
+        part[20..22].copy_from_slice(&1_u16.to_be_bytes());
+        guarded.network.client.run(|| send_frames(INTERFACE, &[part, acknowledgement(0)], 1)).unwrap();
+        wait_until("both to be judged", || {
+            let done = guarded.interface() - before;
+            done.passed + done.dropped >= 2
+        });
+        assert_eq!(guarded.decided("hidden", "unmapped"), one("drop", 1), "{place}");
+        assert_eq!(guarded.decided("rest", "unmapped"), one("drop", 1), "{place}");
+    }
+}
