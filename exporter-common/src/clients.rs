@@ -67,7 +67,7 @@ pub const fn group([high, low]: [u64; 2], owner: u64, seed: u64, groups: u32) ->
     (((hash >> 32) * groups as u64) >> 32) as u32
 }
 
-/// Spreads what differs in some bits over all of them (the finalizer of MurmurHash3 by A. Appleby, with `factor` for its second number).
+/// Spreads what differs in some bits over all of them (the finalizer of `MurmurHash3` by A. Appleby, with `factor` for its second number).
 const fn mix(number: u64, factor: u64) -> u64 {
     let mut number = number;
     number = (number ^ number >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);

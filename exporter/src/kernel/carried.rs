@@ -26,7 +26,9 @@ pub(super) fn copy(ebpf: &mut Ebpf, pins: &Pins, client_groups: u32) -> Result<(
     copy_map(ebpf, pins, name::GUARD_WORDS, |_: &mut [u64; word::COUNT]| {})?;
     copy_map(ebpf, pins, name::ANOMALY_SETTINGS, |_: &mut Settings| {})?;
     copy_map(ebpf, pins, name::GUARD_HEADERS, |headers: &mut [GuardHeader; HALVES as usize]| {
-        headers.iter_mut().for_each(|header| header.client_groups = client_groups);
+        for header in headers {
+            header.client_groups = client_groups;
+        }
     })
 }
 
