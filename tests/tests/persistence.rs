@@ -29,7 +29,7 @@ use tidewaiter_tests::{
     namespace::Namespace,
     network::{INTERFACE, KernelCounters, Network, Offload, send_frames},
     old_kernel::without_tcx,
-    wait::wait_until,
+    wait::{wait_until, while_others},
 };
 
 const PORT: u16 = 8080;
@@ -72,9 +72,7 @@ fn under_traffic<T>(network: &Network, during: impl FnOnce() -> T) -> T {
                 });
             });
         }
-        let result = during();
-        stop.store(true, Ordering::Relaxed);
-        result
+        while_others(&stop, during)
     })
 }
 
@@ -169,11 +167,12 @@ fn connections_that_open_and_end_while_exporters_change_are_counted_each_once() 
                     made + 1
                 })
             });
-            for _ in 0..4 {
-                exporter.end(Signal::KILL);
-                exporter = start();
-            }
-            is_over.store(true, Ordering::SeqCst);
+            while_others(&is_over, || {
+                for _ in 0..4 {
+                    exporter.end(Signal::KILL);
+                    exporter = start();
+                }
+            });
             client.join().expect("goes well")
         });
         network.wait_until_quiet();

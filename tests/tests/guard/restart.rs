@@ -17,7 +17,7 @@ use tidewaiter_tests::{
     exporter::Exporter,
     guarded::PLACES,
     network::{INTERFACE, Network, Offload},
-    wait::{wait_for, wait_until},
+    wait::{wait_for, wait_until, while_others},
 };
 
 /// Who may not, who may.
@@ -88,9 +88,7 @@ impl Stream {
         thread::scope(|scope| {
             scope.spawn(|| network.client.run(|| self.send()));
             scope.spawn(|| self.receive(&socket));
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(during));
-            self.is_over.store(true, Ordering::Relaxed);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            while_others(&self.is_over, during)
         })
     }
 }
