@@ -37,7 +37,7 @@ use tidewaiter_tests::{
 /// How often another configuration is put in force under traffic, unless that takes too long.
 const STORM: u32 = 1000;
 /// How long that may take.
-const STORM_TIME: Duration = Duration::from_secs(40);
+const STORM_TIME: Duration = Duration::from_mins(3);
 
 /// What a configuration of these tests has, beside APIs and rules.
 const BASE: &str = "interfaces = [\"wire\"]\nwatch = false\n";
