@@ -1,0 +1,283 @@
+"""Every API on one page: which is in trouble, since when, whose trouble it is, who sends it, would a limit have helped."""
+
+from . import colours as c
+from . import expressions as e
+from . import signals as s
+from .grafana import Json, Panel, Query, called, column, dashboard, graph, lines, link, painted, stat, steps, table, variable, worse
+
+NAME = "overview"
+VARIABLES = [
+    variable("job", "Job", "label_values(tidewaiter_build_info, job)"),
+    variable("instance", "Instance", 'label_values(tidewaiter_build_info{job=~"$job"}, instance)'),
+    variable("api", "API", f"label_values({e.series('tidewaiter_api_packets_total', e.HOSTS)}, api)"),
+]
+
+SERVICE = s.off(s.service(e.APIS), e.APIS)
+NETWORK = s.off(s.network(e.APIS), e.APIS)
+TRAFFIC = s.off(s.traffic(e.APIS), e.APIS)
+TO_API = [link("The API ${__field.labels.api}", "tidewaiter-api", "${__field.labels.api}")]
+
+
+def _in_trouble(title: str, of: str, colour: str, what: str) -> Panel:
+    found = f"count(({of}) > 0) or vector(0)"
+    text = f"How many APIs have a signal of this kind that is off now: {what}. Thresholds stand in the source of the dashboards."
+    return stat(title, text, Query(found, "APIs"), unit="none", decimals=0, thresholds=steps((None, c.GOOD), (1, colour)), filled=True)
+
+
+def _glance() -> list[Panel]:
+    return [
+        _in_trouble("Services in trouble", SERVICE, c.SERVICE, s.words(s.service(""))),
+        _in_trouble("Networks in trouble", NETWORK, c.NETWORK, s.words(s.network(""))),
+        _in_trouble("Traffic out of the ordinary", TRAFFIC, c.TRAFFIC, s.words(s.traffic(""))),
+        stat(
+            "Answers",
+            "Answers a second of all APIs, of whatever protocol: what was asked is counted when the answer begins.",
+            Query(e.timed("", e.RESPONSE, e.APIS)),
+            unit="reqps",
+        ),
+        stat(
+            "Server errors",
+            "Share of responses with a status of 5xx, of all APIs. Only of HTTP/1 without TLS: what is encrypted is not read.",
+            Query(e.errors("", e.APIS)),
+            unit="percentunit",
+            thresholds=worse(*s.ERRORS),
+            decimals=1,
+        ),
+        stat(
+            "What limits take, or would",
+            "Share of received packets that rules and blocks have dropped or rejected, or would have if they were enforced.",
+            Query(e.limited("", e.APIS)),
+            unit="percentunit",
+            thresholds=steps((None, c.QUIET), (0.01, c.TRAFFIC)),
+            decimals=1,
+            none="no rules",
+        ),
+    ]
+
+
+def _worst() -> Panel:
+    percent = "percentunit"
+    now = {"over": e.NOW}
+    per_api = "api"
+    columns = [
+        Query(SERVICE, column="Service"),
+        Query(NETWORK, column="Network"),
+        Query(TRAFFIC, column="Traffic"),
+        Query(e.rate(per_api, "tidewaiter_api_packets_total", e.APIS, **now), column="Packets"),
+        Query(e.rate(per_api, "tidewaiter_api_bytes_total", e.APIS, **now), column="Bytes"),
+        Query(e.rate(per_api, "tidewaiter_api_requests_total", e.APIS, **now), column="HTTP/1"),
+        Query(e.errors(per_api, e.APIS, **now), column="5xx"),
+        Query(e.quantile(0.5, per_api, e.RESPONSE, e.APIS, **now), column="p50"),
+        Query(e.quantile(0.95, per_api, e.RESPONSE, e.APIS, **now), column="p95"),
+        Query(e.quantile(0.99, per_api, e.RESPONSE, e.APIS, **now), column="p99"),
+        Query(e.quantile(0.95, per_api, e.HANDSHAKE, e.APIS, **now), column="Handshake p95"),
+        Query(e.refused(per_api, e.APIS, **now), column="Refused"),
+        Query(e.retransmitted(per_api, e.APIS, **now), column="Sent again"),
+        Query(e.total(per_api, e.series("tidewaiter_api_connections_active", e.APIS)), column="Connections"),
+        Query(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})", column="Clients"),
+        Query(e.busiest(per_api, e.APIS), column="Busiest client"),
+    ]
+
+    def kind(name: str, colour: str) -> Json:
+        return column(name, "none", steps((None, "transparent"), (1, colour)), 78, decimals=0, custom__align="center")
+
+    looks = [
+        called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")], custom__minWidth=130),
+        column("Signals off", "none", steps((None, c.GOOD), (1, c.LOOK), (2, c.BAD)), 88, decimals=0, custom__align="center"),
+        kind("Service", c.SERVICE),
+        kind("Network", c.NETWORK),
+        kind("Traffic", c.TRAFFIC),
+        column("Packets", "pps", decimals=1),
+        column("Bytes", "Bps", decimals=1),
+        column("HTTP/1", "reqps", decimals=1),
+        column("5xx", percent, worse(*s.ERRORS), decimals=1),
+        *(column(name, "s", decimals=1) for name in ("p50", "p95", "p99", "Handshake p95")),
+        column("Refused", percent, worse(*s.REFUSED), decimals=1),
+        column("Sent again", percent, worse(*s.RETRANSMITTED), decimals=1),
+        column("Connections", "short", decimals=0),
+        column("Clients", "short", decimals=0),
+        column("Busiest client", percent, steps((None, "transparent"), (s.BUSIEST[1], c.TRAFFIC)), decimals=0),
+    ]
+    text = (
+        "Every API, the worst first, as it is in the last five minutes of what is shown. "
+        f"Service: how many of {s.words(s.service(''))} are off. Network: {s.words(s.network(''))}. Traffic: {s.words(s.traffic(''))}. "
+        "p50 to p99 are the times from a request's last byte to its answer's first. Clients are the most that one host has seen. "
+        "The busiest client is the share of bytes of the one with most. Click on a name for the API in depth."
+    )
+    return table(
+        "Which API is in trouble?",
+        text,
+        columns,
+        key="api",
+        key_title="API",
+        sort="Signals off",
+        added=("Signals off", ("Service", "Network", "Traffic")),
+        height=9,
+        overrides=looks,
+    )
+
+
+def _since(title: str, of: str, signals: list[s.Signal]) -> Panel:
+    text = f"How many of these signals are off, of each API, over time: {s.words(signals)}. Where a line leaves the ground, the trouble began."
+    return graph(title, text, [Query(of, "{{api}}")], unit="none", decimals=0, height=7, interval="1m", thresholds=lines(1), most=None, links=TO_API, calcs=("lastNotNull",))
+
+
+def _service() -> list[Panel]:
+    return [
+        graph(
+            "How long do answers take? (p95)",
+            "From the last byte of a request to the first of its answer, of 95 in 100. Of APIs that are served here that is the "
+            "service's time alone; of those that are called from here the way is in it.",
+            [Query(e.quantile(0.95, "api", e.RESPONSE, e.APIS), "{{api}}")],
+            unit="s",
+            links=TO_API,
+        ),
+        graph(
+            "How many answers are server errors?",
+            "Share of HTTP/1 responses without TLS with a status of 5xx.",
+            [Query(e.errors("api", e.APIS), "{{api}}")],
+            unit="percentunit",
+            thresholds=lines(s.ERRORS[1]),
+            links=TO_API,
+        ),
+        graph(
+            "How many connections are refused?",
+            "Share of attempts that were answered by a reset: nobody listens, or somebody refuses.",
+            [Query(e.refused("api", e.APIS), "{{api}}")],
+            unit="percentunit",
+            thresholds=lines(s.REFUSED[1]),
+            links=TO_API,
+        ),
+    ]
+
+
+def _network() -> list[Panel]:
+    return [
+        graph(
+            "How long do handshakes take? (p95)",
+            "A round trip to the other end and what its kernel takes, of 95 in 100; the service has no part in it.",
+            [Query(e.quantile(0.95, "api", e.HANDSHAKE, e.APIS), "{{api}}")],
+            unit="s",
+            links=TO_API,
+        ),
+        graph(
+            "How much has to be sent again?",
+            "Share of transmitted packets that are retransmissions. Two in a hundred slow every connection down.",
+            [Query(e.retransmitted("api", e.APIS), "{{api}}")],
+            unit="percentunit",
+            thresholds=lines(s.RETRANSMITTED[1]),
+            links=TO_API,
+        ),
+        graph(
+            "What does this host drop?",
+            "Packets of APIs that the kernel has dropped, by its own name of the reason: full buffers, bad checksums, no socket.",
+            [Query(e.named("reason", "api, reason", "tidewaiter_api_dropped_packets_total", e.APIS), "{{api}} {{reason}}")],
+            unit="pps",
+            links=TO_API,
+        ),
+    ]
+
+
+def _senders() -> list[Panel]:
+    return [
+        graph(
+            "How much is asked?",
+            "Answers a second of each API, of whatever protocol.",
+            [Query(e.timed("api", e.RESPONSE, e.APIS), "{{api}}")],
+            unit="reqps",
+            links=TO_API,
+        ),
+        graph(
+            "How much traffic?",
+            "Bytes on the wire of each API, both ways; \"unmapped\" is traffic of no API.",
+            [Query(e.rate("api", "tidewaiter_api_bytes_total", e.APIS), "{{api}}")],
+            unit="Bps",
+            stack=True,
+            links=TO_API,
+        ),
+        table(
+            "Who sends most?",
+            "The ten clients with most bytes in what is shown, both ways, of flows that are over or of which a minute is. "
+            "\"other\" is all clients that have no series of their own.",
+            [Query(f"topk(10, {e.increase('api, client', 'tidewaiter_client_bytes_total', e.APIS)} > 0)", column="Bytes", labels={"api": "API"})],
+            key="client",
+            key_title="Client",
+            sort="Bytes",
+            width=8,
+            overrides=[column("Bytes", "bytes", decimals=1), called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")])],
+        ),
+        graph(
+            "Connections",
+            "TCP connections that there are.",
+            [Query(e.total("api", e.series("tidewaiter_api_connections_active", e.APIS)), "{{api}}")],
+            unit="short",
+            decimals=0,
+            links=TO_API,
+        ),
+        graph(
+            "How many try to connect?",
+            "Attempts to open a TCP connection a second.",
+            [Query(e.rate("api", "tidewaiter_api_connection_attempts_total", e.APIS), "{{api}}")],
+            unit="cps",
+            links=TO_API,
+        ),
+        graph(
+            "How many clients?",
+            "Different remote addresses in the last five minutes, as one host sees them: the most of all hosts.",
+            [Query(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})", "{{api}}")],
+            unit="short",
+            decimals=0,
+            links=TO_API,
+        ),
+    ]
+
+
+def _limits() -> list[Panel]:
+    verdicts = e.rate("verdict", "tidewaiter_guard_packets_total", e.APIS)
+    return [
+        graph(
+            "Is it a single client?",
+            "Share of an API's bytes that the client with most of them has. Near 100 %, a limit for each client would have held it; "
+            "where many clients share the load, only one for the whole API would.",
+            [Query(e.busiest("api", e.APIS), "{{api}}")],
+            unit="percentunit",
+            most=1,
+            links=TO_API,
+        ),
+        graph(
+            "What do rules say?",
+            "Packets that rules and blocks have decided about. What begins with \"would\" has passed: rules only observe until they are "
+            "enforced.",
+            [Query(verdicts, "{{verdict}}")],
+            unit="pps",
+            overrides=painted(c.VERDICTS),
+        ),
+        graph(
+            "How much of an API would limits take?",
+            "Share of received packets that rules have dropped or rejected, or would have, of each API that they are about.",
+            [Query(e.limited("api", e.APIS), "{{api}}")],
+            unit="percentunit",
+            links=TO_API,
+        ),
+    ]
+
+
+def build() -> Json:
+    """The dashboard."""
+    rows = [
+        ("", [*_glance(), _worst()]),
+        (
+            "Since when: the service, the network or the traffic?",
+            [
+                _since("Since when: the service?", SERVICE, s.service(e.APIS)),
+                _since("Since when: the network?", NETWORK, s.network(e.APIS)),
+                _since("Since when: the traffic?", TRAFFIC, s.traffic(e.APIS)),
+            ],
+        ),
+        ("Is it the service?", _service()),
+        ("Is it the network?", _network()),
+        ("Who sends it?", _senders()),
+        ("Would a limit have helped?", _limits()),
+    ]
+    text = "Every API that tidewaiter sees: which is in trouble, since when, whose trouble it is, who sends it, and would a limit have helped."
+    return dashboard(NAME, "tidewaiter: overview", text, VARIABLES, rows)
