@@ -3,7 +3,28 @@
 from . import colours as c
 from . import expressions as e
 from . import signals as s
-from .grafana import DIRECTIONS, QUANTILES, USUAL, Json, Panel, Query, called, column, dashboard, fixed, graph, heatmap, like, lines, painted, stat, steps, table, variable, worse
+from .grafana import (
+    DIRECTIONS,
+    QUANTILES,
+    USUAL,
+    Json,
+    Panel,
+    Query,
+    called,
+    column,
+    dashboard,
+    fixed,
+    graph,
+    heatmap,
+    like,
+    lines,
+    painted,
+    stat,
+    steps,
+    table,
+    variable,
+    worse,
+)
 
 NAME = "api"
 VARIABLES = [
@@ -35,18 +56,20 @@ def _glance() -> list[Panel]:
         stat(
             "Server errors",
             "Share of HTTP/1 responses without TLS with a status of 5xx.",
-            Query(e.errors("", e.ONE)),
+            Query(e.or_unknown(e.errors("", e.ONE), e.ONE)),
             unit="percentunit",
             decimals=1,
             width=3,
             thresholds=worse(*s.ERRORS),
+            unknown="not known",
         ),
         stat(
             "Answer p95",
             "95 in 100 answers begin within this time after the request has ended.",
-            Query(e.quantile(0.95, "", e.RESPONSE, e.ONE)),
+            Query(e.or_unknown(e.quantile(0.95, "", e.RESPONSE, e.ONE), e.ONE)),
             unit="s",
             width=3,
+            unknown="none now",
         ),
         stat(
             "Connections",
@@ -82,13 +105,16 @@ def _service() -> list[Panel]:
         heatmap(
             "How are they spread?",
             "How many answers took how long, over time: two bands are two kinds of requests, or a service that waits for another.",
-            Query(f"{e.increase('le', e.RESPONSE + '_bucket', e.ONE, f'le=~{chr(34)}{e.ROWS}|[+]Inf{chr(34)}', over=e.GRAPH)} or {e.increase('', e.RESPONSE, e.ONE, over=e.GRAPH)}", "{{le}}"),
+            Query(
+                f"{e.increase('le', e.RESPONSE + '_bucket', e.ONE, f'le=~{chr(34)}{e.ROWS}|[+]Inf{chr(34)}', over=e.GRAPH)} or {e.increase('', e.RESPONSE, e.ONE, over=e.GRAPH)}",
+                "{{le}}",
+            ),
             height=8,
         ),
         graph(
             "Which status codes?",
             "HTTP/1 responses without TLS, by status code.",
-            [Query(e.rate("code", "tidewaiter_api_responses_total", e.ONE), "{{code}}")],
+            [Query(e.plain("code", "tidewaiter_api_responses_total", e.ONE), "{{code}}")],
             unit="reqps",
             stack=True,
             overrides=CODES,
@@ -96,7 +122,7 @@ def _service() -> list[Panel]:
         graph(
             "Which methods?",
             "HTTP/1 requests without TLS, by method.",
-            [Query(e.rate("method", "tidewaiter_api_requests_total", e.ONE), "{{method}}")],
+            [Query(e.plain("method", "tidewaiter_api_requests_total", e.ONE), "{{method}}")],
             unit="reqps",
             stack=True,
         ),
@@ -104,9 +130,14 @@ def _service() -> list[Panel]:
             "What goes wrong?",
             "Share of responses that are server errors, of attempts that are refused, of connections that end by a reset.",
             [
-                Query(e.errors("", e.ONE), "server errors"),
-                Query(e.refused("", e.ONE), "refused"),
-                Query(e.ended("", e.ONE, "reset"), "reset"),
+                Query(
+                    e.beside(
+                        server_errors=e.errors("", e.ONE),
+                        refused=e.refused("", e.ONE),
+                        reset=e.ended("", e.ONE, "reset"),
+                    ),
+                    "{{what}}",
+                )
             ],
             unit="percentunit",
             overrides=painted({"server errors": c.BAD, "refused": "light-red", "reset": c.ENDS["reset"]}),
@@ -154,7 +185,7 @@ def _network() -> list[Panel]:
         ),
         graph(
             "How do connections end?",
-            "By a FIN of both sides, by a reset, or because nothing more was seen of them (idle): that is a host or a way that vanished.",
+            "By a FIN of both sides, by a reset, or because nothing more was seen of them (idle): kept for later and quiet, or a host or a way that vanished.",
             [Query(e.rate("reason", "tidewaiter_api_connections_closed_total", e.ONE), "{{reason}}")],
             unit="cps",
             stack=True,
@@ -163,7 +194,7 @@ def _network() -> list[Panel]:
         graph(
             "What does this host drop?",
             "Packets of the API that the kernel has dropped, by its own name of the reason.",
-            [Query(e.named("reason", "reason", "tidewaiter_api_dropped_packets_total", e.ONE), "{{reason}}")],
+            [Query(e.named("tidewaiter_api_dropped_packets_total", e.ONE, reason="none"), "{{reason}}")],
             unit="pps",
         ),
     ]
@@ -173,7 +204,11 @@ def _traffic() -> list[Panel]:
     def both(metric: str) -> list[Query]:
         return [Query(e.rate("direction", metric, e.ONE), "{{direction}}")]
 
-    size = e.rate("direction", "tidewaiter_api_bytes_total", e.ONE) + " / " + f"({e.rate('direction', 'tidewaiter_api_packets_total', e.ONE)} > 0)"
+    size = (
+        e.rate("direction", "tidewaiter_api_bytes_total", e.ONE)
+        + " / "
+        + f"({e.rate('direction', 'tidewaiter_api_packets_total', e.ONE)} > 0)"
+    )
     return [
         graph(
             "How many bytes?",
@@ -197,7 +232,7 @@ def _traffic() -> list[Panel]:
             overrides=DIRECTIONS,
         ),
         graph(
-            "Connections",
+            "How many connections?",
             "TCP connections that there are.",
             [Query(e.total("instance", e.series("tidewaiter_api_connections_active", e.ONE)), "{{instance}}")],
             unit="short",
@@ -225,7 +260,7 @@ def _senders() -> list[Panel]:
     return [
         graph(
             "Who sends most?",
-            "Bytes of the ten clients with most, both ways. They are told when a flow is over, or a minute of it; \"other\" is all clients "
+            'Bytes of the ten clients with most, both ways. They are told when a flow is over, or a minute of it; "other" is all clients '
             "that have no series of their own.",
             [Query(f"topk(10, {e.rate('client', name, e.ONE, over=e.NOW)} > 0)", "{{client}}")],
             unit="Bps",
@@ -241,7 +276,7 @@ def _senders() -> list[Panel]:
             key_title="Client",
             sort="Bytes",
             width=6,
-            overrides=[column("Bytes", "bytes", decimals=1)],
+            overrides=[column("Bytes", "bytes", None, 110, decimals=1)],
         ),
         graph(
             "How many clients, and is it one?",
@@ -253,7 +288,6 @@ def _senders() -> list[Panel]:
             ],
             unit="short",
             width=6,
-            calcs=("lastNotNull",),
             overrides=[
                 called("clients", color=fixed("blue")),
                 called("busiest client", color=fixed(c.TRAFFIC), unit="percentunit", max=1, min=0, custom__axisPlacement="right"),
@@ -262,12 +296,15 @@ def _senders() -> list[Panel]:
     ]
 
 
+RULES = e.instead(e.rate("rule, verdict", "tidewaiter_guard_packets_total", e.ONE), e.ONE, rule="no rules", verdict="pass")
+
+
 def _limits() -> list[Panel]:
     return [
         graph(
             "Would a limit have helped?",
-            "Packets that each rule has decided about. What begins with \"would\" has passed: rules only observe until they are enforced.",
-            [Query(e.rate("rule, verdict", "tidewaiter_guard_packets_total", e.ONE), "{{rule}}: {{verdict}}")],
+            'Packets that each rule has decided about. What begins with "would" has passed: rules only observe until they are enforced.',
+            [Query(RULES, "{{rule}}: {{verdict}}")],
             unit="pps",
             width=12,
             side=True,
@@ -298,7 +335,7 @@ def _protocols() -> list[Panel]:
         ),
         table(
             "Which are expected, and where?",
-            "What the API is found by, and what its payload should look like (\"expect\"); anything else is an unexpected payload.",
+            'What the API is found by, and what its payload should look like ("expect"); anything else is an unexpected payload.',
             [
                 Query(
                     f"max by (instance, role, transport, ports, expect) ({e.series('tidewaiter_api_info', e.ONE)})",

@@ -2,7 +2,25 @@
 
 from . import colours as c
 from . import expressions as e
-from .grafana import Json, Panel, Query, bars, better, called, column, dashboard, graph, lines, painted, stat, steps, table, values, variable, worse
+from .grafana import (
+    Json,
+    Panel,
+    Query,
+    bars,
+    better,
+    called,
+    column,
+    dashboard,
+    graph,
+    lines,
+    painted,
+    stat,
+    steps,
+    table,
+    values,
+    variable,
+    worse,
+)
 
 NAME = "exporter"
 VARIABLES = [
@@ -25,8 +43,8 @@ def _glance() -> list[Panel]:
     zero = steps((None, c.GOOD), (1, c.BAD))
     return [
         stat(
-            "Exporters that do not answer",
-            "Targets of these jobs that Prometheus could not scrape.",
+            "Do not answer",
+            "Exporters that Prometheus could not scrape.",
             Query('count(up{job=~"$job",instance=~"$instance"} == 0) or vector(0)'),
             unit="none",
             decimals=0,
@@ -36,12 +54,12 @@ def _glance() -> list[Panel]:
         stat(
             "Coverage",
             "Packets that the programs saw for each one that the kernel counted: the least of all interfaces of which it is known. 100 % is complete.",
-            Query(f"min({e.series('tidewaiter_coverage_ratio', e.HOSTS)})"),
+            Query(e.or_unknown(f"min({e.series('tidewaiter_coverage_ratio', e.HOSTS)})", e.HOSTS)),
             unit="percentunit",
             decimals=2,
             width=3,
             thresholds=better(*COVERAGE),
-            none="not known",
+            unknown="not known",
         ),
         stat(
             "Events lost",
@@ -88,43 +106,53 @@ def _glance() -> list[Panel]:
         stat(
             "Not delivered",
             "Data points, spans and log records that no collector got, in what is shown.",
-            Query(f"round({e.increase('', 'tidewaiter_otlp_dropped_total', e.HOSTS)})"),
+            Query(e.or_unknown(f"round({e.increase('', 'tidewaiter_otlp_dropped_total', e.HOSTS)})", e.HOSTS)),
             unit="short",
             decimals=0,
             width=3,
             thresholds=steps((None, c.GOOD), (1, c.BAD)),
-            none="no OTLP",
+            unknown="no OTLP",
         ),
     ]
 
 
 def _coverage() -> list[Panel]:
-    def packets(metric: str) -> str:
-        return e.rate("direction", metric, e.HOSTS)
+    def packets(metric: str, *more: str, over: str = e.GRAPH) -> str:
+        return e.rate("direction", f"tidewaiter_{metric}_total", e.HOSTS, *more, over=over)
 
-    apis, uncounted, seen = (packets(f"tidewaiter_{name}_packets_total") for name in ("api", "uncounted", "interface"))
+    seen = packets("interface_packets")
+    known = f"({packets('api_packets', over=e.NOW)} + ({packets('uncounted_packets', over=e.NOW)} or 0 * {packets('api_packets', over=e.NOW)}))"
     return [
         graph(
             "Is every packet seen?",
-            "Packets that the programs saw for each one that the kernel counted, of interfaces of which it is known what they count.",
-            [Query(e.series("tidewaiter_coverage_ratio", e.HOSTS), "{{instance}} {{interface}} {{direction}}")],
+            "Packets that the programs saw for each one that the kernel counted, of interfaces of which it is known what they count: "
+            "the least of all hosts.",
+            [
+                Query(
+                    f"min by (interface, direction) ({e.series('tidewaiter_coverage_ratio', e.HOSTS)})",
+                    "{{interface}} {{direction}}",
+                )
+            ],
             unit="percentunit",
-            decimals=3,
-            calcs=("min", "lastNotNull"),
-            overrides=[],
+            decimals=1,
+            ground=0.95,
+            reach=1,
         ),
         graph(
             "Do the sums prove it?",
-            "Packets of all interfaces, less those of all APIs and those that were counted for none: zero, but for what arrived while it was read.",
-            [Query(f"{seen} - {apis} - ({uncounted} or 0 * {seen})", "{{direction}}")],
-            unit="pps",
+            "Packets of all APIs and those that were counted for none, of those of all interfaces, in five minutes: 100 %, but for what "
+            "arrived while it was read.",
+            [Query(f"{known} / ({packets('interface_packets', over=e.NOW)} > 0)", "{{direction}}")],
+            unit="percentunit",
             decimals=1,
+            ground=0.95,
+            reach=1,
             overrides=painted({"receive": c.RECEIVE, "transmit": c.TRANSMIT}),
         ),
         graph(
             "What is counted for no API, and why?",
-            "Packets by the reason why they were counted for no API. \"mirror\" are those of lo that were counted at their other end.",
-            [Query(e.named("reason", "reason", "tidewaiter_uncounted_packets_total", e.HOSTS), "{{reason}}")],
+            'Packets by the reason why they were counted for no API. "mirror" are those of lo that were counted at their other end.',
+            [Query(e.named("tidewaiter_uncounted_packets_total", e.HOSTS, reason="none"), "{{reason}}")],
             unit="pps",
         ),
         graph(
@@ -136,14 +164,14 @@ def _coverage() -> list[Panel]:
         graph(
             "How much of that has no API?",
             "Share of packets that belong to no API that is configured or discovered.",
-            [Query(e.share(e.rate("direction", "tidewaiter_api_packets_total", e.HOSTS, 'api="unmapped"'), apis), "{{direction}}")],
+            [Query(e.share(packets("api_packets", 'api="unmapped"'), packets("api_packets")), "{{direction}}")],
             unit="percentunit",
             overrides=painted({"receive": c.RECEIVE, "transmit": c.TRANSMIT}),
         ),
         graph(
             "How large are super-packets?",
             "Packets on the wire for each socket buffer: 1 without segmentation and receive offload. The programs run once for each buffer.",
-            [Query(f"{seen} / ({packets('tidewaiter_interface_buffers_total')} > 0)", "{{direction}}")],
+            [Query(f"{seen} / ({packets('interface_buffers')} > 0)", "{{direction}}")],
             unit="none",
             decimals=1,
             overrides=painted({"receive": c.RECEIVE, "transmit": c.TRANSMIT}),
@@ -159,7 +187,7 @@ def _cost() -> list[Panel]:
         graph(
             "What does a packet cost in the kernel?",
             "Time that a program takes for each time that it runs. Only while kernel.bpf_stats_enabled is 1, which costs every BPF program of the host.",
-            [Query(f"{seconds} / ({runs} > 0)", "{{program}}")],
+            [Query(e.instead(f"{seconds} / ({runs} > 0)", e.HOSTS, program="BPF statistics are off"), "{{program}}")],
             unit="s",
             width=6,
         ),
@@ -170,8 +198,20 @@ def _cost() -> list[Panel]:
             unit="s",
             width=6,
         ),
-        graph("CPU of the daemon", "Of one CPU.", [Query(cpu, "{{instance}}")], unit="percentunit", width=6),
-        graph("Memory of the daemon", "Resident memory.", [Query(_per_host("process_resident_memory_bytes"), "{{instance}}")], unit="bytes", width=6),
+        graph(
+            "CPU of the daemon",
+            "Time that the daemon takes, of one CPU.",
+            [Query(cpu, "{{instance}}")],
+            unit="percentunit",
+            width=6,
+        ),
+        graph(
+            "Memory of the daemon",
+            "Resident memory of each exporter.",
+            [Query(_per_host("process_resident_memory_bytes"), "{{instance}}")],
+            unit="bytes",
+            width=6,
+        ),
     ]
 
 
@@ -240,7 +280,16 @@ def _scrapes() -> list[Panel]:
             key_title="Part",
             sort="Read",
             width=6,
-            overrides=[called("Read", mappings=values(_0=("no", c.BAD), _1=("yes", c.GOOD)), custom__cellOptions={"type": "color-text"})],
+            overrides=[
+                column(
+                    "Read",
+                    "none",
+                    None,
+                    80,
+                    mappings=values(_0=("no", c.BAD), _1=("yes", c.GOOD)),
+                    custom__cellOptions={"type": "color-text"},
+                )
+            ],
         ),
     ]
 
@@ -249,17 +298,29 @@ def _sinks() -> list[Panel]:
     return [
         graph(
             "Does the collector take it?",
-            "Requests to the OpenTelemetry collector, by signal and what became of them.",
-            [Query(e.rate("signal, outcome", "tidewaiter_otlp_exports_total", e.HOSTS), "{{signal}}: {{outcome}}")],
+            "Requests to the OpenTelemetry collector, by what became of them.",
+            [
+                Query(
+                    e.instead(e.rate("outcome", "tidewaiter_otlp_exports_total", e.HOSTS), e.HOSTS, outcome="no OTLP"),
+                    "{{outcome}}",
+                )
+            ],
             unit="reqps",
             width=6,
+            overrides=painted(c.OUTCOMES),
         ),
         graph(
             "How much does it get?",
             "Data points, spans and log records that it has accepted, and those that were not delivered, a second.",
             [
-                Query(e.rate("signal", "tidewaiter_otlp_exported_total", e.HOSTS), "{{signal}}"),
-                Query(e.named("reason", "signal, reason", "tidewaiter_otlp_dropped_total", e.HOSTS), "{{signal}} lost: {{reason}}"),
+                Query(
+                    e.instead(e.rate("signal", "tidewaiter_otlp_exported_total", e.HOSTS), e.HOSTS, signal="no OTLP"),
+                    "{{signal}}",
+                ),
+                Query(
+                    e.named("tidewaiter_otlp_dropped_total", e.HOSTS, signal="nothing", reason="none"),
+                    "{{signal}} lost: {{reason}}",
+                ),
             ],
             unit="ops",
             width=6,
@@ -269,7 +330,11 @@ def _sinks() -> list[Panel]:
             "Share of the room for requests that wait to be sent.",
             [
                 Query(
-                    f"max by (signal) ({e.series('tidewaiter_otlp_queue_bytes', e.HOSTS)} / {e.series('tidewaiter_otlp_queue_capacity_bytes', e.HOSTS)})",
+                    e.instead(
+                        f"max by (signal) ({e.series('tidewaiter_otlp_queue_bytes', e.HOSTS)} / {e.series('tidewaiter_otlp_queue_capacity_bytes', e.HOSTS)})",
+                        e.HOSTS,
+                        signal="no OTLP",
+                    ),
                     "{{signal}}",
                 )
             ],
@@ -281,8 +346,8 @@ def _sinks() -> list[Panel]:
             "Are records of flows taken?",
             "Records of flows that were handed to whoever wants them, and those that he had no room for, a second.",
             [
-                Query(e.rate("sink", "tidewaiter_flow_records_total", e.HOSTS), "{{sink}}"),
-                Query(e.rate("sink", "tidewaiter_flow_records_dropped_total", e.HOSTS), "{{sink}} dropped"),
+                Query(e.instead(e.rate("sink", "tidewaiter_flow_records_total", e.HOSTS), e.HOSTS, sink="nobody"), "{{sink}}"),
+                Query(e.named("tidewaiter_flow_records_dropped_total", e.HOSTS, sink="nothing"), "{{sink}} dropped"),
             ],
             unit="ops",
             width=6,
@@ -291,8 +356,14 @@ def _sinks() -> list[Panel]:
             "What goes into the audit log?",
             "Lines a second, by event, and events that were not written, by the reason why.",
             [
-                Query(e.rate("event", "tidewaiter_audit_records_total", e.HOSTS), "{{event}}"),
-                Query(e.rate("reason", "tidewaiter_audit_dropped_total", e.HOSTS), "dropped: {{reason}}"),
+                Query(
+                    e.instead(e.rate("event", "tidewaiter_audit_records_total", e.HOSTS), e.HOSTS, event="no audit log"),
+                    "{{event}}",
+                ),
+                Query(
+                    e.instead(e.rate("reason", "tidewaiter_audit_dropped_total", e.HOSTS), e.HOSTS, reason="nothing"),
+                    "dropped: {{reason}}",
+                ),
             ],
             unit="ops",
             width=12,
@@ -310,14 +381,26 @@ def _sinks() -> list[Panel]:
             "Which version runs?",
             "Each exporter, and since when it runs.",
             [
-                Query(f"max by (instance, version) ({e.series('tidewaiter_build_info', e.HOSTS)})", column="Is", labels={"version": "Version"}),
-                Query(f"1000 * max by (instance) ({e.series('process_start_time_seconds', e.HOSTS)} and on (job, instance) tidewaiter_build_info)", column="Since"),
+                Query(
+                    f"max by (instance, version) ({e.series('tidewaiter_build_info', e.HOSTS)})",
+                    column="Is",
+                    labels={"version": "Version"},
+                ),
+                Query(
+                    f"1000 * max by (instance) ({e.series('process_start_time_seconds', e.HOSTS)} and on (job, instance) tidewaiter_build_info)",
+                    column="Since",
+                ),
             ],
             key="instance",
             key_title="Instance",
             sort="Since",
             width=6,
-            overrides=[called("Is", custom__hidden=True), column("Since", "dateTimeAsIso", None, 160)],
+            overrides=[
+                called("Is", custom__hidden=True),
+                called("Instance", custom__width=125),
+                called("Version", custom__width=75),
+                column("Since", "dateTimeAsIso", None, 165),
+            ],
         ),
     ]
 

@@ -21,7 +21,9 @@ ONE = HOSTS + ',api="$api"'
 # Bounds of a heatmap's rows, 0.1 ms to 16 s in doublings: there are more buckets, but nobody can read thirty rows. Formats
 # differ in whether a whole number ends in ".0".
 _BOUNDS = [2.0**power for power in range(-13, 5)]
-ROWS = "|".join(f"{bound:.20f}".rstrip("0").rstrip(".").replace(".", "[.]") + ("([.]0)?" if bound >= 1 else "") for bound in _BOUNDS)
+ROWS = "|".join(
+    f"{bound:.20f}".rstrip("0").rstrip(".").replace(".", "[.]") + ("([.]0)?" if bound >= 1 else "") for bound in _BOUNDS
+)
 
 
 def series(metric: str, matchers: str, *more: str) -> str:
@@ -49,13 +51,40 @@ def share(part: str, whole: str) -> str:
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
-def named(label: str, by: str, metric: str, matchers: str) -> str:
-    """How much a second, by labels, of what there was any; while there was nothing, zero, with "none" for a label.
+def instead(of: str, matchers: str, **labels: str) -> str:
+    """`of`, or where it is nothing a zero with these labels, which say so: an empty panel may mean anything."""
+    known = "tidewaiter_api_info" if "api" in matchers else "tidewaiter_build_info"
+    zero = f"0 * max({series(known, matchers)})"
+    for label, text in labels.items():
+        zero = f'label_replace({zero}, "{label}", "{text}", "", "")'
+    return f"({of}) or ({zero} unless on () ({of}))"
+
+
+def or_unknown(of: str, matchers: str) -> str:
+    """`of`, or where it is nothing -1, which the panel has a word for."""
+    known = "tidewaiter_api_info" if "api" in matchers else "tidewaiter_build_info"
+    return f"({of}) or -1 * max({series(known, matchers)})"
+
+
+def named(metric: str, matchers: str, **none: str) -> str:
+    """How much a second, by the labels `none`, of what there was any in what is shown; if there was nothing, zero with those labels.
 
     For what has many names, most of which never come to anything.
     """
-    none = f'label_replace({rate("", metric, matchers)} == 0, "{label}", "none", "", "")'
-    return f"{rate(by, metric, matchers)} > 0 or {none}"
+    by = ", ".join(none)
+    shown = f"increase({series(metric, matchers)}[{SHOWN}] @ end())"
+    return instead(f"{rate(by, metric, matchers)} and on ({by}) {total(by, shown)} > 0", matchers, **none)
+
+
+def plain(label: str, metric: str, matchers: str) -> str:
+    """How much a second, by a label, of what is only known of HTTP/1 without TLS; says so where there is nothing."""
+    return instead(rate(label, metric, matchers), matchers, **{label: "no plain HTTP/1"})
+
+
+def beside(**named: str) -> str:
+    """Several sums as one expression, each with its name as the label `what`: those that are not known leave nothing empty."""
+    found = (f'label_replace({of}, "what", "{name.replace("_", " ")}", "", "")' for name, of in named.items())
+    return " or ".join(found)
 
 
 def quantile(of_1: float, by: str, histogram: str, matchers: str, over: str = GRAPH) -> str:

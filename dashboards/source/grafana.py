@@ -52,6 +52,11 @@ def better(look: float, good: float) -> Json:
     return steps((None, colours.BAD), (look, colours.LOOK), (good, colours.GOOD))
 
 
+def marked(look: float, bad: float) -> Json:
+    """As `worse`, for cells: what is well has no colour."""
+    return steps((None, "transparent"), (look, colours.LOOK), (bad, colours.BAD))
+
+
 def lines(limit: float) -> Json:
     """A line to be crossed: drawn dashed, and red above."""
     return steps((None, colours.GOOD), (limit, colours.BAD))
@@ -94,6 +99,10 @@ QUANTILES = painted(colours.QUANTILES)
 USUAL = called("usual p95", color=fixed(colours.USUAL), custom__lineStyle=DASHED, custom__fillOpacity=0)
 
 
+# How far an axis reaches at least, by its unit; of all others up to 1.
+REACH = {"percentunit": 0.05, "s": 0.001, "Bps": 1000, "bytes": 100}
+
+
 def _panel(kind: str, title: str, description: str, queries: Sequence[Query], **more: Any) -> Json:
     form = {"table": "table", "heatmap": "heatmap"}.get(kind, "time_series")
     instant = kind in ("table", "bargauge")
@@ -124,11 +133,16 @@ def graph(
     decimals: int | None = None,
     side: bool = False,
     calcs: Sequence[str] = ("lastNotNull", "max"),
+    ground: float = 0,
+    reach: float | None = None,
     overrides: Sequence[Json] = (),
     links: Sequence[Json] = (),
     interval: str = "",
 ) -> Panel:
-    """Values over time. Series have colours by their names, the same on all panels, unless `overrides` say otherwise."""
+    """Values over time. At the `side` there is room for a legend with figures, below for names.
+
+    Whatever the values, the axis reaches from `ground` to `reach`, so that noise does not look like a mountain.
+    """
     custom: Json = {
         "drawStyle": "bars" if bars else "line",
         "lineWidth": 0 if bars else 1,
@@ -137,9 +151,10 @@ def graph(
         "spanNulls": False,
         "stacking": {"mode": "normal" if stack else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
-        "axisSoftMin": 0,
+        "axisSoftMin": ground,
+        "axisSoftMax": REACH.get(unit, 1) if reach is None else reach,
     }
-    defaults: Json = {"unit": unit, "color": {"mode": "palette-classic-by-name"}, "custom": custom, "noValue": "none"}
+    defaults: Json = {"unit": unit, "color": {"mode": "palette-classic"}, "custom": custom}
     defaults["thresholds"] = thresholds or NEUTRAL
     if most is not None:
         defaults |= {"min": 0, "max": most}
@@ -147,7 +162,10 @@ def graph(
         defaults["decimals"] = decimals
     if links:
         defaults["links"] = list(links)
-    legend = {"displayMode": "table", "placement": "right" if side else "bottom", "calcs": list(calcs), "showLegend": True}
+    if side:
+        legend = {"displayMode": "table", "placement": "right", "calcs": list(calcs), "showLegend": True}
+    else:
+        legend = {"displayMode": "list", "placement": "bottom", "calcs": [], "showLegend": True}
     options = {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     body = _panel("timeseries", title, description, queries, options=options)
     body["fieldConfig"] = {"defaults": defaults, "overrides": list(overrides)}
@@ -168,12 +186,12 @@ def stat(
     mappings: Sequence[Json] = (),
     text: str = "auto",
     decimals: int | None = None,
-    none: str = "–",
+    unknown: str = "",
     calc: str = "lastNotNull",
     filled: bool = False,
     overrides: Sequence[Json] = (),
 ) -> Panel:
-    """One figure, the last that is shown, in a colour by its thresholds."""
+    """One figure, the last that is shown, in a colour by its thresholds; `unknown` is what -1 stands for."""
     queries = [query] if isinstance(query, Query) else query
     options = {
         "colorMode": "background" if filled else "value",
@@ -183,9 +201,10 @@ def stat(
         "reduceOptions": {"calcs": [calc], "fields": "", "values": False},
     }
     body = _panel("stat", title, description, queries, options=options)
-    defaults: Json = {"unit": unit, "color": {"mode": "thresholds"}, "thresholds": thresholds or NEUTRAL, "noValue": none}
-    if mappings:
-        defaults["mappings"] = list(mappings)
+    defaults: Json = {"unit": unit, "color": {"mode": "thresholds"}, "thresholds": thresholds or NEUTRAL, "noValue": "–"}
+    word = {"type": "value", "options": {"-1": {"text": unknown, "color": colours.QUIET, "index": 9}}}
+    if mappings or unknown:
+        defaults["mappings"] = [*mappings, word] if unknown else list(mappings)
     if decimals is not None:
         defaults["decimals"] = decimals
     body["fieldConfig"] = {"defaults": defaults, "overrides": list(overrides)}
@@ -210,11 +229,19 @@ def bars(
         "displayMode": "basic",
         "valueMode": "color",
         "showUnfilled": True,
+        "text": {"titleSize": 14, "valueSize": 16},
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
     body = _panel("bargauge", title, description, queries, options=options)
-    mode = {"mode": "thresholds"} if thresholds else {"mode": "palette-classic-by-name"}
-    defaults: Json = {"unit": unit, "color": mode, "thresholds": thresholds or NEUTRAL, "min": 0, "noValue": "none"}
+    mode = {"mode": "thresholds" if thresholds else "palette-classic"}
+    defaults: Json = {
+        "unit": unit,
+        "color": mode,
+        "thresholds": thresholds or NEUTRAL,
+        "min": 0,
+        "decimals": 1,
+        "noValue": "none",
+    }
     if most is not None:
         defaults["max"] = most
     body["fieldConfig"] = {"defaults": defaults, "overrides": list(overrides)}
@@ -246,7 +273,6 @@ def table(
     key: str,
     key_title: str,
     sort: str,
-    unit: str = "short",
     added: tuple[str, Sequence[str]] | None = None,
     width: int = 24,
     height: int = 8,
@@ -275,17 +301,21 @@ def table(
         reduce = {"include": list(of), "reducer": "sum"}
         changes.append({"id": "calculateField", "options": {"mode": "reduceRow", "alias": name, "reduce": reduce}})
     changes.append({"id": "sortBy", "options": {"fields": {}, "sort": [{"field": sort, "desc": True}]}})
-    changes.append({"id": "organize", "options": {"excludeByName": {}, "indexByName": {}, "renameByName": {key: key_title}}})
+    labels = [title for query in queries for title in query.labels.values()]
+    order = [key, *labels, *([added[0]] if added else []), *(query.column for query in queries)]
+    places = {name: place for place, name in enumerate(order)}
+    changes.append({"id": "organize", "options": {"excludeByName": {}, "indexByName": places, "renameByName": {key: key_title}}})
     options = {"cellHeight": "sm", "showHeader": True, "sortBy": [{"displayName": sort, "desc": True}]}
     body = _panel("table", title, description, queries, options=options, transformations=changes)
-    defaults: Json = {"unit": unit, "thresholds": NEUTRAL, "noValue": "–", "custom": {"align": "auto", "filterable": False}}
+    # Labels are text, also those that look like numbers.
+    defaults: Json = {"unit": "string", "thresholds": NEUTRAL, "noValue": "–", "custom": {"align": "auto", "filterable": False}}
     body["fieldConfig"] = {"defaults": defaults, "overrides": list(overrides)}
     return Panel(body, width, height)
 
 
 def column(name: str, unit: str, thresholds: Json | None = None, width: int | None = None, **more: Any) -> Json:
     """How a column looks: its unit, and the colour of its cells by thresholds."""
-    found: Json = {"unit": unit} | more
+    found: Json = {"unit": unit, "custom__align": "center"} | more
     if thresholds:
         found |= {"thresholds": thresholds, "custom__cellOptions": {"type": "color-background", "mode": "basic"}}
     if width:
@@ -327,7 +357,9 @@ def _rows(rows: Sequence[tuple[str, Sequence[Panel]]]) -> list[Json]:
     y = 0
     for title, row in rows:
         if title:
-            panels.append({"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y}})
+            panels.append(
+                {"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y}}
+            )
             y += 1
         x = height = 0
         for panel in row:

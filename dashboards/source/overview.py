@@ -3,7 +3,24 @@
 from . import colours as c
 from . import expressions as e
 from . import signals as s
-from .grafana import Json, Panel, Query, called, column, dashboard, graph, lines, link, painted, stat, steps, table, variable, worse
+from .grafana import (
+    Json,
+    Panel,
+    Query,
+    called,
+    column,
+    dashboard,
+    graph,
+    lines,
+    link,
+    marked,
+    painted,
+    stat,
+    steps,
+    table,
+    variable,
+    worse,
+)
 
 NAME = "overview"
 VARIABLES = [
@@ -20,8 +37,10 @@ TO_API = [link("The API ${__field.labels.api}", "tidewaiter-api", "${__field.lab
 
 def _in_trouble(title: str, of: str, colour: str, what: str) -> Panel:
     found = f"count(({of}) > 0) or vector(0)"
-    text = f"How many APIs have a signal of this kind that is off now: {what}. Thresholds stand in the source of the dashboards."
-    return stat(title, text, Query(found, "APIs"), unit="none", decimals=0, thresholds=steps((None, c.GOOD), (1, colour)), filled=True)
+    text = f"How many APIs have a signal of this kind that is off now: {what}."
+    return stat(
+        title, text, Query(found, "APIs"), unit="none", decimals=0, thresholds=steps((None, c.GOOD), (1, colour)), filled=True
+    )
 
 
 def _glance() -> list[Panel]:
@@ -38,19 +57,20 @@ def _glance() -> list[Panel]:
         stat(
             "Server errors",
             "Share of responses with a status of 5xx, of all APIs. Only of HTTP/1 without TLS: what is encrypted is not read.",
-            Query(e.errors("", e.APIS)),
+            Query(e.or_unknown(e.errors("", e.APIS), e.APIS)),
             unit="percentunit",
             thresholds=worse(*s.ERRORS),
             decimals=1,
+            unknown="not known",
         ),
         stat(
             "What limits take, or would",
             "Share of received packets that rules and blocks have dropped or rejected, or would have if they were enforced.",
-            Query(e.limited("", e.APIS)),
+            Query(e.or_unknown(e.limited("", e.APIS), e.APIS)),
             unit="percentunit",
             thresholds=steps((None, c.QUIET), (0.01, c.TRAFFIC)),
             decimals=1,
-            none="no rules",
+            unknown="no rules",
         ),
     ]
 
@@ -63,15 +83,12 @@ def _worst() -> Panel:
         Query(SERVICE, column="Service"),
         Query(NETWORK, column="Network"),
         Query(TRAFFIC, column="Traffic"),
-        Query(e.rate(per_api, "tidewaiter_api_packets_total", e.APIS, **now), column="Packets"),
+        Query(e.timed(per_api, e.RESPONSE, e.APIS, **now), column="Answers"),
         Query(e.rate(per_api, "tidewaiter_api_bytes_total", e.APIS, **now), column="Bytes"),
-        Query(e.rate(per_api, "tidewaiter_api_requests_total", e.APIS, **now), column="HTTP/1"),
         Query(e.errors(per_api, e.APIS, **now), column="5xx"),
-        Query(e.quantile(0.5, per_api, e.RESPONSE, e.APIS, **now), column="p50"),
-        Query(e.quantile(0.95, per_api, e.RESPONSE, e.APIS, **now), column="p95"),
-        Query(e.quantile(0.99, per_api, e.RESPONSE, e.APIS, **now), column="p99"),
-        Query(e.quantile(0.95, per_api, e.HANDSHAKE, e.APIS, **now), column="Handshake p95"),
         Query(e.refused(per_api, e.APIS, **now), column="Refused"),
+        *(Query(e.quantile(of / 100, per_api, e.RESPONSE, e.APIS, **now), column=f"p{of}") for of in (50, 95, 99)),
+        Query(e.quantile(0.95, per_api, e.HANDSHAKE, e.APIS, **now), column="Handshake"),
         Query(e.retransmitted(per_api, e.APIS, **now), column="Sent again"),
         Query(e.total(per_api, e.series("tidewaiter_api_connections_active", e.APIS)), column="Connections"),
         Query(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})", column="Clients"),
@@ -79,29 +96,29 @@ def _worst() -> Panel:
     ]
 
     def kind(name: str, colour: str) -> Json:
-        return column(name, "none", steps((None, "transparent"), (1, colour)), 78, decimals=0, custom__align="center")
+        return column(name, "none", steps((None, "transparent"), (1, colour)), 75, decimals=0)
 
     looks = [
-        called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")], custom__minWidth=130),
-        column("Signals off", "none", steps((None, c.GOOD), (1, c.LOOK), (2, c.BAD)), 88, decimals=0, custom__align="center"),
+        called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")], custom__minWidth=120),
+        column("Signals off", "none", steps((None, c.GOOD), (1, c.LOOK), (2, c.BAD)), 95, decimals=0),
         kind("Service", c.SERVICE),
         kind("Network", c.NETWORK),
         kind("Traffic", c.TRAFFIC),
-        column("Packets", "pps", decimals=1),
-        column("Bytes", "Bps", decimals=1),
-        column("HTTP/1", "reqps", decimals=1),
-        column("5xx", percent, worse(*s.ERRORS), decimals=1),
-        *(column(name, "s", decimals=1) for name in ("p50", "p95", "p99", "Handshake p95")),
-        column("Refused", percent, worse(*s.REFUSED), decimals=1),
-        column("Sent again", percent, worse(*s.RETRANSMITTED), decimals=1),
-        column("Connections", "short", decimals=0),
-        column("Clients", "short", decimals=0),
-        column("Busiest client", percent, steps((None, "transparent"), (s.BUSIEST[1], c.TRAFFIC)), decimals=0),
+        column("Answers", "reqps", None, 105, decimals=1),
+        column("Bytes", "Bps", None, 105, decimals=1),
+        column("5xx", percent, marked(*s.ERRORS), 80, decimals=1),
+        column("Refused", percent, marked(*s.REFUSED), 80, decimals=1),
+        *(column(name, "s", None, 90, decimals=1) for name in ("p50", "p95", "p99")),
+        column("Handshake", "s", None, 95, decimals=1),
+        column("Sent again", percent, marked(*s.RETRANSMITTED), 90, decimals=1),
+        column("Connections", "short", None, 100, decimals=0),
+        column("Clients", "short", None, 75, decimals=0),
+        column("Busiest client", percent, steps((None, "transparent"), (s.BUSIEST[1], c.TRAFFIC)), 110, decimals=0),
     ]
     text = (
         "Every API, the worst first, as it is in the last five minutes of what is shown. "
         f"Service: how many of {s.words(s.service(''))} are off. Network: {s.words(s.network(''))}. Traffic: {s.words(s.traffic(''))}. "
-        "p50 to p99 are the times from a request's last byte to its answer's first. Clients are the most that one host has seen. "
+        "p50 to p99 are the times from a request's last byte to its answer's first, handshake is a p95. Clients are the most that one host has seen. "
         "The busiest client is the share of bytes of the one with most. Click on a name for the API in depth."
     )
     return table(
@@ -119,7 +136,18 @@ def _worst() -> Panel:
 
 def _since(title: str, of: str, signals: list[s.Signal]) -> Panel:
     text = f"How many of these signals are off, of each API, over time: {s.words(signals)}. Where a line leaves the ground, the trouble began."
-    return graph(title, text, [Query(of, "{{api}}")], unit="none", decimals=0, height=7, interval="1m", thresholds=lines(1), most=None, links=TO_API, calcs=("lastNotNull",))
+    return graph(
+        title,
+        text,
+        [Query(of, "{{api}}")],
+        unit="none",
+        decimals=0,
+        height=7,
+        interval="1m",
+        thresholds=lines(1),
+        reach=3,
+        links=TO_API,
+    )
 
 
 def _service() -> list[Panel]:
@@ -171,7 +199,7 @@ def _network() -> list[Panel]:
         graph(
             "What does this host drop?",
             "Packets of APIs that the kernel has dropped, by its own name of the reason: full buffers, bad checksums, no socket.",
-            [Query(e.named("reason", "api, reason", "tidewaiter_api_dropped_packets_total", e.APIS), "{{api}} {{reason}}")],
+            [Query(e.named("tidewaiter_api_dropped_packets_total", e.APIS, api="none", reason="at all"), "{{api}} {{reason}}")],
             unit="pps",
             links=TO_API,
         ),
@@ -189,7 +217,7 @@ def _senders() -> list[Panel]:
         ),
         graph(
             "How much traffic?",
-            "Bytes on the wire of each API, both ways; \"unmapped\" is traffic of no API.",
+            'Bytes on the wire of each API, both ways; "unmapped" is traffic of no API.',
             [Query(e.rate("api", "tidewaiter_api_bytes_total", e.APIS), "{{api}}")],
             unit="Bps",
             stack=True,
@@ -198,13 +226,22 @@ def _senders() -> list[Panel]:
         table(
             "Who sends most?",
             "The ten clients with most bytes in what is shown, both ways, of flows that are over or of which a minute is. "
-            "\"other\" is all clients that have no series of their own.",
-            [Query(f"topk(10, {e.increase('api, client', 'tidewaiter_client_bytes_total', e.APIS)} > 0)", column="Bytes", labels={"api": "API"})],
+            '"other" is all clients that have no series of their own.',
+            [
+                Query(
+                    f"topk(10, {e.increase('api, client', 'tidewaiter_client_bytes_total', e.APIS)} > 0)",
+                    column="Bytes",
+                    labels={"api": "API"},
+                )
+            ],
             key="client",
             key_title="Client",
             sort="Bytes",
             width=8,
-            overrides=[column("Bytes", "bytes", decimals=1), called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")])],
+            overrides=[
+                column("Bytes", "bytes", None, 110, decimals=1),
+                called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")]),
+            ],
         ),
         graph(
             "Connections",
@@ -233,7 +270,7 @@ def _senders() -> list[Panel]:
 
 
 def _limits() -> list[Panel]:
-    verdicts = e.rate("verdict", "tidewaiter_guard_packets_total", e.APIS)
+    verdicts = e.instead(e.rate("verdict", "tidewaiter_guard_packets_total", e.APIS), e.APIS, verdict="no rules")
     return [
         graph(
             "Is it a single client?",
@@ -246,7 +283,7 @@ def _limits() -> list[Panel]:
         ),
         graph(
             "What do rules say?",
-            "Packets that rules and blocks have decided about. What begins with \"would\" has passed: rules only observe until they are "
+            'Packets that rules and blocks have decided about. What begins with "would" has passed: rules only observe until they are '
             "enforced.",
             [Query(verdicts, "{{verdict}}")],
             unit="pps",
@@ -255,7 +292,7 @@ def _limits() -> list[Panel]:
         graph(
             "How much of an API would limits take?",
             "Share of received packets that rules have dropped or rejected, or would have, of each API that they are about.",
-            [Query(e.limited("api", e.APIS), "{{api}}")],
+            [Query(e.instead(e.limited("api", e.APIS), e.APIS, api="no rules"), "{{api}}")],
             unit="percentunit",
             links=TO_API,
         ),

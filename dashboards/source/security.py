@@ -8,6 +8,7 @@ from .overview import TO_API, VARIABLES
 NAME = "security"
 ANOMALIES = "tidewaiter_anomalies_total"
 GUARD = "tidewaiter_guard_packets_total"
+LIMITS = 'map="client_limits"'
 KINDS = painted(c.KINDS)
 VERDICTS = painted(c.VERDICTS)
 SEEN = steps((None, c.GOOD), (1, c.TRAFFIC))
@@ -21,37 +22,54 @@ def _count(title: str, text: str, *kinds: str) -> Panel:
 def _glance() -> list[Panel]:
     enforcing = values(_0=("observes", c.LOOK), _1=("enforces", c.GOOD))
     return [
-        _count("Floods", "SYN and ICMP floods and amplification, in what is shown: windows and clients in which there was one.", "syn_flood", "icmp_flood", "amplification"),
+        _count(
+            "Floods",
+            "SYN and ICMP floods and amplification, in what is shown: windows and clients in which there was one.",
+            "syn_flood",
+            "icmp_flood",
+            "amplification",
+        ),
         _count("Scans", "Sources that have tried many ports, or one port at many addresses, in what is shown.", "port_scan"),
-        _count("Unexpected payload", "Flows whose payload is not what their API expects, in what is shown.", "unexpected_payload"),
+        _count(
+            "Unexpected payload", "Flows whose payload is not what their API expects, in what is shown.", "unexpected_payload"
+        ),
         _count("Churn", "Clients whose connections come and go, in what is shown.", "connection_churn"),
         _count(
             "Nonsense",
             "Packets that no stack in its right mind sends, in what is shown.",
-            *(kind for kind in c.KINDS if kind in ("bad_tcp_flags", "land", "malformed", "tiny_fragment", "overlapping_fragment", "unexpected_protocol")),
+            *(
+                kind
+                for kind in c.KINDS
+                if kind in ("bad_tcp_flags", "land", "malformed", "tiny_fragment", "overlapping_fragment", "unexpected_protocol")
+            ),
         ),
         stat(
             "Guard",
             "Whether rules that are to be enforced are, on all hosts: not while the guard observes alone or is switched off.",
-            Query(f"min({e.series('tidewaiter_guard_enforcing', e.HOSTS)})"),
+            Query(e.or_unknown(f"min({e.series('tidewaiter_guard_enforcing', e.HOSTS)})", e.HOSTS)),
             unit="none",
             width=3,
             mappings=enforcing,
-            none="no rules",
+            unknown="no rules",
         ),
         stat(
             "Blocks",
             "Addresses and networks that are not let in for a while, now.",
-            Query(e.total("", e.series("tidewaiter_map_entries", e.HOSTS, 'map="blocks"'))),
+            Query(e.or_unknown(e.total("", e.series("tidewaiter_map_entries", e.HOSTS, 'map="blocks"')), e.HOSTS)),
             unit="short",
             decimals=0,
             width=3,
-            none="no rules",
+            unknown="no guard",
         ),
         stat(
-            "What enforcing would take",
+            "If enforced",
             "Share of received packets that rules would have dropped or rejected if they were enforced.",
-            Query(e.share(e.rate("", GUARD, e.APIS, 'verdict=~"would_drop|would_reject"'), e.rate("", "tidewaiter_api_packets_total", e.APIS, 'direction="receive"'))),
+            Query(
+                e.share(
+                    e.rate("", GUARD, e.APIS, 'verdict=~"would_drop|would_reject"'),
+                    e.rate("", "tidewaiter_api_packets_total", e.APIS, 'direction="receive"'),
+                )
+            ),
             unit="percentunit",
             decimals=1,
             width=3,
@@ -64,11 +82,14 @@ def _anomalies() -> list[Panel]:
     return [
         graph(
             "What should not be, and since when?",
-            "Anomalies a minute, by kind. What is counted depends on the kind: packets, flows, sources or windows.",
-            [Query(f"60 * {e.rate('kind', ANOMALIES, e.APIS)}", "{{kind}}")],
+            "Anomalies by kind, of a minute or, where more than some hours are shown, of each bar. What is counted depends on the kind: "
+            "packets, flows, sources or windows.",
+            [Query(f"round({e.increase('kind', ANOMALIES, e.APIS, over='$__interval')})", "{{kind}}")],
             unit="short",
+            interval="1m",
+            decimals=0,
             width=16,
-            height=9,
+            height=11,
             bars=True,
             stack=True,
             side=True,
@@ -77,14 +98,17 @@ def _anomalies() -> list[Panel]:
         ),
         table(
             "Which APIs are meant?",
-            "Anomalies in what is shown, by API and kind. \"unmapped\" is traffic of no API, as scans and broken packets are.",
+            'Anomalies in what is shown, by API and kind. "unmapped" is traffic of no API, as scans and broken packets are.',
             [Query(f"round({e.increase('api, kind', ANOMALIES, e.APIS)}) > 0", column="Count", labels={"kind": "Kind"})],
             key="api",
             key_title="API",
             sort="Count",
             width=8,
-            height=9,
-            overrides=[column("Count", "short", decimals=0), called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")])],
+            height=11,
+            overrides=[
+                column("Count", "short", None, 90, decimals=0),
+                called("API", links=[link("This API in depth", "tidewaiter-api", "${__value.text}")]),
+            ],
         ),
     ]
 
@@ -104,7 +128,7 @@ def _floods() -> list[Panel]:
         ),
         graph(
             "Who is refused?",
-            "Attempts that were answered by a reset, a second; of \"unmapped\", ports where nobody listens: that is what a scan looks like.",
+            'Attempts that were answered by a reset, a second; of "unmapped", ports where nobody listens: that is what a scan looks like.',
             [Query(turned, "{{api}}")],
             unit="cps",
             links=TO_API,
@@ -154,8 +178,8 @@ def _rules() -> list[Panel]:
     return [
         graph(
             "What do rules decide?",
-            "Packets that rules and blocks have decided about, by verdict. What begins with \"would\" has passed.",
-            [Query(e.rate("verdict", GUARD, e.APIS), "{{verdict}}")],
+            'Packets that rules and blocks have decided about, by verdict. What begins with "would" has passed.',
+            [Query(e.instead(e.rate("verdict", GUARD, e.APIS), e.APIS, verdict="no rules"), "{{verdict}}")],
             unit="pps",
             stack=True,
             width=8,
@@ -163,22 +187,41 @@ def _rules() -> list[Panel]:
         ),
         graph(
             "What would enforcing change?",
-            "Packets that a rule that only observes would have dropped, rejected or marked: what its mode \"enforce\" would take from now on.",
-            [Query(would, "{{rule}}: {{api}}")],
+            'Packets that a rule that only observes would have dropped, rejected or marked: what its mode "enforce" would take from now on.',
+            [Query(e.instead(would, e.APIS, rule="no rules", api="that observe"), "{{rule}}: {{api}}")],
             unit="pps",
             width=8,
         ),
         table(
             "Which rule, and which API?",
             "Packets in what is shown, by rule, API and verdict.",
-            [Query(f"round({e.increase('rule, api, verdict', GUARD, e.APIS)}) > 0", column="Packets", labels={"rule": "Rule", "verdict": "Verdict"})],
+            [
+                Query(
+                    f"round({e.increase('rule, api, verdict', GUARD, e.APIS)}) > 0",
+                    column="Packets",
+                    labels={"rule": "Rule", "verdict": "Verdict"},
+                )
+            ],
             key="api",
             key_title="API",
             sort="Packets",
             width=8,
             overrides=[
-                column("Packets", "short", decimals=0),
-                called("Verdict", mappings=[{"type": "value", "options": {name: {"color": colour, "index": i} for i, (name, colour) in enumerate(c.VERDICTS.items())}}], custom__cellOptions={"type": "color-text"}),
+                called("API", custom__width=100),
+                column("Packets", "short", None, 85, decimals=0),
+                called(
+                    "Verdict",
+                    mappings=[
+                        {
+                            "type": "value",
+                            "options": {
+                                name: {"color": colour, "index": i} for i, (name, colour) in enumerate(c.VERDICTS.items())
+                            },
+                        }
+                    ],
+                    custom__cellOptions={"type": "color-text"},
+                    custom__width=110,
+                ),
             ],
         ),
     ]
@@ -189,7 +232,16 @@ def _blocks() -> list[Panel]:
         graph(
             "How many are blocked?",
             "Addresses and networks that are not let in, by host.",
-            [Query(e.total("instance", e.series("tidewaiter_map_entries", e.HOSTS, 'map="blocks"')), "{{instance}}")],
+            [
+                Query(
+                    e.instead(
+                        e.total("instance", e.series("tidewaiter_map_entries", e.HOSTS, 'map="blocks"')),
+                        e.HOSTS,
+                        instance="no guard",
+                    ),
+                    "{{instance}}",
+                )
+            ],
             unit="short",
             decimals=0,
             width=6,
@@ -197,7 +249,7 @@ def _blocks() -> list[Panel]:
         graph(
             "What do blocks keep out?",
             "Packets from addresses and networks that are blocked, by API.",
-            [Query(e.rate("api", GUARD, e.APIS, 'rule="block"'), "{{api}}")],
+            [Query(e.instead(e.rate("api", GUARD, e.APIS, 'rule="block"'), e.APIS, api="no blocks"), "{{api}}")],
             unit="pps",
             width=6,
             links=TO_API,
@@ -205,7 +257,14 @@ def _blocks() -> list[Panel]:
         graph(
             "Which blocks were refused?",
             "Blocks that were asked for and are not there, in five minutes, by the reason why.",
-            [Query(e.increase("reason", "tidewaiter_blocks_refused_total", e.HOSTS, over=e.NOW), "{{reason}}")],
+            [
+                Query(
+                    e.instead(
+                        e.increase("reason", "tidewaiter_blocks_refused_total", e.HOSTS, over=e.NOW), e.HOSTS, reason="no guard"
+                    ),
+                    "{{reason}}",
+                )
+            ],
             unit="short",
             width=6,
         ),
@@ -214,23 +273,39 @@ def _blocks() -> list[Panel]:
             "Clients whose limits are kept, in all there is room for; and those that were forgotten to make room, a second.",
             [
                 Query(
-                    f"max({e.series('tidewaiter_map_entries', e.HOSTS, 'map=' + chr(34) + 'client_limits' + chr(34))} / "
-                    f"{e.series('tidewaiter_map_capacity', e.HOSTS, 'map=' + chr(34) + 'client_limits' + chr(34))})",
-                    "in use",
-                ),
-                Query(e.rate("", "tidewaiter_guard_clients_evicted_total", e.HOSTS), "forgotten a second"),
+                    e.instead(
+                        e.beside(
+                            in_use=f"max({e.series('tidewaiter_map_entries', e.HOSTS, LIMITS)} / {e.series('tidewaiter_map_capacity', e.HOSTS, LIMITS)})",
+                            forgotten_a_second=e.rate("", "tidewaiter_guard_clients_evicted_total", e.HOSTS),
+                        ),
+                        e.HOSTS,
+                        what="no rules",
+                    ),
+                    "{{what}}",
+                )
             ],
             unit="short",
             width=6,
             overrides=[
-                called("in use", color=fixed("blue"), unit="percentunit", min=0, max=1),
+                called("in use", color=fixed("blue"), unit="percentunit", min=0),
                 called("forgotten a second", color=fixed(c.BAD), custom__axisPlacement="right", min=0),
             ],
         ),
         graph(
             "What becomes of judged packets?",
             "Packets that were judged before they were accounted, by interface. Transmitted ones are answers to what was rejected.",
-            [Query(e.rate("interface, direction, verdict", "tidewaiter_interface_guard_packets_total", e.HOSTS), "{{interface}} {{direction}}: {{verdict}}")],
+            [
+                Query(
+                    e.instead(
+                        e.rate("interface, direction, verdict", "tidewaiter_interface_guard_packets_total", e.HOSTS),
+                        e.HOSTS,
+                        interface="no rules",
+                        direction="receive",
+                        verdict="pass",
+                    ),
+                    "{{interface}} {{direction}}: {{verdict}}",
+                )
+            ],
             unit="pps",
             width=24,
             height=7,

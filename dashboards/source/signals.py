@@ -16,8 +16,9 @@ REFUSED = (0.01, 0.05)
 RESET = (0.1, 0.25)
 # Healthy ways lose less than one segment in a hundred; at two in a hundred TCP is several times as slow.
 RETRANSMITTED = (0.01, 0.02)
-# Connections of which nothing more was seen: hosts that vanish, ways that break.
-VANISHED = (0.05, 0.2)
+# Of those that tried to connect so many must have got an answer: in a flood of forged addresses others do not, and what is sent to
+# those again is not the network's fault.
+ANSWERED = 0.5
 # So many times the usual; what is faster than the floor (seconds) may double for no reason at all.
 SLOWER, FLOOR = 2, 0.02
 # So many times the usual attempts to connect, and so many a second more.
@@ -42,18 +43,30 @@ def _slow(histogram: str, matchers: str) -> str:
 def service(matchers: str) -> list[Signal]:
     """What the service itself does."""
     return [
-        Signal("slow answers", _slow(e.RESPONSE, matchers)),
-        Signal("server errors", f"{e.errors('api', matchers, e.NOW)} > bool {ERRORS[1]}"),
-        Signal("refused connections", f"{e.refused('api', matchers, e.NOW)} > bool {REFUSED[1]}"),
+        Signal(f"slow answers (p95 above {SLOWER} times the usual and {1000 * FLOOR:.0f} ms)", _slow(e.RESPONSE, matchers)),
+        Signal(
+            f"server errors (above {ERRORS[1]:.0%} of HTTP/1 responses)", f"{e.errors('api', matchers, e.NOW)} > bool {ERRORS[1]}"
+        ),
+        Signal(
+            f"refused connections (above {REFUSED[1]:.0%} of attempts)",
+            f"{e.refused('api', matchers, e.NOW)} > bool {REFUSED[1]}",
+        ),
     ]
 
 
 def network(matchers: str) -> list[Signal]:
     """What the way between this host and the other end does."""
+    tried, opened, refused = (
+        e.rate("api", f"tidewaiter_api_connection{name}_total", matchers, over=e.NOW)
+        for name in ("_attempts", "s_opened", "s_refused")
+    )
+    again = f"{e.retransmitted('api', matchers, e.NOW)} > bool {RETRANSMITTED[1]}"
     return [
-        Signal("slow handshakes", _slow(e.HANDSHAKE, matchers)),
-        Signal("retransmissions", f"{e.retransmitted('api', matchers, e.NOW)} > bool {RETRANSMITTED[1]}"),
-        Signal("vanished connections", f"{e.ended('api', matchers, 'idle', e.NOW)} > bool {VANISHED[1]}"),
+        Signal(f"slow handshakes (p95 above {SLOWER} times the usual and {1000 * FLOOR:.0f} ms)", _slow(e.HANDSHAKE, matchers)),
+        Signal(
+            f"retransmissions (above {RETRANSMITTED[1]:.0%} of packets)",
+            f"({again}) * ({opened} + {refused} >= bool {ANSWERED} * {tried})",
+        ),
     ]
 
 
@@ -63,8 +76,13 @@ def traffic(matchers: str) -> list[Signal]:
     received = e.rate("api", "tidewaiter_api_packets_total", matchers, 'direction="receive"', over=e.NOW)
     return [
         Signal("anomalies", f"{e.increase('api', 'tidewaiter_anomalies_total', matchers, over=e.NOW)} > bool 0"),
-        Signal("a surge of attempts", f"{attempts} > bool {SURGE} * {e.usual(attempts)} + {SURGE_FLOOR}"),
-        Signal("silence", f"({received} == bool 0) * ({e.usual(received)} > bool 1)"),
+        Signal(
+            f"a surge of attempts to connect (above {SURGE} times the usual and {SURGE_FLOOR} a second)",
+            f"{attempts} > bool {SURGE} * {e.usual(attempts)} + {SURGE_FLOOR}",
+        ),
+        Signal(
+            "silence (nothing received, where something usually is)", f"({received} == bool 0) * ({e.usual(received)} > bool 1)"
+        ),
     ]
 
 
