@@ -60,6 +60,11 @@ def instead(of: str, matchers: str, **labels: str) -> str:
     return f"({of}) or ({zero} unless on () ({of}))"
 
 
+def each(of: str, matchers: str) -> str:
+    """`of`, by API, and no number for APIs that it is not known of: so that the same API is at the same place, and in the same colour."""
+    return f"({of}) or NaN * max by (api) ({series('tidewaiter_api_packets_total', matchers)})"
+
+
 def or_unknown(of: str, matchers: str) -> str:
     """`of`, or where it is nothing -1, which the panel has a word for."""
     known = "tidewaiter_api_info" if "api" in matchers else "tidewaiter_build_info"

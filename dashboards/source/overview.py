@@ -35,6 +35,11 @@ TRAFFIC = s.off(s.traffic(e.APIS), e.APIS)
 TO_API = [link("The API ${__field.labels.api}", "tidewaiter-api", "${__field.labels.api}")]
 
 
+def by_api(of: str) -> list[Query]:
+    """A series for each API."""
+    return [Query(e.each(of, e.APIS), "{{api}}")]
+
+
 def _in_trouble(title: str, of: str, colour: str, what: str) -> Panel:
     found = f"count(({of}) > 0) or vector(0)"
     text = f"How many APIs have a signal of this kind that is off now: {what}."
@@ -119,7 +124,7 @@ def _worst() -> Panel:
         "Every API, the worst first, as it is in the last five minutes of what is shown. "
         f"Service: how many of {s.words(s.service(''))} are off. Network: {s.words(s.network(''))}. Traffic: {s.words(s.traffic(''))}. "
         "p50 to p99 are the times from a request's last byte to its answer's first, handshake is a p95. Clients are the most that one host has seen. "
-        "The busiest client is the share of bytes of the one with most. Click on a name for the API in depth."
+        "The busiest client is the share of bytes of the one with most. Of an API that is called from here, the service is the other end. Click on a name for the API in depth."
     )
     return table(
         "Which API is in trouble?",
@@ -139,7 +144,7 @@ def _since(title: str, of: str, signals: list[s.Signal]) -> Panel:
     return graph(
         title,
         text,
-        [Query(of, "{{api}}")],
+        by_api(of),
         unit="none",
         decimals=0,
         height=7,
@@ -156,14 +161,14 @@ def _service() -> list[Panel]:
             "How long do answers take? (p95)",
             "From the last byte of a request to the first of its answer, of 95 in 100. Of APIs that are served here that is the "
             "service's time alone; of those that are called from here the way is in it.",
-            [Query(e.quantile(0.95, "api", e.RESPONSE, e.APIS), "{{api}}")],
+            by_api(e.quantile(0.95, "api", e.RESPONSE, e.APIS)),
             unit="s",
             links=TO_API,
         ),
         graph(
             "How many answers are server errors?",
             "Share of HTTP/1 responses without TLS with a status of 5xx.",
-            [Query(e.errors("api", e.APIS), "{{api}}")],
+            by_api(e.errors("api", e.APIS)),
             unit="percentunit",
             thresholds=lines(s.ERRORS[1]),
             links=TO_API,
@@ -171,7 +176,7 @@ def _service() -> list[Panel]:
         graph(
             "How many connections are refused?",
             "Share of attempts that were answered by a reset: nobody listens, or somebody refuses.",
-            [Query(e.refused("api", e.APIS), "{{api}}")],
+            by_api(e.refused("api", e.APIS)),
             unit="percentunit",
             thresholds=lines(s.REFUSED[1]),
             links=TO_API,
@@ -184,14 +189,14 @@ def _network() -> list[Panel]:
         graph(
             "How long do handshakes take? (p95)",
             "A round trip to the other end and what its kernel takes, of 95 in 100; the service has no part in it.",
-            [Query(e.quantile(0.95, "api", e.HANDSHAKE, e.APIS), "{{api}}")],
+            by_api(e.quantile(0.95, "api", e.HANDSHAKE, e.APIS)),
             unit="s",
             links=TO_API,
         ),
         graph(
             "How much has to be sent again?",
             "Share of transmitted packets that are retransmissions. Two in a hundred slow every connection down.",
-            [Query(e.retransmitted("api", e.APIS), "{{api}}")],
+            by_api(e.retransmitted("api", e.APIS)),
             unit="percentunit",
             thresholds=lines(s.RETRANSMITTED[1]),
             links=TO_API,
@@ -211,14 +216,14 @@ def _senders() -> list[Panel]:
         graph(
             "How much is asked?",
             "Answers a second of each API, of whatever protocol.",
-            [Query(e.timed("api", e.RESPONSE, e.APIS), "{{api}}")],
+            by_api(e.timed("api", e.RESPONSE, e.APIS)),
             unit="reqps",
             links=TO_API,
         ),
         graph(
             "How much traffic?",
             'Bytes on the wire of each API, both ways; "unmapped" is traffic of no API.',
-            [Query(e.rate("api", "tidewaiter_api_bytes_total", e.APIS), "{{api}}")],
+            by_api(e.rate("api", "tidewaiter_api_bytes_total", e.APIS)),
             unit="Bps",
             stack=True,
             links=TO_API,
@@ -246,7 +251,7 @@ def _senders() -> list[Panel]:
         graph(
             "Connections",
             "TCP connections that there are.",
-            [Query(e.total("api", e.series("tidewaiter_api_connections_active", e.APIS)), "{{api}}")],
+            by_api(e.total("api", e.series("tidewaiter_api_connections_active", e.APIS))),
             unit="short",
             decimals=0,
             links=TO_API,
@@ -254,14 +259,14 @@ def _senders() -> list[Panel]:
         graph(
             "How many try to connect?",
             "Attempts to open a TCP connection a second.",
-            [Query(e.rate("api", "tidewaiter_api_connection_attempts_total", e.APIS), "{{api}}")],
+            by_api(e.rate("api", "tidewaiter_api_connection_attempts_total", e.APIS)),
             unit="cps",
             links=TO_API,
         ),
         graph(
             "How many clients?",
             "Different remote addresses in the last five minutes, as one host sees them: the most of all hosts.",
-            [Query(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})", "{{api}}")],
+            by_api(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})"),
             unit="short",
             decimals=0,
             links=TO_API,
@@ -276,7 +281,7 @@ def _limits() -> list[Panel]:
             "Is it a single client?",
             "Share of an API's bytes that the client with most of them has. Near 100 %, a limit for each client would have held it; "
             "where many clients share the load, only one for the whole API would.",
-            [Query(e.busiest("api", e.APIS), "{{api}}")],
+            by_api(e.busiest("api", e.APIS)),
             unit="percentunit",
             most=1,
             links=TO_API,
@@ -292,7 +297,7 @@ def _limits() -> list[Panel]:
         graph(
             "How much of an API would limits take?",
             "Share of received packets that rules have dropped or rejected, or would have, of each API that they are about.",
-            [Query(e.instead(e.limited("api", e.APIS), e.APIS, api="no rules"), "{{api}}")],
+            by_api(e.limited("api", e.APIS)),
             unit="percentunit",
             links=TO_API,
         ),

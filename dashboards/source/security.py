@@ -3,7 +3,7 @@
 from . import colours as c
 from . import expressions as e
 from .grafana import Json, Panel, Query, called, column, dashboard, fixed, graph, like, link, painted, stat, steps, table, values
-from .overview import TO_API, VARIABLES
+from .overview import TO_API, VARIABLES, by_api
 
 NAME = "security"
 ANOMALIES = "tidewaiter_anomalies_total"
@@ -122,21 +122,21 @@ def _floods() -> list[Panel]:
         graph(
             "Is it a SYN flood?",
             "Attempts to connect that are neither completed nor refused, a second: connections that stay half open.",
-            [Query(half_open, "{{api}}")],
+            by_api(half_open),
             unit="cps",
             links=TO_API,
         ),
         graph(
             "Who is refused?",
             'Attempts that were answered by a reset, a second; of "unmapped", ports where nobody listens: that is what a scan looks like.',
-            [Query(turned, "{{api}}")],
+            by_api(turned),
             unit="cps",
             links=TO_API,
         ),
         graph(
             "How many clients?",
             "Different remote addresses in the last five minutes, as one host sees them: a flood with forged addresses shows here.",
-            [Query(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})", "{{api}}")],
+            by_api(f"max by (api) ({e.series('tidewaiter_api_clients', e.APIS)})"),
             unit="short",
             decimals=0,
             links=TO_API,
@@ -151,14 +151,14 @@ def _payload() -> list[Panel]:
         graph(
             "Unexpected payload",
             "Flows whose payload is not what their API expects, in five minutes.",
-            [Query(e.increase("api", ANOMALIES, e.APIS, 'kind="unexpected_payload"', over=e.NOW), "{{api}}")],
+            by_api(e.increase("api", ANOMALIES, e.APIS, 'kind="unexpected_payload"', over=e.NOW)),
             unit="short",
             links=TO_API,
         ),
         graph(
             "Does more leave than comes in?",
             "Bytes that are transmitted for each that is received, of each API. What is usual depends on the API; a jump may be data that leaves.",
-            [Query(f"{sent} / ({received} > 0)", "{{api}}")],
+            by_api(f"{sent} / ({received} > 0)"),
             unit="none",
             decimals=1,
             links=TO_API,

@@ -256,7 +256,9 @@ fn after_text(rest: &str) -> &str {
     let mut letters = rest.char_indices().skip(1);
     while let Some((at, letter)) = letters.next() {
         match letter {
-            '\\' => drop(letters.next()),
+            '\\' => {
+                letters.next();
+            }
             '"' => return &rest[at + 1..],
             _ => {}
         }
@@ -421,10 +423,10 @@ fn every_expression_has_data_and_says_who_is_in_trouble() {
         wait_until("the overview to say who is in trouble", || {
             let trouble = in_trouble(&prometheus);
             eprintln!("{trouble:?}");
-            let is_off = |column: &str, api: &str| trouble[column].get(api).is_some_and(|signals| *signals >= 1.0);
+            let is_off = |column: &str, api: &str| trouble[column].get(api).is_some_and(|signals| *signals > 0);
             let is_service = is_off("Service", "gone") && is_off("Service", "web") && !is_off("Service", "strict");
             let is_traffic = is_off("Traffic", "strict") && !is_off("Traffic", "gone") && !is_off("Traffic", "web");
-            is_service && is_traffic && trouble["Network"].values().all(|signals| *signals == 0.0)
+            is_service && is_traffic && trouble["Network"].values().all(|signals| *signals == 0)
         });
         // And where Prometheus keeps native histograms, it has no classic ones.
         drop(prometheus);
@@ -450,7 +452,9 @@ fn look(prometheus: &Prometheus<'_>, mut missing: Vec<Expression>) -> Vec<String
             }
             let is_instead = |one: &Value| {
                 let labels = one["metric"].to_string();
-                INSTEAD.iter().any(|text| labels.contains(&format!("\"{text}\""))) || one["value"][1] == "-1"
+                INSTEAD.iter().any(|text| labels.contains(&format!("\"{text}\"")))
+                    || one["value"][1] == "-1"
+                    || one["value"][1] == "NaN"
             };
             series.iter().all(is_instead)
         });
@@ -463,7 +467,7 @@ fn look(prometheus: &Prometheus<'_>, mut missing: Vec<Expression>) -> Vec<String
 }
 
 /// What the overview says now: by column, how many signals of which API are off.
-fn in_trouble(prometheus: &Prometheus<'_>) -> BTreeMap<&'static str, BTreeMap<String, f64>> {
+fn in_trouble(prometheus: &Prometheus<'_>) -> BTreeMap<&'static str, BTreeMap<String, u32>> {
     let columns = ["Service", "Network", "Traffic"].into_iter().zip(["A", "B", "C"]);
     let all = expressions();
     let signals = |query| {
