@@ -259,7 +259,7 @@ def _scrapes() -> list[Panel]:
         ),
         graph(
             "How much does it bring?",
-            "Series of a scrape.",
+            "Samples that each scrape brings, of each exporter.",
             [Query('scrape_samples_scraped{job=~"$job",instance=~"$instance"}', "{{instance}}")],
             unit="short",
             decimals=0,

@@ -149,7 +149,7 @@ def _payload() -> list[Panel]:
     received = e.rate("api", "tidewaiter_api_bytes_total", e.APIS, 'direction="receive"')
     return [
         graph(
-            "Unexpected payload",
+            "Where is payload unexpected?",
             "Flows whose payload is not what their API expects, in five minutes.",
             by_api(e.increase("api", ANOMALIES, e.APIS, 'kind="unexpected_payload"', over=e.NOW)),
             unit="short",
