@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from profiles import DAY, DAYS, HOUR, LEAD_DAYS, START, Profile
 
-SEED = 4_711
-
 
 @dataclass(frozen=True)
 class Event:
@@ -20,7 +18,7 @@ class Event:
     strength: float
 
 
-def events(profile: Profile, seed: int = SEED) -> list[Event]:
+def events(profile: Profile, seed: int) -> list[Event]:
     """Those of an API, lead-in included."""
     chance = random.Random(f"{seed} {profile.name}")
     made: list[Event] = []

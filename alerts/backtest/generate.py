@@ -27,20 +27,19 @@ class Source(Protocol):
         """What they say at `time`, `step` seconds after the last."""
 
 
-def source(name: str, everything: list[Incident]) -> Source:
+def source(name: str, everything: list[Incident], seed: int) -> Source:
     """An API by its name, or the "host"."""
-    seed = f"{SEED} {name}"
     if name == "host":
-        return Host([one for one in everything if one.api in ("unmapped", "exporter")], seed)
+        return Host([one for one in everything if one.api in ("unmapped", "exporter")], f"{seed} {name}")
     profile = next(profile for profile in PROFILES if profile.name == name)
-    return Traffic(profile, [one for one in everything if one.api == name], events(profile), seed)
+    return Traffic(profile, [one for one in everything if one.api == name], events(profile, seed), f"{seed} {name}")
 
 
-def write(name: str, directory: Path, days: int) -> Path:
+def write(name: str, directory: Path, days: int, seed: int) -> Path:
     """Writes the file of an API."""
-    everything = incidents()
+    everything = incidents(seed)
     away = [(one.start, one.end) for one in everything if one.kind == "exporter_down"]
-    made, path = source(name, everything), directory / f"{name}.om"
+    made, path = source(name, everything, seed), directory / f"{name}.om"
     texts: dict[str, str] = {}
     time, judged, end = START, START + LEAD_DAYS * DAY, START + days * DAY
     with path.open("w", encoding="ascii") as file:
@@ -65,12 +64,12 @@ def write(name: str, directory: Path, days: int) -> Path:
     return path
 
 
-def generate(directory: Path, days: int = LEAD_DAYS + DAYS) -> list[Path]:
+def generate(directory: Path, days: int = LEAD_DAYS + DAYS, seed: int = SEED) -> list[Path]:
     """Writes all files, as many at a time as there are CPUs."""
     directory.mkdir(parents=True, exist_ok=True)
     names = ["host", *(profile.name for profile in PROFILES)]
     with Pool() as pool:
-        return pool.starmap(write, [(name, directory, days) for name in names], chunksize=1)
+        return pool.starmap(write, [(name, directory, days, seed) for name in names], chunksize=1)
 
 
 if __name__ == "__main__":
