@@ -29,7 +29,7 @@ def prometheus(directory: Path, rules: tuple[Path, ...], port: int) -> Iterator[
         [
             "prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'data'}",
             "--storage.tsdb.retention.time=100y", f"--web.listen-address=127.0.0.1:{port}", "--query.lookback-delta=90s",
-            "--query.timeout=30m", "--query.max-samples=500000000", "--log.level=warn",
+            "--query.timeout=30m", "--query.max-samples=500000000", "--log.level=error",
         ],
         stderr=log,
     )
