@@ -62,4 +62,5 @@ def query(url: str, expression: str, start: int, end: int, step: int) -> list[tu
             labels = {name: value for name, value in one["metric"].items() if name != "__name__"}
             times = found.setdefault(json.dumps(labels, sort_keys=True), (labels, []))[1]
             times.extend(int(moment) for moment, _ in one["values"])
-    return list(found.values())
+    # Both sides of an `or` may have a series that differs in its name alone.
+    return [(labels, sorted(set(times))) for labels, times in found.values()]
