@@ -7,6 +7,8 @@ from rules import Rule
 
 GRACE = 1_800
 """Seconds after an incident in which what still fires, or fires because it is over, is no false alarm."""
+LOOKS_BACK = {"ApiErrorBudgetLeak": 21_600}
+"""Of alerts whose shorter window is longer than that: what they say then is about the incident."""
 MERGE = 900
 """Seconds: an alert that comes again sooner is the same one; Alertmanager does not tell of it anew."""
 IN_TIME = 300
@@ -62,7 +64,8 @@ class Tally:
 def belongs(episode: Episode, incident: Incident) -> bool:
     """Whether the episode began in the incident, or just after it. While the exporter is away no API is seen."""
     concerned = incident.api == episode.api or incident.kind == "exporter_down"
-    return concerned and incident.start <= episode.start <= incident.end + GRACE
+    grace = LOOKS_BACK.get(episode.alert, GRACE)
+    return concerned and incident.start <= episode.start <= incident.end + grace
 
 
 def judge(episodes: list[Episode], incidents: list[Incident], names: list[str]) -> tuple[dict[str, Tally], dict[str, Tally], list[Incident]]:

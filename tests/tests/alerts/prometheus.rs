@@ -25,7 +25,7 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 
 /// A Prometheus. It is ended when this is dropped.
 #[derive(Debug)]
-pub struct Prometheus<'a> {
+pub(crate) struct Prometheus<'a> {
     namespace: &'a Namespace,
     _process: Process,
     _directory: TempDir,
@@ -34,7 +34,7 @@ pub struct Prometheus<'a> {
 impl<'a> Prometheus<'a> {
     /// Starts one that scrapes `targets` (a YAML list without its brackets) each second, with the rules in the folder `rules`, and tells
     /// the Alertmanager there may be.
-    pub fn start(namespace: &'a Namespace, rules: &Path, targets: &str) -> Self {
+    pub(crate) fn start(namespace: &'a Namespace, rules: &Path, targets: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("prometheus.yml");
         let configuration = format!(
@@ -66,22 +66,22 @@ impl<'a> Prometheus<'a> {
     }
 
     /// Asks its API.
-    pub fn ask(&self, path: &str, arguments: &[(&str, &str)]) -> Value {
+    pub(crate) fn ask(&self, path: &str, arguments: &[(&str, &str)]) -> Value {
         self.try_ask(path, arguments).unwrap_or_else(|| panic!("no answer from {path}"))
     }
 
     /// How many series `expression` has now.
-    pub fn count(&self, expression: &str) -> usize {
+    pub(crate) fn count(&self, expression: &str) -> usize {
         self.ask("query", &[("query", expression)])["data"]["result"].as_array().expect("a vector").len()
     }
 }
 
 /// An alert as the webhook has heard it: its name, its API, and whether it fires (or is over).
-pub type Heard = (String, String, bool);
+pub(crate) type Heard = (String, String, bool);
 
 /// An Alertmanager and a webhook, in a namespace.
 #[derive(Debug)]
-pub struct Alertmanager {
+pub(crate) struct Alertmanager {
     heard: Arc<Mutex<Vec<Heard>>>,
     _process: Process,
     _directory: TempDir,
@@ -89,7 +89,7 @@ pub struct Alertmanager {
 
 impl Alertmanager {
     /// Starts both.
-    pub fn start(namespace: &Namespace) -> Self {
+    pub(crate) fn start(namespace: &Namespace) -> Self {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listener = namespace.run(|| TcpListener::bind(WEBHOOK).expect("nobody listens there"));
         let copy = Arc::clone(&heard);
@@ -145,7 +145,7 @@ impl Alertmanager {
     }
 
     /// All that the webhook has heard so far.
-    pub fn heard(&self) -> Vec<Heard> {
+    pub(crate) fn heard(&self) -> Vec<Heard> {
         self.heard.lock().expect("nobody panics with it").clone()
     }
 }

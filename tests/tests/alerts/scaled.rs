@@ -14,7 +14,7 @@ const MARKS: [&str; 4] = ["[", "offset ", "interval: ", "for: "];
 const UNITS: [(char, u64); 4] = [('s', 1000), ('m', 60_000), ('h', 3_600_000), ('d', 86_400_000)];
 
 /// Writes them into `to`.
-pub fn write(to: &Path) {
+pub(crate) fn write(to: &Path) {
     for file in files(&folder(), ".yml") {
         let text = fs::read_to_string(&file).expect("is text");
         fs::write(to.join(file.file_name().expect("has a name")), scale(&text)).expect("can be written");
