@@ -31,9 +31,10 @@ class Host:
         asked, knocks = poisson(chance, 12 * step), poisson(chance, 0.3 * step)
         scan = poisson(chance, 40 * now["port_scan"] * step) if "port_scan" in now else 0
         backup = poisson(chance, 900 * step) if 3 * HOUR <= self.time_of_day < 4 * HOUR else 0
+        tried, sent = knocks + scan, stolen + backup
         for direction, packets, size in (
-            ("receive", asked + knocks + scan + (stolen + backup) // 2, asked * 300 + (knocks + scan) * 60 + (stolen + backup) * 33),
-            ("transmit", asked + knocks + scan + stolen + backup, asked * 200 + (knocks + scan) * 54 + (stolen + backup) * 1_466),
+            ("receive", asked + tried + sent // 2, asked * 300 + tried * 60 + sent * 33),
+            ("transmit", asked + tried + sent, asked * 200 + tried * 54 + sent * 1_466),
         ):
             add(f'tidewaiter_api_packets_total{{{at},direction="{direction}"}}', packets)
             add(f'tidewaiter_api_bytes_total{{{at},direction="{direction}"}}', size)
@@ -54,7 +55,8 @@ class Host:
             self.seen[direction] += passed - missed
             total = self.counters.values[f"tidewaiter_interface_kernel_packets_total{kernel}"]
             # A few packets pass between the two readings.
-            gauge(f"tidewaiter_coverage_ratio{kernel}", min(1.0, (self.seen[direction] + chance.randrange(-3, 4)) / max(1, total)))
+            ratio = (self.seen[direction] + chance.randrange(-3, 4)) / max(1, total)
+            gauge(f"tidewaiter_coverage_ratio{kernel}", min(1.0, ratio))
         full = now.get("table_full", 0.0)
         gauge('tidewaiter_map_entries{map="flows"}', round(262_144 * (full or 0.05 + 0.03 * chance.random())))
         gauge('tidewaiter_map_capacity{map="flows"}', 262_144)
@@ -62,7 +64,8 @@ class Host:
         for event in ("flow_ended", "flow_finished", "sample", "anomaly"):
             # Of samples a few are lost now and then.
             ordinary = poisson(chance, 0.3) if event == "sample" and chance.random() < 0.001 else 0
-            add(f'tidewaiter_events_lost_total{{event="{event}"}}', lost + ordinary if event in ("sample", "flow_finished") else 0)
+            number = lost + ordinary if event in ("sample", "flow_finished") else 0
+            add(f'tidewaiter_events_lost_total{{event="{event}"}}', number)
         gauge('tidewaiter_build_info{version="0.1.0",arch="x86_64"}', 1)
         gauge("tidewaiter_config_last_reload_successful", 1)
         gauge('tidewaiter_collector_success{collector="apis"}', 1)

@@ -190,6 +190,5 @@ class Traffic:
             amount = poisson(self.chance, mean * share * 30) * (self.profile.receive + self.profile.transmit)
             self.counters.add(f'tidewaiter_client_bytes_total{{{self.at},client="192.0.2.{number}"}}', amount)
         if beacon:
-            self.counters.add(
-                f'tidewaiter_client_bytes_total{{{self.at},client="203.0.113.66"}}', round(beacon / 2 * self.chance.uniform(0.95, 1.05))
-            )
+            amount = round(beacon / 2 * self.chance.uniform(0.95, 1.05))
+            self.counters.add(f'tidewaiter_client_bytes_total{{{self.at},client="203.0.113.66"}}', amount)

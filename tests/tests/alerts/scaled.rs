@@ -2,7 +2,7 @@
 //! Nothing else of them is changed. What takes two minutes takes four seconds then, with a scrape each second instead of each half
 //! minute, and a test need not wait for an hour.
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use crate::{files, folder};
 
@@ -40,7 +40,7 @@ fn scale(text: &str) -> String {
 fn divide<'a>(text: &'a str, scaled: &mut String) -> &'a str {
     let length = text.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(text.len());
     let Some(time) = milliseconds(&text[..length]) else { return text };
-    *scaled += &format!("{}ms", time / FACTOR);
+    write!(scaled, "{}ms", time / FACTOR).expect("a String takes all");
     &text[length..]
 }
 
