@@ -10,10 +10,10 @@ use tidewaiter::{
     kernel::ProgramStatistics,
     otlp::Signal,
     snapshot::{
-        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, CollectorSnapshot, ConfigurationSnapshot,
-        Counters, Direction, GONE, GuardSnapshot, InterfaceCounters, InterfaceGuardCounters, InterfaceSnapshot,
-        OtlpSnapshot, PairSnapshot, ProcessSnapshot, Range, Reason, SinkSnapshot, Snapshot, TableSnapshot,
-        TransmissionSnapshot, Verdict,
+        AnomalyKind, ApiCounters, ApiDetails, ApiSnapshot, AuditSnapshot, ClientSnapshot, ClientsSnapshot,
+        CollectorSnapshot, ConfigurationSnapshot, Counters, Direction, GONE, GuardSnapshot, InterfaceCounters,
+        InterfaceGuardCounters, InterfaceSnapshot, OtlpSnapshot, PairSnapshot, ProcessSnapshot, Range, Reason,
+        SinkSnapshot, Snapshot, TableSnapshot, TransmissionSnapshot, Verdict,
     },
 };
 use tidewaiter_common::http::{METHODS, STATUS_CODES, STATUS_PLACES};
@@ -189,13 +189,23 @@ fn apis() -> Vec<ApiSnapshot> {
             anomalies: vec![(AnomalyKind::PortScan, 3), (AnomalyKind::Malformed, 0)],
             ..nameless(10)
         },
-        api_snapshot(orders(), 20, details()),
+        ApiSnapshot { clients: Some(clients()), ..api_snapshot(orders(), 20, details()) },
         // Nothing but packets yet.
         api_snapshot(database, 9_007_199_254_740_991 / 200, ApiDetails::default()),
         // Without connections.
         api_snapshot(names, 40, asked),
         ApiSnapshot { name: reserved::REMOVED.to_owned(), role: Some(Role::Server), ..nameless(30) },
     ]
+}
+
+/// Two that have a name, and others.
+fn clients() -> ClientsSnapshot {
+    let named = [("192.0.2.1", 4500), ("2001:db8::1", 1000)].map(|(address, bytes)| ClientSnapshot {
+        address: address.parse().expect("is one"),
+        bytes,
+        created: created(),
+    });
+    ClientsSnapshot { named: named.into(), other: Some(500), distinct: 12, created: created() }
 }
 
 /// Something of everything that is counted beside packets and bytes.

@@ -3,20 +3,18 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics for a stack trace")]
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     sync::Arc,
     thread,
 };
 
-use tempfile::TempDir;
 use tidewaiter::metrics::exposition::Format;
 use tidewaiter_common::direction::Direction;
 use tidewaiter_tests::{
-    command::Process,
     exporter::{ADDRESS, Exporter},
     namespace::Namespace,
+    prometheus::Prometheus,
     snapshot::snapshot,
     wait::{wait_for, wait_until},
 };
@@ -30,40 +28,6 @@ const CONFIGURATION: &str = "
 
 /// Lets Prometheus ask for protobuf, and keep native histograms.
 const NATIVE: &str = "--enable-feature=native-histograms";
-
-/// A Prometheus in a namespace.
-struct Prometheus<'a> {
-    namespace: &'a Namespace,
-    _process: Process,
-    _directory: TempDir,
-}
-
-impl<'a> Prometheus<'a> {
-    /// Starts it with more `arguments`; it scrapes [`ADDRESS`] every second, at each of `paths`, which is the job's name.
-    fn start(namespace: &'a Namespace, paths: &[&str], arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("prometheus.yml");
-        let targets = format!("static_configs: [{{ targets: ['{ADDRESS}'] }}]");
-        let jobs = paths.iter().map(|path| format!("{{ job_name: {path}, metrics_path: /{path}, {targets} }}"));
-        let jobs: Vec<_> = jobs.collect();
-        let scrape = format!("global: {{ scrape_interval: 1s }}\nscrape_configs: [{}]\n", jobs.join(", "));
-        fs::write(&file, scrape).expect("can be written");
-        let mut command = namespace.command("prometheus");
-        command.arg(format!("--config.file={}", file.display()));
-        command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
-        command.args(["--web.listen-address=127.0.0.1:9090", "--log.level=warn"]).args(arguments);
-        Self { namespace, _process: Process::start(&mut command), _directory: directory }
-    }
-
-    /// The first value that `expression` has now.
-    fn query(&self, expression: &str) -> Option<f64> {
-        let argument = format!("query={expression}");
-        let curl = ["-s", "-G", "http://127.0.0.1:9090/api/v1/query", "--data-urlencode", &argument];
-        let answer = self.namespace.command("curl").args(curl).output().ok()?.stdout;
-        let answer: serde_json::Value = serde_json::from_slice(&answer).ok()?;
-        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
-    }
-}
 
 #[test]
 fn prometheus_scrapes_and_answers() {
