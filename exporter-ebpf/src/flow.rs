@@ -324,6 +324,11 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
     };
     // SAFETY: a flow of the map, which is written to by `Flow`'s methods alone; for all of it.
     unsafe {
+        // What moved from here, and is not there any more, was taken away by userspace: this packet is of another flow with the same
+        // ends, or of the same connection after a silence. How that began is not known any more.
+        if Flow::has_moved(flow) && FLOWS.get_ptr(key).is_none() {
+            Flow::begin_anew(flow, 0, nanoseconds(tick));
+        }
         if sight.is_opening() {
             connection::attempt(sight, flow);
         }
@@ -376,7 +381,7 @@ extern "C" fn track_new(skb: *mut __sk_buff, sight: &Sight) {
             }
             return;
         }
-        // It had ended, and userspace has taken it away: this is the first packet of another with the same ends.
+        // Userspace has taken it away this very moment: this is the first packet of another with the same ends.
         Flow::begin_anew(flow, bits, nanoseconds(tick));
         // Unless another CPU has put it back meanwhile, and has said that it has moved before this one said that it has not.
         if let Some(established) = FLOWS.get_ptr_mut(key) {

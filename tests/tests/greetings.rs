@@ -7,10 +7,18 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use tidewaiter::{
+    accounting::Accounting,
+    api::{Api, Role, Transport},
+    kernel::FlowTable,
+};
+use tidewaiter_common::protocol::Protocol;
 use tidewaiter_tests::{
+    accounting::{account, flows},
     command::{Process, output},
     exporter::Exporter,
     namespace::Namespace,
@@ -35,6 +43,9 @@ const CONFIGURATION: &str = r#"
 /// RFC 7541 section 6.2.2).
 const GRPC: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
     \0\0\x1f\x01\x04\0\0\0\x01\0\x0ccontent-type\x10application/grpc";
+
+/// A record of TLS with what is encrypted, and no more of it (RFC 8446 section 5.2).
+const ENCRYPTED: &[u8] = b"\x17\x03\x03\0\x40 of which nobody can say what it is";
 
 fn flow(exporter: &Exporter<'_>, api: &str, port: u16) -> Option<Value> {
     let answer = exporter.text(&format!("/api/v1/flows?api={api}"), &[]);
@@ -130,4 +141,37 @@ fn what_an_api_does_not_expect_is_counted_and_told() {
     assert!(log.contains(r"\x00\x01\x02\xff nothing"), "{log}");
     // The kernel cannot tell gRPC from other HTTP/2.
     assert_eq!(["ssh", "http2", "http1"].map(|protocol| flows_of(&exporter, "calls", protocol)), [Some(1); 3]);
+}
+
+#[test]
+fn what_goes_on_after_a_long_silence_is_no_greeting() {
+    let namespace = Namespace::new();
+    let mut accounting = account(&namespace, "lo", 1024, Duration::from_secs(1));
+    let secure = Api {
+        name: "secure".to_owned(),
+        role: Role::Server,
+        transports: vec![Transport::Tcp],
+        ports: vec![8443.into()],
+        addresses: Vec::new(),
+        expect: vec![Protocol::Tls],
+    };
+    accounting.apply_apis(&[secure]).expect("is written");
+    let unexpected_and_adopted = |accounting: &mut Accounting| {
+        let snapshot = accounting.snapshot();
+        let secure = snapshot.apis.iter().find(|api| api.name == "secure").expect("is there");
+        let details = secure.details.as_ref().expect("flows are kept");
+        (details.unexpected, details.adopted)
+    };
+    let (_, [client, server]) = greet(&namespace, 8443, ENCRYPTED);
+    // As it begins a connection, nobody expects it.
+    assert_eq!(unexpected_and_adopted(&mut accounting), (1, 0));
+    wait_until("the flow to be forgotten", || {
+        accounting.sweep_flows(Instant::now() + Duration::from_mins(1)).expect("can be read");
+        flows(&mut accounting, FlowTable::Established).is_empty()
+    });
+    for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+        from.write_all(ENCRYPTED).expect("is sent");
+        to.read_exact(&mut [0; ENCRYPTED.len()]).expect("is heard");
+    }
+    assert_eq!(unexpected_and_adopted(&mut accounting), (1, 1));
 }

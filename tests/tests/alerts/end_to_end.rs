@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long it is quiet before anything happens: medians of an hour, which is two minutes here, want some of it.
 const HISTORY: Duration = Duration::from_secs(40);
 /// How long each alert may take to come, and to go. `for` and windows are some seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is to be heard of.
 const EXPECTED: [&str; 5] = ["PortScan", "SynFlood", "ApiSlow", "ApiRefusesConnections", "ApiDoesNotAnswer"];

@@ -16,7 +16,7 @@ use crate::{files, folder, prometheus::Prometheus};
 /// its APIs have had no clients (`exporter/src/metrics/clients.rs` has those).
 const OTHERS: [&str; 4] =
     ["up", "tidewaiter:error_budget:override", "tidewaiter_api_clients", "tidewaiter_client_bytes_total"];
-/// Words of PromQL that stand where a metric could.
+/// Words of `PromQL` that stand where a metric could.
 const WORDS: [&str; 5] = ["and", "bool", "offset", "or", "unless"];
 /// Words behind which labels stand in parentheses.
 const LISTS: [&str; 6] = ["by", "group_left", "group_right", "ignoring", "on", "without"];
