@@ -12,70 +12,35 @@ pub mod source;
 pub mod stateless;
 pub mod told;
 
-/// Declares [`AnomalyKind`] with its label values, in one list, so that neither can be forgotten.
-macro_rules! anomalies {
-    ($($(#[$doc:meta])+ $variant:ident = $label:literal,)+) => {
-        /// A kind of anomaly.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum AnomalyKind { $($(#[$doc])+ $variant,)+ }
+use crate::numbered::numbered;
 
-        impl AnomalyKind {
-            /// All kinds, in the order of their indexes.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-            /// Number of kinds: the length of every array that is indexed by one.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The kind with this index.
-            #[inline(always)]
-            #[must_use]
-            pub const fn from_index(index: u8) -> Option<Self> {
-                $(if index == Self::$variant as u8 { return Some(Self::$variant); })+
-                None
-            }
-
-            /// The value of the label `kind`, and what a configuration calls it.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $label,)+ }
-            }
-        }
-    };
-}
-
-anomalies! {
-    /// A flow's payload is not what its API expects.
-    UnexpectedPayload = "unexpected_payload",
-    /// Flags of TCP that no stack sends together.
-    BadTcpFlags = "bad_tcp_flags",
-    /// A packet whose two ends are the same.
-    Land = "land",
-    /// Headers that contradict themselves or the packet's length.
-    Malformed = "malformed",
-    /// A first fragment that ends before its transport's header does, or one that would overwrite that.
-    TinyFragment = "tiny_fragment",
-    /// A fragment of which a part was there already.
-    OverlappingFragment = "overlapping_fragment",
-    /// A protocol above IP that nobody here speaks.
-    UnexpectedProtocol = "unexpected_protocol",
-    /// One source that tries many ports, or one port at many addresses.
-    PortScan = "port_scan",
-    /// Connections that are begun and not completed, in great number.
-    SynFlood = "syn_flood",
-    /// Connections of one client that come and go, in great number.
-    ConnectionChurn = "connection_churn",
-    /// Datagrams that are answered with far more than was asked.
-    Amplification = "amplification",
-    /// Messages of ICMP, in great number.
-    IcmpFlood = "icmp_flood",
-}
-
-impl AnomalyKind {
-    /// The place of this kind in arrays that are indexed by kind.
-    #[inline(always)]
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
+numbered! {
+    /// A kind of anomaly.
+    AnomalyKind {
+        /// A flow's payload is not what its API expects.
+        UnexpectedPayload = "unexpected_payload",
+        /// Flags of TCP that no stack sends together.
+        BadTcpFlags = "bad_tcp_flags",
+        /// A packet whose two ends are the same.
+        Land = "land",
+        /// Headers that contradict themselves or the packet's length.
+        Malformed = "malformed",
+        /// A first fragment that ends before its transport's header does, or one that would overwrite that.
+        TinyFragment = "tiny_fragment",
+        /// A fragment of which a part was there already.
+        OverlappingFragment = "overlapping_fragment",
+        /// A protocol above IP that nobody here speaks.
+        UnexpectedProtocol = "unexpected_protocol",
+        /// One source that tries many ports, or one port at many addresses.
+        PortScan = "port_scan",
+        /// Connections that are begun and not completed, in great number.
+        SynFlood = "syn_flood",
+        /// Connections of one client that come and go, in great number.
+        ConnectionChurn = "connection_churn",
+        /// Datagrams that are answered with far more than was asked.
+        Amplification = "amplification",
+        /// Messages of ICMP, in great number.
+        IcmpFlood = "icmp_flood",
     }
 }
 

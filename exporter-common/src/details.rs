@@ -4,35 +4,19 @@ use crate::{
     direction::Direction,
     histogram::Histogram,
     http::{METHODS, STATUS_PLACES},
+    numbered::numbered,
     protocol::Protocol,
 };
 
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum CloseReason {
-    /// Both sides have said that they are done.
-    Fin = 0,
-    /// One side has reset it.
-    Reset = 1,
-    /// It has fallen silent.
-    Idle = 2,
-}
-
-impl CloseReason {
-    /// Number of reasons: the length of every array that is indexed by one.
-    pub const COUNT: usize = 3;
-    /// All reasons, in the order of their indexes.
-    pub const ALL: [Self; Self::COUNT] = [Self::Fin, Self::Reset, Self::Idle];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fin => "fin",
-            Self::Reset => "reset",
-            Self::Idle => "idle",
-        }
+numbered! {
+    /// How a connection ended.
+    CloseReason {
+        /// Both sides have said that they are done.
+        Fin = "fin",
+        /// One side has reset it.
+        Reset = "reset",
+        /// It has fallen silent.
+        Idle = "idle",
     }
 }
 

@@ -1,21 +1,18 @@
 //! Which way a packet passes an interface.
 
-/// Which way a packet passes an interface, as OpenTelemetry's `network.io.direction` says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Direction {
-    /// From the wire to this host.
-    Receive = 0,
-    /// From this host to the wire.
-    Transmit = 1,
+use crate::numbered::numbered;
+
+numbered! {
+    /// Which way a packet passes an interface, as OpenTelemetry's `network.io.direction` says it.
+    Direction {
+        /// From the wire to this host.
+        Receive = "receive",
+        /// From this host to the wire.
+        Transmit = "transmit",
+    }
 }
 
 impl Direction {
-    /// Number of directions: the length of every array that is indexed by one.
-    pub const COUNT: usize = 2;
-    /// All directions, in the order of their indexes.
-    pub const ALL: [Self; Self::COUNT] = [Self::Receive, Self::Transmit];
-
     /// The direction with this number; any but 0 is the second.
     #[inline(always)]
     #[must_use]
@@ -30,22 +27,6 @@ impl Direction {
         match self {
             Self::Receive => Self::Transmit,
             Self::Transmit => Self::Receive,
-        }
-    }
-
-    /// The place of this direction in arrays that are indexed by direction.
-    #[inline(always)]
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// The label value: `receive` or `transmit`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::Transmit => "transmit",
         }
     }
 }

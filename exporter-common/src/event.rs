@@ -3,6 +3,7 @@
 use crate::{
     api::ApiSlot,
     flow::{Flow, FlowKey},
+    numbered::numbered,
 };
 
 /// A flow as it was in the end; or as it is, if it goes on for long.
@@ -64,39 +65,19 @@ unsafe impl aya::Pod for Sample {}
 
 const _: () = assert!(size_of::<Sample>() == 56);
 
-/// Declares [`Lost`] with its label values, in one list, so that neither can be forgotten.
-macro_rules! lost {
-    ($($(#[$doc:meta])+ $variant:ident = $label:literal,)+) => {
-        /// What the kernel could not tell for want of room in a ring.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Lost { $($(#[$doc])+ $variant,)+ }
-
-        impl Lost {
-            /// All of them, in the order of their indexes.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-            /// Number of them: the length of every array that is indexed by one.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The value of the label `event`.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $label,)+ }
-            }
-        }
-    };
-}
-
-lost! {
-    /// That a flow has ended. The next walk over the flow table finds it, so nothing is missing, but it comes later.
-    Ended = "flow_ended",
-    /// What a flow was that could not stay where it was: an attempt that was refused, or a connection whose ends have opened
-    /// another. The packets of the latter are counted for the other one.
-    Finished = "flow_finished",
-    /// A sample of a payload.
-    Sample = "sample",
-    /// An anomaly, of which there were too many of late.
-    Anomaly = "anomaly",
+numbered! {
+    /// What the kernel could not tell for want of room in a ring.
+    Lost {
+        /// That a flow has ended. The next walk over the flow table finds it, so nothing is missing, but it comes later.
+        Ended = "flow_ended",
+        /// What a flow was that could not stay where it was: an attempt that was refused, or a connection whose ends have opened
+        /// another. The packets of the latter are counted for the other one.
+        Finished = "flow_finished",
+        /// A sample of a payload.
+        Sample = "sample",
+        /// An anomaly, of which there were too many of late.
+        Anomaly = "anomaly",
+    }
 }
 
 /// The most flows that [`FINISH`](crate::FINISH) is asked to finish at once.

@@ -36,6 +36,7 @@ pub mod histogram;
 pub mod http;
 pub mod interface;
 pub mod limiter;
+mod numbered;
 pub mod packet;
 pub mod prefix;
 pub mod protocol;

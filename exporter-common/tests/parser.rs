@@ -149,8 +149,8 @@ fn every_reason_has_a_frame_of_its_own() {
     // The others are not the parser's to find.
     let found_elsewhere = [Reason::Mirror, Reason::Internal];
     for reason in Reason::ALL {
-        let has_case = cases.iter().any(|(_, _, of_case)| of_case == reason);
-        assert_ne!(has_case, found_elsewhere.contains(reason), "{reason:?}");
+        let has_case = cases.iter().any(|(_, _, of_case)| *of_case == reason);
+        assert_ne!(has_case, found_elsewhere.contains(&reason), "{reason:?}");
     }
 }
 

@@ -220,7 +220,7 @@ fn every_protocol_is_told_by_what_either_end_sends_first() {
     for protocol in Protocol::ALL {
         // gRPC cannot be told by so little.
         let is_told = !matches!(protocol, Protocol::Unknown | Protocol::Grpc);
-        assert_eq!(examples().iter().any(|(example, _)| example == protocol), is_told, "{protocol:?}");
+        assert_eq!(examples().iter().any(|(example, _)| *example == protocol), is_told, "{protocol:?}");
     }
 }
 

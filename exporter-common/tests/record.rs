@@ -55,7 +55,7 @@ fn interface_counters(factor: u64) -> InterfaceCounters {
     for direction in Direction::ALL {
         for reason in Reason::ALL {
             number += 1;
-            all.leave_uncounted(direction, *reason, Wire { packets: number * factor, bytes: (number + 500) * factor });
+            all.leave_uncounted(direction, reason, Wire { packets: number * factor, bytes: (number + 500) * factor });
         }
         // `see` counts one buffer a time.
         for _ in 0..(10 + direction.index() as u64) * factor {
@@ -93,7 +93,7 @@ fn what_an_interface_sees_is_counted_in_its_direction_and_under_its_reason_alone
         for reason in Reason::ALL {
             let mut all = InterfaceCounters::default();
             all.see(direction, Wire { packets: 3, bytes: 300 });
-            all.leave_uncounted(direction, *reason, Wire { packets: 2, bytes: 200 });
+            all.leave_uncounted(direction, reason, Wire { packets: 2, bytes: 200 });
             let [mine, other] = if direction == Receive { [Receive, Transmit] } else { [Transmit, Receive] };
             let totals = all.totals[mine.index()];
             assert_eq!((totals.wire, totals.buffers), (counters(3, 300), 1));

@@ -1,34 +1,6 @@
 //! What rules say, by name and by number.
 
-/// Declares an enumeration that both sides know by number, with its names.
-macro_rules! numbered {
-    ($(#[$doc:meta])+ $name:ident { $($(#[$of:meta])+ $variant:ident = $label:literal,)+ }) => {
-        $(#[$doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$of])+ $variant,)+ }
-
-        impl $name {
-            /// All of them, in the order of their numbers.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-            /// How many there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// What it is called in configurations and labels.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $label,)+ }
-            }
-
-            /// Whether `number` is the one of this.
-            #[inline(always)]
-            #[must_use]
-            pub const fn is(self, number: u8) -> bool {
-                self as u8 == number
-            }
-        }
-    };
-}
+use crate::numbered::numbered;
 
 numbered! {
     /// What a limit counts.

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn an_anomaly_is_called_after_its_kind() {
         for kind in AnomalyKind::ALL {
-            assert_eq!(anomaly_name(*kind), format!("tidewaiter.anomaly.{}", kind.as_str()));
+            assert_eq!(anomaly_name(kind), format!("tidewaiter.anomaly.{}", kind.as_str()));
         }
     }
 }
