@@ -38,9 +38,8 @@ impl LatencyCollector {
         )
     }
 
-    // A histogram is some thirty series, so there are none of what is not measured: traffic of no API, of which nobody
-    // knows which end asks and which answers, and APIs without connections. Should something be measured of them all the
-    // same, it is shown.
+    // A histogram is some thirty series, so there are none of what may never be measured: of traffic of no API nobody knows which
+    // end asks and which answers, and some APIs have no connections. What is measured of them all the same is shown.
     fn samples<'a>(
         &'a self,
         histogram: impl Fn(&'a ApiDetails) -> &'a Histogram,
