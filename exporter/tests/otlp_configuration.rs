@@ -166,6 +166,20 @@ fn a_full_file_resolves_to_what_it_says() {
 }
 
 #[test]
+fn certificates_are_looked_for_beside_the_file_that_names_them() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("tidewaiter.toml");
+    let contents = "[otlp]\nendpoint = 'https://c'\ncertificate = 'ca.pem'\n\
+                    [otlp.traces]\nclient_certificate = 'tls/own.pem'\nclient_key = '/etc/own.key'";
+    fs::write(&path, contents).unwrap();
+    let Otlp { traces, .. } = Configuration::load(Some(&path), &Overrides::default()).unwrap().otlp;
+    let OtlpTarget { certificate, client, .. } = traces.unwrap().target;
+    assert_eq!(certificate, Some(directory.path().join("ca.pem")));
+    let own = OtlpClient { certificate: directory.path().join("tls/own.pem"), key: "/etc/own.key".into() };
+    assert_eq!(client, Some(own));
+}
+
+#[test]
 fn a_small_queue_has_small_requests_unless_they_are_asked_for() {
     let batches = |contents: &str| {
         let Otlp { traces, logs, .. } = otlp(&format!("[otlp]\nendpoint = 'http://c'\n{contents}"));

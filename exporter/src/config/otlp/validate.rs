@@ -156,7 +156,7 @@ impl Check<'_> {
         if path.as_os_str().is_empty() {
             self.problem_at(&key, "found \"\", expected the path of a file".to_owned());
         }
-        Some((path.to_owned(), key))
+        Some((self.resolved(&key.join("."), path.to_owned()), key))
     }
 
     fn client(&mut self, tables: &Tables<'_>) -> Option<OtlpClient> {
