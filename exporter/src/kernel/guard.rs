@@ -25,7 +25,7 @@ use tidewaiter_common::{
 pub use self::pinned::{is_pinned_guard_on, switch_pinned_guard};
 pub(super) use self::{
     pinned::let_all_pass,
-    programs::{load, set_programs},
+    programs::{OF_FRAMES, set_programs},
 };
 use super::{
     Kernel, KernelError,

@@ -45,7 +45,7 @@ use self::{
     attach::Attached,
     events::{Rings, rings},
     pins::{Inheritance, Pins},
-    programs::{load_program, set_program},
+    programs::{load_programs, set_program},
     tracepoints::{Resolved, Tracing},
 };
 pub use self::{
@@ -273,23 +273,21 @@ fn load_object(
     if let Some(pins) = pins.filter(|_| takes_over) {
         carried::copy(&mut ebpf, pins, groups(guard.clients))?;
     }
-    for direction in Direction::ALL {
-        load_program(&mut ebpf, program_name(direction))?;
-    }
-    load_program(&mut ebpf, CLOCK)?;
-    load_program(&mut ebpf, FINISH)?;
     let others = [
         (FOLLOW_INDEX, FOLLOW),
+        (GUARD_BUFFER_INDEX, GUARD_BUFFER),
+        (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
         (INSPECT_INDEX, INSPECT),
         (ASK_BUFFER_INDEX, ASK_BUFFER),
-        (GUARD_PAYLOAD_INDEX, GUARD_PAYLOAD),
         (REFUSE_BUFFER_INDEX, REFUSE_BUFFER),
-        (GUARD_BUFFER_INDEX, GUARD_BUFFER),
     ];
-    for (_, name) in others {
-        load_program(&mut ebpf, name)?;
+    let names = others.map(|(_, name)| name).into_iter().chain([ACCOUNT_RECEIVE, ACCOUNT_TRANSMIT, FINISH, CLOCK]);
+    let failures = load_programs(&mut ebpf, names.chain(guard::OF_FRAMES));
+    let (of_frames, others_failed): (Vec<_>, Vec<_>) =
+        failures.into_iter().partition(|(name, _)| guard::OF_FRAMES.contains(name));
+    if let Some((_, failure)) = others_failed.into_iter().next() {
+        return Err(failure);
     }
-    let guard = guard::load(&mut ebpf);
     if let Some(pins) = pins {
         carried::pin(&ebpf, pins)?;
     }
@@ -297,7 +295,8 @@ fn load_object(
     for (index, name) in others.into_iter().chain([(ACCOUNT_RECEIVE_INDEX, ACCOUNT_RECEIVE)]) {
         set_program(&mut ebpf, index, name)?;
     }
-    if let Err(error) = guard.and_then(|()| guard::set_programs(&mut ebpf)) {
+    let of_frames = of_frames.into_iter().next().map_or(Ok(()), |(_, failure)| Err(failure));
+    if let Err(error) = of_frames.and_then(|()| guard::set_programs(&mut ebpf)) {
         warn!(%error, "the guard judges packets in TC alone");
     }
     Ok(ebpf)

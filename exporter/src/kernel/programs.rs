@@ -1,14 +1,18 @@
 //! The programs: loading them, running one by itself, and what the kernel knows of them.
 
 use std::{
+    collections::HashMap,
+    num::NonZero,
     os::fd::{AsFd as _, BorrowedFd},
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
 use aya::{
     Ebpf,
     maps::ProgramArray,
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use rustix::time::{ClockId, clock_getres};
 use tidewaiter_common::{BASELINE, CLOCK, direction::Direction};
@@ -144,8 +148,9 @@ impl Kernel {
 
     /// Runs a program that does nothing, for comparison; otherwise as [`Kernel::test_run`].
     pub fn test_run_baseline(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
-        if classifier(&mut self.ebpf, BASELINE)?.fd().is_err() {
-            load_program(&mut self.ebpf, BASELINE)?;
+        let program = classifier(&mut self.ebpf, BASELINE)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| KernelError::Refused { program: BASELINE, source: source.into() })?;
         }
         test_run(&mut self.ebpf, BASELINE, on(frame, repeat))
     }
@@ -165,8 +170,47 @@ impl Kernel {
     }
 }
 
-pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
-    classifier(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
+/// Loads the programs that are called `names`. What the kernel's verifier takes for each is nearly all of the time that a start takes,
+/// and it takes it for several at once: so each CPU loads some. Answers with what went wrong, and with which.
+pub(super) fn load_programs(
+    ebpf: &mut Ebpf,
+    names: impl Iterator<Item = &'static str>,
+) -> Vec<(&'static str, KernelError)> {
+    let mut found: HashMap<_, _> = ebpf.programs_mut().collect();
+    let (programs, missing): (Vec<_>, Vec<_>) =
+        names.map(|name| (name, found.remove(name))).partition(|(_, program)| program.is_some());
+    let mut failures: Vec<_> =
+        missing.into_iter().map(|(name, _)| (name, KernelError::Missing { kind: "program", name })).collect();
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(programs.len());
+    let queue = Mutex::new(programs.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let load_some = || {
+        let mut failures = Vec::new();
+        while let Some((name, Some(program))) = next() {
+            if let Err(source) = load(program) {
+                failures.push((name, KernelError::Refused { program: name, source: source.into() }));
+            }
+        }
+        failures
+    };
+    thread::scope(|scope| {
+        // A thread that there is no room for is one less.
+        let others: Vec<_> =
+            (1..workers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, load_some).ok()).collect();
+        failures.extend(load_some());
+        for other in others {
+            failures.extend(other.join().unwrap_or_default());
+        }
+    });
+    failures
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 /// Puts a loaded program among those that others end in.

@@ -24,7 +24,7 @@ impl Kernel {
     pub fn test_run_guard_baseline(&mut self, frame: &[u8], repeat: u32) -> Result<TestRun, KernelError> {
         let program = xdp(&mut self.ebpf, BASELINE_FRAME)?;
         if program.fd().is_err() {
-            load_frame_program(&mut self.ebpf, BASELINE_FRAME)?;
+            program.load().map_err(|source| KernelError::Refused { program: BASELINE_FRAME, source: source.into() })?;
         }
         test_run_frame(&mut self.ebpf, BASELINE_FRAME, frame, repeat)
     }
@@ -38,12 +38,8 @@ fn test_run_frame(ebpf: &mut aya::Ebpf, name: &'static str, frame: &[u8], repeat
     Ok(TestRun { verdict: result.return_value.cast_signed(), duration: result.duration })
 }
 
-/// Loads the programs that judge frames. A kernel that does not take them judges buffers alone.
-pub(in crate::kernel) fn load(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
-    load_frame_program(ebpf, REFUSE_FRAME)?;
-    load_frame_program(ebpf, ASK_FRAME)?;
-    load_frame_program(ebpf, GUARD_FRAME)
-}
+/// The programs that judge frames. A kernel that does not take them judges buffers alone.
+pub(in crate::kernel) const OF_FRAMES: [&str; 3] = [GUARD_FRAME, ASK_FRAME, REFUSE_FRAME];
 
 /// Has the programs that judge frames end in those that were loaded.
 pub(in crate::kernel) fn set_programs(ebpf: &mut aya::Ebpf) -> Result<(), KernelError> {
@@ -61,10 +57,6 @@ fn set_frame_program(ebpf: &mut aya::Ebpf, index: u32, name: &'static str) -> Re
     ProgramArray::try_from(map)
         .and_then(|mut programs| programs.set(index, &program, 0))
         .map_err(write(name::FRAME_PROGRAMS))
-}
-
-fn load_frame_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), KernelError> {
-    xdp(ebpf, name)?.load().map_err(|source| KernelError::Refused { program: name, source: source.into() })
 }
 
 pub(super) fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
